@@ -1,0 +1,94 @@
+# `make` lists what there is to do. Everything runs in .venv, which is made and kept up to date on the way.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# make train
+NFE ?= 4
+TEACHER ?= fmnist
+OUT ?= runs
+RUN_DIR ?= $(OUT)/$(TEACHER)-nfe$(NFE)
+ARGS ?=
+
+# make test
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+.PHONY: help train test lint check notebooks pytest lab app export readme bench hooks clean
+
+help: ## list the targets
+	@echo "usage: make TARGET [NAME=value ...]"
+	@echo
+	@grep -hE '^[.a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-8s %s\n", $$1, $$2}'
+	@echo
+	@echo "for example: make train NFE=6 TEACHER=digits ARGS='-p steps 200'"
+
+.venv: $(STAMP) ## make the virtual environment with the tested versions (PYTHON=python3.12 picks another Python)
+
+$(STAMP): settings.ini constraints.txt setup.py pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) is not installed. gas_nb needs Python 3.11 or newer; name one with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "gas_nb needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1); name another with: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "No virtual environment could be made. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+train: $(STAMP) ## distil a solver with nbs/03_train_gas.ipynb (NFE=4 TEACHER=fmnist OUT=runs ARGS='-p name value')
+	@mkdir -p "$(RUN_DIR)"
+	$(BIN)/papermill nbs/03_train_gas.ipynb "$(RUN_DIR)/out.ipynb" --log-output --no-progress-bar \
+	  -p nfe $(NFE) -p teacher "$(TEACHER)" -p out "$(abspath $(RUN_DIR))" $(ARGS)
+	@echo "The executed notebook, the solver and the record of the run are in $(RUN_DIR)/"
+	@ls -1 "$(RUN_DIR)"
+
+# One after the other whatever -j says, pytest last: its closing line ends the log.
+test: ## everything that CI runs: lint, notebooks in step, every notebook, then pytest
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory notebooks
+	@$(MAKE) --no-print-directory pytest
+
+# Nothing in the tests needs a network.
+check notebooks pytest: export HF_HUB_OFFLINE = 1
+notebooks pytest: export GRADIO_ANALYTICS_ENABLED = False
+
+lint: $(STAMP) ## ruff: errors and names that an exported module lacks
+	$(BIN)/ruff check gas_nb tests benchmarks tools setup.py
+
+check: $(STAMP)
+	$(BIN)/python tools/export.py --check
+
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
+
+pytest: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lab: $(STAMP) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs/index.ipynb $(ARGS)
+
+app: $(STAMP) ## start the Gradio app
+	$(BIN)/python -m gas_nb.app $(ARGS)
+
+export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
+	$(BIN)/python tools/export.py
+
+readme: $(STAMP) ## nbs/index.ipynb -> README.md
+	$(BIN)/python tools/make_readme.py
+
+bench: $(STAMP) ## run every benchmarks/bench_*.py
+	@set -e; set -- benchmarks/bench_*.py; test -e "$$1" || { echo "there is no benchmarks/bench_*.py" >&2; exit 1; }; \
+	for file in "$$@"; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+hooks: $(STAMP) ## let git merge notebooks cell by cell in this clone
+	git config merge.nbdev-merge.name "merge notebooks cell by cell"
+	git config merge.nbdev-merge.driver '"$(abspath $(BIN))/nbdev_merge" %O %A %B %P'
+
+clean: ## delete caches and builds; .venv and runs/ stay
+	rm -rf build dist _proc _docs .pytest_cache .ruff_cache ./*.egg-info nbs/.last_checked
+	find gas_nb nbs tests tools benchmarks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,271 @@
+"""What holds for the project as a whole: its settings, its notebooks, and who may import whom."""
+import ast
+import configparser
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+import yaml
+from export import DEFAULT_EXP, copy_tree, notebooks, tree_files
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+LIB = ROOT / "gas_nb"
+NOTEBOOKS = notebooks(ROOT)
+NOTEBOOK_IDS = [nb.relative_to(ROOT / "nbs").as_posix() for nb in NOTEBOOKS]
+MODULES = [p for p in sorted(LIB.rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
+
+# Notebooks that papermill runs: each has one cell tagged `parameters`.
+RUN_NOTEBOOKS = ("03_train_gas", "04_evaluate", "teachers/fmnist", "teachers/fmnist_classifier")
+
+# Imports run from left to right only; inside one layer they may not form a circle.
+LAYERS = (
+    {"compat", "files", "schedule"},
+    {"denoiser", "tableau"},
+    {"classic", "solver"},
+    {"data", "discriminator", "teacher", "teachers"},
+    {"evaluation", "interop", "training"},
+    {"figures"},
+    {"app"},
+)
+FRONT_ONLY = {"gradio", "plotly", "ipywidgets", "anywidget"}
+FRONT = {"figures", "app"}
+
+DIRECTIVES = {
+    "classes", "code-fold", "code-summary", "cuda", "default_exp", "echo", "error", "eval", "exec_doc", "export",
+    "exporti", "exports", "fig-align", "fig-cap", "filter_stream", "hide", "hide_input", "hide_output", "include",
+    "label", "layout-ncol", "notest", "output", "skip_exec", "slow", "warning",
+}  # fmt: skip
+MISSPELT = re.compile(r"^\s*#\s*[\\/!:;]*\s*(default_exp(\s+\S+)?|export[is]?|hide(_input|_output)?|skip_exec|notest)\s*$")
+
+
+def settings() -> dict:
+    config = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    config.read(ROOT / "settings.ini")
+    return dict(config["DEFAULT"])
+
+
+def cells(notebook: Path, kind: str = "code") -> list[dict]:
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in found if cell["cell_type"] == kind]
+
+
+def directives(source: str) -> list[str]:
+    """The directives that nbdev sees: `#|` lines before the first line of anything else."""
+    found = []
+    for line in source.splitlines():
+        if re.match(r"^\s*#\s*\|", line):
+            found.append(line.split("|", 1)[1].strip())
+        elif line.strip() and not line.startswith("%%"):
+            break
+    return found
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(LIB).with_suffix("").parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of everything that a module of gas_nb imports, those inside functions included."""
+    package = ["gas_nb", *path.relative_to(LIB).parent.parts]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{origin}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_imports(path: Path) -> set[str]:
+    """The modules of gas_nb that a module imports."""
+    names = {module_name(p) for p in MODULES}
+    found = set()
+    for full in imports(path):
+        parts = full.split(".")
+        if parts[0] == "gas_nb":
+            # The longest prefix that is a module: from gas_nb.teachers.edm import f -> teachers.edm
+            prefixes = [".".join(parts[1:n]) for n in range(len(parts), 1, -1)]
+            found |= set([prefix for prefix in prefixes if prefix in names][:1])
+    return found - {module_name(path)}
+
+
+def layer(module: str) -> int:
+    found = [i for i, names in enumerate(LAYERS) if module.split(".")[0] in names]
+    assert found, f"gas_nb.{module} has no layer: name it in LAYERS in tests/test_project.py"
+    return found[0]
+
+
+# --- settings and packaging
+
+
+def test_environment_yml_requires_what_settings_ini_requires():
+    cfg = settings()
+    wanted = cfg["requirements"].split() + cfg["dev_requirements"].split()
+    dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
+    assert [line for line in pip if not line.startswith("-")] == wanted
+    assert "-e ." in pip and "-c constraints.txt" in pip
+    python = next(entry for entry in dependencies if isinstance(entry, str) and entry.startswith("python="))
+    version = tuple(map(int, python.removeprefix("python=").split(".")))
+    assert version >= tuple(map(int, cfg["min_python"].split(".")))
+
+
+def test_constraints_pin_every_requirement_and_agree_with_it():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pins = {}
+    for line in filter(None, lines):
+        name, sep, version = line.partition("==")
+        assert sep and version and "+" not in version, f"constraints.txt: {line!r} is not NAME==VERSION"
+        assert not name.startswith("nvidia"), f"constraints.txt: {line!r}: torch brings its CUDA libraries itself"
+        pins[name.lower().replace("_", "-")] = version
+    cfg = settings()
+    for text in cfg["requirements"].split() + cfg["dev_requirements"].split():
+        requirement = Requirement(text)
+        name = requirement.name.lower().replace("_", "-")
+        assert name in pins, f"constraints.txt does not pin {text}"
+        assert requirement.specifier.contains(pins[name]), f"constraints.txt pins {name}=={pins[name]} against {text}"
+
+
+def test_settings_keep_what_papermill_and_the_test_flags_need():
+    cfg = settings()
+    assert "tags" in cfg["allowed_cell_metadata_keys"].split()
+    assert cfg["tst_flags"].split() == ["notest", "slow", "cuda"]
+    assert cfg["update_pyproject"] == "False"
+
+
+def test_wheel_holds_modules_weights_and_solvers(tmp_path):
+    """What `pip install` would get: a wheel of a copy of the tree has every module, weight file and solver."""
+    pytest.importorskip("setuptools")
+    tree, out = tmp_path / "tree", tmp_path / "wheel"
+    names = copy_tree(ROOT, tree)
+    probe = tree / "gas_nb" / "weights" / "probe" / "model.safetensors"
+    probe.parent.mkdir(parents=True)
+    probe.write_bytes(b"0")
+    (probe.parent / "config.json").write_text("{}")
+    (tree / "gas_nb" / "solvers").mkdir(exist_ok=True)
+    (tree / "gas_nb" / "solvers" / "probe.json").write_text("{}")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(out), str(tree)]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    inside = set(zipfile.ZipFile(next(out.glob("gas_nb-*.whl"))).namelist())
+    expected = {name for name in names if name.startswith("gas_nb/") and name.endswith((".py", ".safetensors", ".json"))}
+    expected |= {"gas_nb/weights/probe/model.safetensors", "gas_nb/weights/probe/config.json", "gas_nb/solvers/probe.json"}
+    assert expected <= inside, f"not in the wheel: {sorted(expected - inside)}"
+
+
+# --- notebooks
+
+
+def test_run_notebooks_have_one_parameters_cell():
+    present = [ROOT / "nbs" / f"{name}.ipynb" for name in RUN_NOTEBOOKS]
+    for notebook in filter(Path.exists, present):
+        tagged = [cell for cell in cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
+        assert len(tagged) == 1, f"{notebook.name}: {len(tagged)} cells tagged parameters; papermill needs exactly one"
+        assert not directives(tagged[0]["source"]), f"{notebook.name}: a directive on the parameters cell hides its names"
+
+
+def test_every_module_has_one_notebook():
+    origin = {}
+    for notebook in NOTEBOOKS:
+        names = [name for cell in cells(notebook) for name in DEFAULT_EXP.findall(cell["source"])]
+        assert len(names) <= 1, f"{notebook.name}: more than one default_exp: {names}"
+        exports = any("export" in directives(cell["source"]) for cell in cells(notebook))
+        assert names or not exports, f"{notebook.name}: exports cells and has no default_exp"
+        for name in names:
+            assert name not in origin, f"{notebook.name} and {origin[name]} both export to {name}: the last would win"
+            origin[name] = notebook.name
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NOTEBOOK_IDS)
+def test_directives_are_spelt_right_and_come_first(notebook):
+    for cell in cells(notebook):
+        heads = directives(cell["source"])
+        for head in heads:
+            name = re.split(r"[\s:]", head)[0]
+            assert name in DIRECTIVES, f"{notebook.name}: unknown directive #| {head}"
+        marks = [line for line in cell["source"].splitlines() if re.match(r"^\s*#\s*\|", line)]
+        assert len(marks) == len(heads), f"{notebook.name}: below code nbdev ignores {marks[len(heads):]}"
+        wrong = [line for line in cell["source"].splitlines() if MISSPELT.match(line)]
+        assert not wrong, f"{notebook.name}: {wrong} is a comment to nbdev; a directive is written `#| export`"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NOTEBOOK_IDS)
+def test_exported_cells_are_short_and_import_names_one_by_one(notebook):
+    for cell in cells(notebook):
+        if not {"export", "exporti", "exports"} & set(directives(cell["source"])):
+            continue
+        lines = [line for line in cell["source"].strip().splitlines() if not re.match(r"^\s*#\s*\|", line)]
+        start = next((line for line in lines if line.strip()), "")
+        assert len(lines) <= 40, f"{notebook.name}: an exported cell of {len(lines)} lines (at most 40): {start!r}"
+        stars = [line for line in lines if re.match(r"^\s*from\s+\S+\s+import\s+\*", line)]
+        assert not stars, f"{notebook.name}: {stars} hides missing names; import them one by one"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NOTEBOOK_IDS)
+def test_stored_outputs_are_small(notebook):
+    size = sum(len(json.dumps(cell.get("outputs", []))) for cell in cells(notebook))
+    assert size <= 300_000, f"{notebook.name}: {size // 1000} KB of stored outputs (at most 300)"
+
+
+def test_no_file_is_larger_than_9_mb():
+    large = {name: (ROOT / name).stat().st_size for name in tree_files(ROOT)}
+    large = {name: size for name, size in large.items() if size > 9_000_000}
+    assert not large
+
+
+def test_no_path_of_one_machine():
+    """Paths such as a home folder hold on one machine only; /usr/share/datasets, Debian's place, is no such path."""
+    tops = "|".join(["home", "root", "Users", "work", "tmp", "opt", "mnt", "content"])
+    machine_path = re.compile(rf"(?<![\w.~$)}}\]/-])/({tops})/\w")
+    found = []
+    for name in tree_files(ROOT):
+        try:
+            text = (ROOT / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found += [f"{name}: {line.strip()[:100]}" for line in text.splitlines() if machine_path.search(line)]
+    assert not found
+
+
+def test_links_of_the_front_page_lead_somewhere():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"[a-z]+:|#", t)]
+    assert targets and [t for t in targets if not (ROOT / t).exists()] == []
+
+
+# --- who imports whom
+
+
+def test_imports_run_one_way():
+    graph = {}
+    for path in MODULES:
+        name = module_name(path)
+        graph[name] = own_imports(path)
+        for other in graph[name]:
+            assert layer(other) <= layer(name), f"gas_nb.{name} imports gas_nb.{other}, which stands above it"
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_only_figures_and_app_import_the_front_end():
+    for path in MODULES:
+        if module_name(path).split(".")[0] not in FRONT:
+            front = {full.split(".")[0] for full in imports(path)} & FRONT_ONLY
+            assert not front, f"gas_nb.{module_name(path)} imports {sorted(front)}: that belongs into figures or app"
+
+
+def test_import_of_a_module_loads_no_front_end():
+    """Also through others: training a solver on a server needs no plotting library."""
+    names = [f"gas_nb.{module_name(p)}" for p in MODULES if module_name(p).split(".")[0] not in FRONT]
+    code = f"import importlib, sys\nfor n in {names!r}: importlib.import_module(n)\n"
+    code += f"print(sorted({FRONT_ONLY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
