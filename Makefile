@@ -58,7 +58,7 @@ check notebooks pytest: export HF_HUB_OFFLINE = 1
 notebooks pytest: export GRADIO_ANALYTICS_ENABLED = False
 
 lint: $(STAMP) ## ruff: errors and names that an exported module lacks
-	$(BIN)/ruff check gas_nb tests benchmarks tools setup.py
+	$(BIN)/ruff check $(wildcard gas_nb tests benchmarks tools setup.py)
 
 check: $(STAMP)
 	$(BIN)/python tools/export.py --check
@@ -70,7 +70,7 @@ pytest: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs/index.ipynb $(ARGS)
+	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" nbs/index.ipynb $(ARGS)
 
 app: $(STAMP) ## start the Gradio app
 	$(BIN)/python -m gas_nb.app $(ARGS)
@@ -91,4 +91,4 @@ hooks: $(STAMP) ## let git merge notebooks cell by cell in this clone
 
 clean: ## delete caches and builds; .venv and runs/ stay
 	rm -rf build dist _proc _docs .pytest_cache .ruff_cache ./*.egg-info nbs/.last_checked
-	find gas_nb nbs tests tools benchmarks -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	find $(wildcard gas_nb nbs tests tools benchmarks) -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../nbs/02_discriminator.ipynb #59229537
+# %% ../nbs/02_discriminator.ipynb #4483d1e1
 _SLOPE = 0.2
 _GAIN = math.sqrt(2 / (1 + _SLOPE**2))
 
 
 def _msr_init(layer: nn.Module, gain: float = 1.0) -> nn.Module:
-    """Draw `layer.weight` from N(0, gain^2 / fan in); gain 0 gives zeros. He et al. 2015, eq. 14."""
+    """Draw `layer.weight` from N(0, gain^2 / fan in); gain 0 gives zeros. He et al. 2015."""
     nn.init.normal_(layer.weight, 0.0, gain / math.sqrt(layer.weight[0].numel()))
     return layer
 
@@ -37,9 +37,9 @@ class BiasedLeakyReLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.leaky_relu(x + self.bias.to(x.dtype).view(-1, 1, 1), _SLOPE)
 
-# %% ../nbs/02_discriminator.ipynb #cfe6a6f6
+# %% ../nbs/02_discriminator.ipynb #974ef147
 class ResidualBlock(nn.Module):
-    """x + conv1x1(act(grouped conv3x3(act(conv1x1(x))))) on (B, width, H, W); `depth` is the number of blocks in the network."""
+    """x + conv1x1(act(grouped conv3x3(act(conv1x1(x))))) on (B, width, H, W); `depth`: blocks in the network."""
 
     def __init__(self, width: int, cardinality: int, expansion: int = 2, depth: int = 1):
         super().__init__()
@@ -151,8 +151,9 @@ def _published_name(own: str, blocks: Sequence[int]) -> str:
         return f"MainLayers.{stage}.Layers.{blocks[int(stage)]}.{_EXIT_NAMES[name]}"
     return {"stem": "ExtractionLayer.Layer.", "embedding": "EmbeddingLayer."}[part] + rest
 
-# %% ../nbs/02_discriminator.ipynb #de4377ec
-def _from_published_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor], blocks: Sequence[int]) -> dict[str, Tensor]:
+# %% ../nbs/02_discriminator.ipynb #2d06a953
+def _from_published_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor],
+                          blocks: Sequence[int]) -> dict[str, Tensor]:
     """`state` under our names, or a ValueError that names what is missing, unexpected or of the wrong shape or type."""
     names = {name: _published_name(name, blocks) for name in own}
     if missing := sorted(set(names.values()) - set(state)):
@@ -196,8 +197,9 @@ def _from_published_state(cls, state: Mapping[str, Tensor]) -> "Discriminator":
     net = cls(**_published_architecture(state))
     return net.to(state["ExtractionLayer.Layer.weight"].dtype).load_published_state(state)
 
-# %% ../nbs/02_discriminator.ipynb #95cda0f9
-def _stages_for(size: int, base_width: int, max_width: int, expansion: int, group_width: int) -> tuple[list[int], list[int]]:
+# %% ../nbs/02_discriminator.ipynb #ea7febb1
+def _stages_for(size: int, base_width: int, max_width: int, expansion: int,
+                group_width: int) -> tuple[list[int], list[int]]:
     """Widths and cardinalities for images of size x size pixels, size = 4 * 2**n."""
     size, base_width, max_width, expansion, group_width = _positive_ints(
         "size, base_width, max_width, expansion, group_width", (size, base_width, max_width, expansion, group_width))
@@ -208,17 +210,18 @@ def _stages_for(size: int, base_width: int, max_width: int, expansion: int, grou
     widths = [min(base_width * 2**i, max_width) for i in range(size.bit_length() - 2)]
     return widths, [w * expansion // math.gcd(w * expansion, group_width) for w in widths]
 
-# %% ../nbs/02_discriminator.ipynb #848f812f
+# %% ../nbs/02_discriminator.ipynb #286b4c4d
 def _for_images(cls, channels: int, size: int, base_width: int = 32, max_width: int = 256, blocks: int = 1,
                 expansion: int = 2, group_width: int = 16, **condition: int) -> "Discriminator":
-    """A network for (channels, size, size) images or latents, `blocks` per stage. ValueError if size is not 4 * 2**n."""
+    """A network for (channels, size, size) images, `blocks` per stage. ValueError if size is not 4 * 2**n."""
     widths, cardinalities = _stages_for(size, base_width, max_width, expansion, group_width)
     return cls(channels, widths, cardinalities, [blocks] * len(widths), expansion, **condition)
 
-# %% ../nbs/02_discriminator.ipynb #848e926f
+# %% ../nbs/02_discriminator.ipynb #a5a37d6b
 def _check_images(x: Tensor, channels: int, size: int):
     if x.ndim != 4 or tuple(x.shape[1:]) != (channels, size, size):
-        raise ValueError(f"this discriminator takes images of shape (B, {channels}, {size}, {size}), got {tuple(x.shape)}")
+        raise ValueError(f"this discriminator takes images of shape (B, {channels}, {size}, {size}), "
+                         f"got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise ValueError(f"images must hold floating-point numbers, got {x.dtype}")
 
@@ -232,7 +235,7 @@ def _project(features: Tensor, condition: Tensor | None, embedding: nn.Linear | 
     rows = _condition_matrix(condition, embedding.in_features, len(features)).to(features)
     return (features * embedding(rows)).sum(1)
 
-# %% ../nbs/02_discriminator.ipynb #ee3ae46b
+# %% ../nbs/02_discriminator.ipynb #4460898b
 class Discriminator(nn.Module):
     """R3GAN discriminator for (B, channels, size, size), size = 4 * 2**(len(widths) - 1); Huang et al. 2024.
 
@@ -259,7 +262,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Logits (B,). `condition`: labels (B,) or rows (B, condition_dim); without it the features are summed."""
         _check_images(x, self.channels, self.size)
-        x = self.stem(x)
+        x = self.stem(x.to(self.stem.weight.dtype))
         for stage, downsample in zip(self.stages, [*self.downsamples, self.head]):
             x = downsample(stage(x))
         return _project(x, condition, self.embedding)
@@ -306,10 +309,10 @@ def _working_dtype(D: Callable, x: Tensor) -> torch.dtype:
     parameter = next(D.parameters(), None) if isinstance(D, nn.Module) else None
     return torch.promote_types(x.dtype, torch.float32) if parameter is None else parameter.dtype
 
-# %% ../nbs/02_discriminator.ipynb #13dafbd8
+# %% ../nbs/02_discriminator.ipynb #5fe318b9
 def discriminator_loss(D: Callable, real: Tensor, fake: Tensor, gamma: float = 0.2,
                        condition: Tensor | None = None) -> DiscriminatorLoss:
-    """Relativistic loss with R1 and R2 (arXiv 2501.05441, eq. 2 and section 2), per sample; no gradient reaches `real` or `fake`."""
+    """Relativistic loss with R1 and R2 per sample (arXiv 2501.05441); no gradient reaches `real` or `fake`."""
     _check_pair(real, fake)
     if not (math.isfinite(gamma) and gamma >= 0):
         raise ValueError(f"gamma must be a finite number >= 0, got {gamma}")
