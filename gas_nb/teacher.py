@@ -22,16 +22,18 @@ from .tableau import Tableau, sample as run_tableau
 __all__ = ['RECIPE', 'FMNIST_CLASSES', 'Teacher', 'to_uint8', 'GaussianMixture', 'load_digits_teacher', 'LabelledUNet',
            'load_fmnist_teacher', 'load_teacher']
 
-# %% ../nbs/01_teacher.ipynb #f84dc211
+# %% ../nbs/01_teacher.ipynb #99d37f49
 class Teacher:
     """A diffusion model and its many-step solver. `shape` is one sample's, (C, H, W) or any; `n_classes` = 0 if unconditional.
     `features(x)` maps samples to (B, F) for a Frechet distance; `decode(x)` to images in [-1, 1]."""
     def __init__(self, name: str, denoiser: Denoiser, shape: tuple, recipe: dict, device: str | torch.device = "cpu", class_names: list[str] = (),
-                 features: Callable = None, features_name: str = "pixels", decode: Callable = None, weights_hash: str = "", batch_size: int = 100):
+                 features: Callable = None, features_name: str = "pixels", reference: Callable = None, decode: Callable = None,
+                 weights_hash: str = "", batch_size: int = 100):
         self.name, self.denoiser, self.shape, self.recipe = name, denoiser, tuple(shape), dict(recipe)
         self.device, self.class_names, self.batch_size = torch.device(device), list(class_names), batch_size
         self.features, self.features_name = features or (lambda x: x.flatten(1)), features_name
         self.decode, self.weights_hash = decode or (lambda x: x), weights_hash
+        self.reference = reference or (lambda: None)      # (mean, covariance) of the real data's features, where known
         self.tableau = classic_tableau(schedule=self.schedule, **self.recipe)
 
     @property
@@ -67,7 +69,7 @@ def generate(self: Teacher, seeds: int | Iterable[int], condition=None, tableau:
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     return self.sample(noise(seeds, self.shape), condition, tableau)
 
-# %% ../nbs/01_teacher.ipynb #e21f7476
+# %% ../nbs/01_teacher.ipynb #caa71069
 @patch
 def labels(self: Teacher, condition, n: int) -> Tensor | None:
     "`condition` as labels (n,), or None for no condition. ValueError for labels that the teacher does not have."
@@ -90,7 +92,7 @@ def random_conditions(self: Teacher, seeds: Iterable[int]) -> Tensor | None:
 def with_guidance(self: Teacher, scale: float) -> Teacher:
     "The same teacher under a guidance scale (1 = none)."
     return Teacher(self.name, self.denoiser.with_guidance(scale), self.shape, self.recipe, self.device, self.class_names, self.features,
-                   self.features_name, self.decode, self.weights_hash, self.batch_size)
+                   self.features_name, self.reference, self.decode, self.weights_hash, self.batch_size)
 
 # %% ../nbs/01_teacher.ipynb #57600ed8
 def to_uint8(images: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ class GaussianMixture(nn.Module):
         mean = logits.softmax(1) @ m
         return ((sigma / v).to(x.dtype) * (flat - alpha.to(x.dtype) * mean)).reshape(x.shape)
 
-# %% ../nbs/01_teacher.ipynb #381ec366
+# %% ../nbs/01_teacher.ipynb #a6f4a539
 RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-3, order=3, variant="bh2")
 
 def _ddpm_schedule() -> NoiseSchedule:
@@ -128,7 +130,10 @@ def load_digits_teacher(device: str | torch.device = "auto", bandwidth: float = 
     centres = torch.tensor(data.data / 8 - 1, dtype=torch.float32)
     net = GaussianMixture(centres, torch.tensor(data.target), bandwidth, _ddpm_schedule()).to(device)
     denoiser = Denoiser(net, net.schedule, "epsilon", null_condition=torch.tensor(10))
-    return Teacher("digits", denoiser, (1, 8, 8), RECIPE, device, [str(i) for i in range(10)], weights_hash=f"bandwidth {bandwidth}", batch_size=500)
+    def reference():                                      # the mixture's own mean and covariance
+        return centres.double().mean(0), centres.double().T.cov(correction=0) + bandwidth**2 * torch.eye(64, dtype=torch.float64)
+    return Teacher("digits", denoiser, (1, 8, 8), RECIPE, device, [str(i) for i in range(10)], reference=reference,
+                   weights_hash=f"bandwidth {bandwidth}", batch_size=500)
 
 # %% ../nbs/01_teacher.ipynb #d03273b5
 class LabelledUNet(nn.Module):
@@ -142,7 +147,7 @@ class LabelledUNet(nn.Module):
 
 FMNIST_CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
-# %% ../nbs/01_teacher.ipynb #d7b448c9
+# %% ../nbs/01_teacher.ipynb #a3fe98db
 def _load_unet(folder: Path) -> tuple[nn.Module, str]:
     "A UNet2DModel from a diffusers folder (config.json, safetensors), in float32, and the hash of its weights."
     from diffusers import UNet2DModel
@@ -156,14 +161,14 @@ def _load_unet(folder: Path) -> tuple[nn.Module, str]:
 
 def load_fmnist_teacher(device: str | torch.device = "auto", folder: str | Path | None = None) -> Teacher:
     "The Fashion-MNIST teacher: 1x32x32 images in [-1, 1], ten classes; shipped weights, or those in `folder`."
-    from gas_nb.teachers.fmnist_classifier import load_classifier
+    from gas_nb.teachers.fmnist_classifier import load_classifier, reference_statistics
     device = default_device(device)
     unet, sha = _load_unet(Path(folder) if folder else Path(str(files("gas_nb"))) / "weights" / "fmnist")
     c, size = unet.config.in_channels, unet.config.sample_size
     denoiser = Denoiser(LabelledUNet(unet).to(device), _ddpm_schedule(), "epsilon", null_condition=torch.tensor(10))
     classifier = load_classifier(device)
     return Teacher("fmnist", denoiser, (c, size, size), RECIPE, device, FMNIST_CLASSES, classifier.features, "classifier features",
-                   weights_hash=sha, batch_size=100)
+                   lambda: reference_statistics("train")[:2], weights_hash=sha, batch_size=100)
 
 # %% ../nbs/01_teacher.ipynb #8e88fb41
 _EMBEDDED = dict(digits=load_digits_teacher, fmnist=load_fmnist_teacher)

@@ -47,7 +47,8 @@ def test_json_refuses_nan_before_writing(tmp_path):
 
 
 def test_safetensors_keep_values_dtypes_and_metadata(tmp_path):
-    tensors = {"t": torch.arange(12).reshape(3, 4).T, "h": torch.randn(3).half(), "s": torch.tensor(2.0, requires_grad=True)}
+    tensors = {"t": torch.arange(12).reshape(3, 4).T, "h": torch.randn(3).half(),
+               "s": torch.tensor(2.0, requires_grad=True)}
     path = files.save_safetensors_atomic(tmp_path / "w.safetensors", tensors, {"a": "1"})
     with safe_open(path, "pt") as stored:
         assert stored.metadata() == {"a": "1"}

@@ -313,14 +313,16 @@ def train_teacher(config: TeacherConfig, images: torch.Tensor, labels: torch.Ten
         if ends:
             return
 
-# %% ../../nbs/teachers/fmnist.ipynb #ba6c280b
+# %% ../../nbs/teachers/fmnist.ipynb #4f4484d2
 def save_diffusers(network: UNet2DModel, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> Path:
     "Write a U-Net in diffusers' layout (config.json and safetensors of `dtype`) to `folder`; ValueError if not finite."
     weights = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"weights not finite in {dtype}: {', '.join(bad[:3])}; use torch.float32 or a checkpoint before")
+        raise ValueError(f"weights not finite in {dtype}: {bad[:3]}; use torch.float32 or an older checkpoint")
     save_safetensors_atomic(Path(folder) / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
-    write_text_atomic(Path(folder) / "config.json", network.to_json_string())
+    config = json.loads(network.to_json_string())
+    config.pop("_name_or_path", None)  # a folder of this machine
+    write_json_atomic(Path(folder) / "config.json", config)
     return Path(folder)
 
 
