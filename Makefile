@@ -11,7 +11,6 @@ STAMP := $(VENV)/.installed
 NFE ?= 4
 TEACHER ?= fmnist
 OUT ?= runs
-RUN_DIR ?= $(OUT)/$(TEACHER)-nfe$(NFE)
 ARGS ?=
 
 # make test
@@ -25,7 +24,7 @@ help: ## list the targets
 	@echo
 	@grep -hE '^[.a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  %-8s %s\n", $$1, $$2}'
 	@echo
-	@echo "for example: make train NFE=6 TEACHER=digits ARGS='-p steps 200'"
+	@echo "for example: make train NFE=6 TEACHER=digits ARGS='-p seed 1'"
 
 .venv: $(STAMP) ## make the virtual environment with the tested versions (PYTHON=python3.12 picks another Python)
 
@@ -39,12 +38,14 @@ $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# The README's papermill command, with its parameters spelt out. The executed notebook ends up beside the results.
 train: $(STAMP) ## distil a solver with nbs/03_train_gas.ipynb (NFE=4 TEACHER=fmnist OUT=runs ARGS='-p name value')
-	@mkdir -p "$(RUN_DIR)"
-	$(BIN)/papermill nbs/03_train_gas.ipynb "$(RUN_DIR)/out.ipynb" --log-output --no-progress-bar \
-	  -p nfe $(NFE) -p teacher "$(TEACHER)" -p out "$(abspath $(RUN_DIR))" $(ARGS)
-	@echo "The executed notebook, the solver and the record of the run are in $(RUN_DIR)/"
-	@ls -1 "$(RUN_DIR)"
+	@mkdir -p "$(OUT)"
+	$(BIN)/papermill nbs/03_train_gas.ipynb "$(OUT)/out.ipynb" --log-output --no-progress-bar \
+	  -p nfe $(NFE) -p teacher "$(TEACHER)" -p output_dir "$(OUT)" $(ARGS)
+	@echo
+	@echo "The executed notebook is $(OUT)/out.ipynb; the run, with solver.json and metrics.json, is the newest folder in $(OUT)/:"
+	@ls -1dt "$(OUT)"/$(notdir $(TEACHER))-nfe$(NFE)-* | head -1
 
 # One after the other whatever -j says, pytest last: its closing line ends the log.
 test: ## everything that CI runs: lint, notebooks in step, every notebook, then pytest
@@ -55,6 +56,8 @@ test: ## everything that CI runs: lint, notebooks in step, every notebook, then 
 
 # Nothing in the tests needs a network.
 check notebooks pytest: export HF_HUB_OFFLINE = 1
+# One thread per process: workers and kernels share the cores, and waiting OpenMP threads would spin against each other.
+notebooks pytest: export OMP_NUM_THREADS = 1
 notebooks pytest: export GRADIO_ANALYTICS_ENABLED = False
 
 lint: $(STAMP) ## ruff: errors and names that an exported module lacks
@@ -64,7 +67,7 @@ check: $(STAMP)
 	$(BIN)/python tools/export.py --check
 
 notebooks: $(STAMP)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/nbdev_test --n_workers $(WORKERS) --timing
+	$(BIN)/nbdev_test --n_workers $(WORKERS) --timing
 
 pytest: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

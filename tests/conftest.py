@@ -7,6 +7,7 @@ from pathlib import Path
 # Before any test imports a library that reads them: the tests use no network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads of several processes would only spin against each other
 
 import pytest
 

@@ -28,7 +28,7 @@ LAYERS = (
     {"compat", "files", "pickles", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
-    {"data", "discriminator", "teacher", "teachers"},
+    {"data", "discriminator", "fit", "teacher", "teachers"},
     {"evaluation", "interop", "training"},
     {"figures"},
     {"app"},

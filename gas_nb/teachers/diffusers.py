@@ -35,15 +35,16 @@ def _zero_terminal(alphas_cumprod: Tensor, prediction: str) -> Tensor:
     rescaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return torch.cat([rescaled[:-1] ** 2, rescaled.new_tensor([2.0 ** -24])])
 
-# %% ../../nbs/teachers/diffusers.ipynb #0030f791
+# %% ../../nbs/teachers/diffusers.ipynb #3e19c723
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 _NOT_VP = {"EDMEulerScheduler": "EDM's scaling of the input", "EDMDPMSolverMultistepScheduler": "EDM's scaling of the input",
            "ScoreSdeVeScheduler": "a variance-exploding process", "KarrasVeScheduler": "a variance-exploding process",
            "CMStochasticIterativeScheduler": "a consistency model, which has no ODE to solve",
            "LCMScheduler": "a consistency model, which has no ODE to solve", "VQDiffusionScheduler": "a discrete process"}
 
-def schedule_from_scheduler(config: Mapping[str, Any]) -> tuple[NoiseSchedule, str]:
-    "(schedule, prediction) of a diffusers scheduler's config. ValueError, with the reason, for one that is not supported."
+def schedule_from_scheduler(scheduler: Any) -> tuple[NoiseSchedule, str]:
+    "(schedule, prediction) of a diffusers scheduler or its saved config. ValueError, with the reason, for one that is not supported."
+    config = scheduler if isinstance(scheduler, Mapping) else dict(scheduler.config, _class_name=type(scheduler).__name__)
     name, get = config.get("_class_name", ""), config.get
     if name in _FLOW: return NoiseSchedule.flow(float(get("num_train_timesteps", 1000))), "flow_prediction"
     if name in _NOT_VP: raise ValueError(f"{name} is not supported: it describes {_NOT_VP[name]}")

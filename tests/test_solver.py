@@ -1,0 +1,176 @@
+"""The learned solver: what it starts as, what reaches its parameters, how it is copied and kept; and the fit behind it."""
+import copy
+
+import pytest
+import torch
+from golden import GOLDEN  # noqa: F401  (puts the helper on the path in the same way as the parity tests)
+
+from gas_nb.classic import CLASSIC_SOLVERS, classic_tableau, dpm_solver_pp
+from gas_nb.data import Pairs, make_pairs
+from gas_nb.denoiser import Denoiser
+from gas_nb.fit import Chart, Distance, normal_equations, search_grid, sensitivities, to_tableau
+from gas_nb.schedule import SPACINGS, NoiseSchedule, spacing
+from gas_nb.solver import GeneralizedSolver, stick_breaking, stick_breaking_inverse
+from gas_nb.tableau import Tableau, sample
+from gas_nb.teacher import load_teacher
+
+VP = NoiseSchedule.vp_linear()
+SHAPES = [(3, 1, 8, 8), (2, 4, 16, 16), (4, 33), (2, 3, 4, 8, 8), (5,)]
+
+
+def wavy(x, t, condition=None):
+    return torch.tanh(x * (1 + t.reshape(-1, *[1] * (x.ndim - 1))))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_teacher("digits", "cpu")
+
+
+@pytest.mark.parametrize("schedule", [VP, NoiseSchedule.vp_edm(), NoiseSchedule.discrete(betas=torch.linspace(1e-4, 0.02, 1000))], ids=repr)
+@pytest.mark.parametrize("nfe", [1, 2, 3, 5, 10])
+def test_zero_offsets_are_dpm_solver_pp_3m(schedule, nfe):
+    mine = GeneralizedSolver(schedule, nfe, order=3).tableau()
+    theirs = dpm_solver_pp(schedule, spacing(schedule, nfe, "time_uniform"), order=3)
+    x = torch.randn(4, 7, dtype=torch.float64)
+    denoiser = Denoiser(wavy, schedule)
+    torch.testing.assert_close(sample(denoiser, x, mine), sample(denoiser, x, theirs), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("nfe", [2, 4, 7])
+@pytest.mark.parametrize("order", [1, 2, 3, None])
+def test_every_used_parameter_gets_a_gradient_and_no_other(nfe, order):
+    gs = GeneralizedSolver(VP, nfe, order)
+    gs.sample(Denoiser(wavy, VP), torch.randn(16, 9, dtype=torch.float64)).square().sum().backward()
+    for name, used in gs.used.items():
+        gradient = getattr(gs, name).grad
+        assert torch.isfinite(gradient).all() and torch.equal(gradient != 0, used), name
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_any_shape_and_precision(shape):
+    gs, denoiser = GeneralizedSolver(VP, 4), Denoiser(wavy, VP)
+    x = torch.randn(shape)
+    with torch.no_grad():
+        out = gs.sample(denoiser, x)
+        each = torch.cat([gs.sample(denoiser, x[i : i + 1]) for i in range(len(x))])
+    assert out.shape == x.shape and out.dtype == torch.float32
+    torch.testing.assert_close(out, each)
+    assert gs.sample(denoiser, x.double()).dtype == torch.float64
+
+
+def test_deepcopy_state_dict_and_json_are_independent_copies():
+    gs = GeneralizedSolver(VP, 5)
+    with torch.no_grad():
+        for p in gs.parameters():
+            p.add_(0.01 * torch.randn_like(p))
+    copied, loaded = copy.deepcopy(gs), GeneralizedSolver.from_config(gs.config)
+    loaded.load_state_dict(gs.state_dict())
+    before = gs.tableau()
+    with torch.no_grad():
+        gs.time_logits.add_(0.5)
+    assert copied.tableau() == before and loaded.tableau() == before and gs.tableau() != before
+    assert Tableau.from_json(before.to_json()) == before
+
+
+@pytest.mark.parametrize("solver", CLASSIC_SOLVERS)
+@pytest.mark.parametrize("kind", SPACINGS)
+def test_every_classic_solver_is_some_setting_of_the_parameters(solver, kind):
+    table = classic_tableau(solver, VP, 6, kind)
+    back = GeneralizedSolver(VP, 6).load_tableau(table).tableau()
+    x, denoiser = torch.randn(3, 5, dtype=torch.float64), Denoiser(wavy, VP)
+    torch.testing.assert_close(sample(denoiser, x, back), sample(denoiser, x, table), rtol=1e-9, atol=1e-9)
+
+
+def test_stick_breaking_is_one_to_one():
+    g = torch.Generator().manual_seed(0)
+    for n in (2, 5, 12):
+        logits = torch.randn(n - 1, generator=g, dtype=torch.float64) * 2
+        times = stick_breaking(logits, 1e-3)
+        assert (times.diff() < 0).all() and times[0] == 1 and times[-1] == 1e-3
+        torch.testing.assert_close(stick_breaking_inverse(times), logits, rtol=1e-8, atol=1e-8)
+
+
+# ---- the fit ------------------------------------------------------------------------------------------------------------
+
+
+def random_chart(n, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    s = torch.linspace(1, 0.2, n, dtype=torch.float64) + 0.02 * torch.rand(n, generator=g, dtype=torch.float64)
+    return Chart(s, torch.rand(n, generator=g, dtype=torch.float64), torch.randn(n, n, generator=g, dtype=torch.float64).tril() * 0.3)
+
+
+@pytest.mark.parametrize("nfe", [1, 2, 4])
+def test_sensitivities_are_the_derivative(digits, nfe):
+    chart = random_chart(nfe)
+    x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+
+    def run(v):
+        c = Chart.from_vector(v, nfe)
+        times = iter(c.s)
+        return sample(lambda x, t, xi, cond: digits.denoiser(x, next(times)), x, c.internal())
+
+    exact = torch.autograd.functional.jacobian(run, chart.vector()).movedim(-1, 0)
+    out, J = sensitivities(digits.denoiser, chart, x, epsilon=1e-6)
+    torch.testing.assert_close(out, run(chart.vector()))
+    assert J.shape[0] == 2 * nfe + nfe * (nfe + 1) // 2
+    for mine, theirs in zip(J, exact):
+        assert (mine - theirs).norm() < 1e-3 * theirs.norm() + 1e-9
+
+
+def test_normal_equations_do_not_depend_on_the_chunks(digits):
+    pairs = make_pairs(digits, range(30), "random")
+    chart = random_chart(3)
+    G, g, loss = normal_equations(digits.denoiser, chart, pairs, Distance("l2"), max_batch=1000)
+    for size in (7, 40):
+        other = normal_equations(digits.denoiser, chart, pairs, Distance("l2"), max_batch=size)
+        torch.testing.assert_close(other[0], G, rtol=2e-2, atol=2e-2 * G.abs().max().item())
+        assert other[2] == pytest.approx(loss, rel=1e-4)
+
+
+def test_the_table_of_a_chart_is_the_chart(digits):
+    for s in ([1.1, 0.5, 0.6, 0.1], [0.6, 0.5, 0.3, 0.0005], [1.0, 0.9, 0.8, 0.7]):
+        chart = Chart(torch.tensor(s, dtype=torch.float64), random_chart(4).a, random_chart(4).C)
+        table = to_tableau(chart, digits.schedule, 1e-3)
+        assert table.times[0] == 1 and table.times[-1] == 1e-3 and torch.allclose(table.times[:-1] + table.offsets, chart.s)
+        x, steps = torch.randn(3, 1, 8, 8, dtype=torch.float64), iter(s)
+        direct = sample(lambda x, t, xi, c: digits.denoiser(x, next(steps)), x, chart.internal())
+        torch.testing.assert_close(sample(digits.denoiser, x, table), direct, rtol=1e-6, atol=1e-6)
+
+
+def test_the_grid_search_shares_the_first_call_and_sorts(digits):
+    pairs = make_pairs(digits, range(60))
+    calls = []
+
+    class Counting:
+        schedule = digits.schedule
+
+        def __call__(self, x, t, offset=0.0, condition=None):
+            calls.append(t)
+            return digits.denoiser(x, t, offset, condition)
+
+    _, path = sample(digits.denoiser, pairs[:40].x_T, digits.tableau, return_trajectory=True)
+    trials = search_grid(Counting(), 4, 1e-3, pairs[:40], pairs[40:], path, Distance(), powers=(1.0, 1.5, 2.0))
+    assert [t.loss for t in trials] == sorted(t.loss for t in trials)
+    assert calls.count(1.0) == 2  # one for the fitted pairs, one for the held-out ones
+
+
+def test_distance_kinds():
+    with pytest.raises(ValueError, match="'huber'"):
+        Distance("huber")
+    x, y = torch.randn(4, 6), torch.randn(4, 6)
+    assert Distance("l1").loss(x - y).item() == pytest.approx((x - y).abs().mean().item())
+    weights = Distance("l1").weights(torch.tensor([0.0, 0.95]))
+    assert weights.tolist() == pytest.approx([20.0, 1.0])
+    features = Distance("l2", lambda v: v[:, :2])
+    assert features.residual(x, y).shape == (4, 2)
+
+
+def test_guided_teacher_distils(digits):
+    """Guidance doubles the network's batch, and the fit goes through it like through any denoiser."""
+    guided = digits.with_guidance(2.0)
+    pairs = make_pairs(guided, range(40), "random")
+    assert isinstance(pairs, Pairs)
+    _, path = sample(guided.denoiser, pairs.x_T, guided.tableau, pairs.condition, return_trajectory=True)
+    trials = search_grid(guided.denoiser, 4, 1e-3, pairs[:30], pairs[30:], type(path)(path.times, [s[:30] for s in path.states], [d[:30] for d in path.predictions]), Distance())
+    assert trials[0].loss < 0.2
