@@ -17,7 +17,7 @@ ARGS ?=
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train test lint check notebooks pytest lab app export readme bench hooks clean
+.PHONY: help train test lint check notebooks pytest lab app solvers export readme bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -77,6 +77,9 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 
 app: $(STAMP) ## start the Gradio app
 	$(BIN)/python -m gas_nb.app $(ARGS)
+
+solvers: $(STAMP) ## distil the solvers that ship with the package (ARGS='--nfe 4 6 --teacher digits')
+	$(BIN)/python tools/make_solvers.py $(ARGS)
 
 export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 	$(BIN)/python tools/export.py

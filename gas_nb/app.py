@@ -26,12 +26,12 @@ from .evaluation import measure
 from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, train
 
 # %% auto #0
-__all__ = ['CLASSIC', 'MAX_FILE', 'MAX_STUDENT_NFE', 'NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'SPACED', 'TEACHERS', 'WAITING',
-           'SIZES', 'MAX_UPLOADS', 'CSS', 'PICK', 'INTRO', 'CLASSES', 'DEFAULT', 'ORDER', 'Trained', 'read_solver',
-           'shipped_solvers', 'run_solvers', 'Ask', 'Cell', 'find_tableau', 'run_cell', 'generate', 'Busy', 'Desk',
-           'Place', 'Workbench', 'picture', 'grid_html', 'detail_html', 'status', 'in_words', 'wait_in_line', 'follow',
-           'Stopped', 'Job', 'python_lines', 'scheduler_zip', 'add_upload', 'launch_options', 'condition_choices',
-           'make_ask', 'told', 'build', 'main', 'warm_up']
+__all__ = ['CLASSIC', 'MAX_FILE', 'MAX_STUDENT_NFE', 'NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'SPACED', 'BEST', 'TEACHERS',
+           'WAITING', 'SIZES', 'MAX_UPLOADS', 'CSS', 'PICK', 'INTRO', 'CLASSES', 'DEFAULT', 'ORDER', 'Trained',
+           'read_solver', 'shipped_solvers', 'run_solvers', 'Ask', 'Cell', 'classic_for', 'find_tableau', 'run_cell',
+           'generate', 'Busy', 'Desk', 'Place', 'Workbench', 'picture', 'grid_html', 'detail_html', 'status',
+           'in_words', 'wait_in_line', 'follow', 'Stopped', 'Job', 'python_lines', 'scheduler_zip', 'add_upload',
+           'launch_options', 'condition_choices', 'make_ask', 'told', 'build', 'main', 'warm_up']
 
 # %% ../nbs/05_app.ipynb #a38d08fe
 CLASSIC = ("ddim", "dpm_solver_pp", "unipc", "ipndm")
@@ -92,10 +92,10 @@ def _teacher_of(folder: Path) -> str | None:
     try: return str(json.loads(path.read_text())["teacher"]) if path.is_file() and path.stat().st_size < MAX_FILE else None
     except (ValueError, KeyError, TypeError, OSError): return None
 
-# %% ../nbs/05_app.ipynb #3495dba0
+# %% ../nbs/05_app.ipynb #b2fbdaab
 NFES = (4, 5, 6, 7, 8, 9, 10, 20)
 MAX_SAMPLES, MAX_EVALUATIONS = 16, 5000
-SPACED = {"uniform in log-SNR": "logSNR", "uniform in t": "time_uniform", "quadratic in t": "time_quadratic"}
+SPACED = {"the best for each solver": "best", "uniform in log-SNR": "logSNR", "uniform in t": "time_uniform", "quadratic in t": "time_quadratic"}
 
 @dataclass(frozen=True)
 class Ask:
@@ -107,7 +107,7 @@ class Ask:
     n: int = 8
     nfes: tuple = (4,)
     solvers: tuple = CLASSIC
-    spacing: str = "logSNR"
+    spacing: str = "best"
 
     def __post_init__(self):
         if type(self.seed) is not int or not 0 <= self.seed < 2**31: raise ValueError(f"seed {self.seed!r}: give a whole number from 0 to {2**31 - 1:,}")
@@ -126,7 +126,11 @@ class Ask:
     @property
     def seeds(self) -> range: return range(self.seed, self.seed + self.n)
 
-# %% ../nbs/05_app.ipynb #94800385
+# %% ../nbs/05_app.ipynb #1bfa91d7
+BEST = dict(fmnist=dict(ddim=("time_uniform", 1), dpm_solver_pp=("logSNR", 2), unipc=("time_uniform", 2), ipndm=("time_uniform", 2)),
+            digits=dict(ddim=("time_quadratic", 1), dpm_solver_pp=("time_quadratic", 2), unipc=("time_quadratic", 3), ipndm=("time_quadratic", 3)))
+
+# %% ../nbs/05_app.ipynb #5ec2be43
 @dataclass(frozen=True)
 class Cell:
     "One answer: images (n, C, H, W) in [-1, 1] on the CPU, or None and a `note`; seconds per image; L1 to the teacher once that is known."
@@ -139,9 +143,14 @@ class Cell:
     @property
     def key(self) -> str: return f"{self.solver}|{self.nfe}"
 
+def classic_for(ask: Ask, teacher: Teacher, solver: str, nfe: int) -> Tableau:
+    "The training-free `solver` on the asked time grid; with 'best' on the grid and of the order that suit this teacher."
+    spacing, order = BEST.get(ask.teacher, {}).get(solver, ("logSNR", 3)) if ask.spacing == "best" else (ask.spacing, 3)
+    return classic_tableau(solver, teacher.schedule, nfe, spacing, teacher.t_eps, **({} if solver == "ddim" else dict(order=order)))
+
 def find_tableau(ask: Ask, teacher: Teacher, solver: str, nfe: int, trained: Sequence[Trained]) -> Tableau | None:
     "The table behind a row and a column; None if no such solver was trained."
-    if solver in CLASSIC: return classic_tableau(solver, teacher.schedule, nfe, ask.spacing, teacher.t_eps)
+    if solver in CLASSIC: return classic_for(ask, teacher, solver, nfe)
     mine = [s for s in trained if s.nfe == nfe and s.teacher in (ask.teacher, "")]
     return next((s.tableau for s in mine if (s.kind if solver in ("gs", "gas") else s.key) == solver), None)
 
@@ -216,7 +225,7 @@ class Place:
         with self.desk.lock:
             if self.desk.line.pop(self, None) is not None: self.desk.served += 1
 
-# %% ../nbs/05_app.ipynb #c3ddebb3
+# %% ../nbs/05_app.ipynb #d5097681
 class Workbench:
     "What the page works with. `runs` is the only folder that is read or written."
     def __init__(self, runs: str | Path = "runs", device: str = "auto", limit: int = 20, keep: int = 200):
@@ -242,7 +251,7 @@ class Workbench:
         while len(self.cells) > self.keep: self.cells.popitem(last=False)
         return value
 
-TEACHERS = dict(fmnist="Fashion-MNIST, 32 x 32, a U-Net", digits="Digits, 8 x 8, an exact denoiser")
+TEACHERS = dict(fmnist="Fashion-MNIST (32 x 32)", digits="Digits (8 x 8)")
 
 # %% ../nbs/05_app.ipynb #0feaf93f
 def picture(images: Tensor, alt: str, columns: int | None = None) -> str:
@@ -391,7 +400,7 @@ class Job(threading.Thread):
         self.stage, self.done = f"the teacher makes pairs: {done} of {total}", done / total
         if self.stop.is_set(): raise Stopped
 
-# %% ../nbs/05_app.ipynb #1c77d502
+# %% ../nbs/05_app.ipynb #5d45c709
 @patch
 def _train(self: Job) -> None:
     pairs, log, state = make_training_pairs(self.config, self.teacher, self.folder, self._progress), RunLog(self.folder), None
@@ -414,13 +423,13 @@ def _keep(self: Job, tables: dict[str, Tableau], held_out) -> None:
     tab.save(self.folder / "solver.json")
     if not self.stop.is_set():
         self.stage = "measuring"
-        tables = {s: classic_tableau(s, self.teacher.schedule, self.config.nfe, t_eps=self.teacher.t_eps) for s in CLASSIC} | tables
+        tables = {s: classic_for(Ask(self.config.teacher), self.teacher, s, self.config.nfe) for s in CLASSIC} | tables
         rows = [measure(self.teacher, tab, held_out)[0] | dict(solver=name) for name, tab in tables.items()]
         write_json_atomic(self.folder / "metrics.json", dict(nfe=self.config.nfe, teacher=self.config.teacher, rows=rows))
     self.solvers = sorted(p.name for p in self.folder.glob("*.json") if p.stem in tables)
 
-# %% ../nbs/05_app.ipynb #a43aee1c
-SIZES = {"quick: seconds, a rough solver": "quick", "usual: minutes on a CPU": "cpu", "thorough: for a GPU": "gpu"}
+# %% ../nbs/05_app.ipynb #d22154c4
+SIZES = {"quick, rough": "quick", "usual": "cpu", "long (GPU)": "gpu"}
 
 @patch
 def distil(self: Workbench, teacher: str, nfe: int, size: str = "quick", adversarial: bool = True, seed: int = 0, jobs: dict | None = None,
@@ -486,28 +495,28 @@ def add_upload(path: str, teacher: Teacher, uploads: Sequence[Trained]) -> list[
     new = replace(new, key=f"{new.key} uploaded" + (f" {len(uploads) + 1}" if uploads else ""), teacher=teacher.name)
     return [*uploads, new]
 
-# %% ../nbs/05_app.ipynb #f783751c
+# %% ../nbs/05_app.ipynb #70a0f9e8
 CSS = """
 .gradio-container {max-width: 1280px !important; margin: 0 auto !important}
 .pixels {image-rendering: pixelated; width: 100%; display: block; border-radius: 3px}
-.intro {font-size: 1.05rem; line-height: 1.5; margin: 0} .intro small, .quiet, .compare small, .detail small {color: var(--body-text-color-subdued)}
+.intro {font-size: 1.05rem; line-height: 1.5; margin: 0} .intro small, .quiet, .compare small, .detail small {color: var(--body-text-color); opacity: .72; font-weight: 400}
 .status {display: flex; gap: .8rem; align-items: center; min-height: 2rem} .status progress {width: 9rem; accent-color: var(--primary-500)}
 .status.alert {border-left: 4px solid #d55e00; padding: .5rem .8rem; background: var(--background-fill-secondary)}
 .compare {display: flex; gap: 1.2rem; align-items: flex-start; margin: 0} .compare figure, .detail figure {margin: 0}
-.compare > figure {flex: 0 0 14%; min-width: 110px} .compare figcaption {font-weight: 600; padding: .35rem 0; min-height: 2.4rem}
+.compare > figure {flex: 0 0 17%; min-width: 110px} .compare figcaption {font-weight: 600; padding: .35rem 0; min-height: 2.4rem}
 .compare .goal .pixels {outline: 2px solid var(--primary-500); outline-offset: 2px}
-.compare .table {flex: 1 1 auto; overflow-x: auto; min-width: 0} .compare table {border-collapse: separate; border-spacing: 6px; width: auto; margin: 0}
-.compare th, .compare td {border: 0 !important; padding: 2px !important; text-align: center; vertical-align: middle; font-size: .9rem} .compare th[scope=row] {text-align: right; max-width: 9rem; padding-right: .5rem !important}
-.compare td {width: 190px; min-width: 112px} .compare button {border: 0; background: none; padding: 0; cursor: zoom-in; width: 100%; display: block}
+.compare .table {flex: 1 1 0; overflow-x: auto; min-width: 0; contain: inline-size} .compare table, .compare tr, .compare thead, .compare tbody {border: 0 !important; background: none !important} .compare table {border-collapse: separate; border-spacing: 6px; width: auto; margin: 0}
+.compare th, .compare td {border: 0 !important; padding: 2px !important; text-align: center; vertical-align: middle; font-size: .9rem} .compare th[scope=row] {text-align: right; width: 7.5rem; padding-right: .5rem !important}
+.compare td {width: 240px; min-width: 104px} .compare button {border: 0; background: none; padding: 0; cursor: zoom-in; width: 100%; display: block}
 .compare button:hover .pixels, .compare button:focus-visible .pixels {outline: 3px solid var(--primary-500)} .compare button:focus-visible {outline: none}
 .waiting {min-height: 60px; border-radius: 3px; background: var(--background-fill-secondary); border: 1px dashed var(--border-color-primary)}
 .detail {border-top: 1px solid var(--border-color-primary); padding-top: .6rem; margin-top: .4rem} .detail h3 {margin: .2rem 0}
 .detail .pair {display: flex; gap: 1.5rem; flex-wrap: wrap} .detail figure {flex: 1 1 320px; max-width: 560px; min-width: 0} .detail figcaption {min-height: 2.2rem; display: flex; align-items: center}
 .detail label {display: flex; gap: .6rem; align-items: center} .detail input[type=range] {width: 11rem; accent-color: var(--primary-500)}
 .stack {position: relative} .stack .pixels + .pixels {position: absolute; inset: 0; height: 100%; opacity: var(--blend)}
-.wide {overflow-x: auto}
+.wide {overflow-x: auto; contain: inline-size} .compare thead td {width: auto !important; min-width: 0 !important} .modebar-container {display: none}
 @media (max-width: 640px) {
-  .compare {flex-wrap: wrap; gap: .6rem} .compare > figure {flex: 1 1 40%} .compare .table {order: 3; flex: 1 1 100%} .compare td {min-width: 124px} .compare th[scope=row] {max-width: 5.2rem; font-size: .8rem}
+  .compare {flex-wrap: wrap; gap: .6rem} .compare > figure {flex: 1 1 40%} .compare .table {order: 3; flex: 1 1 100%} .compare td {min-width: 112px} .compare th[scope=row] {width: 4.6rem; font-size: .75rem}
   .gradio-container {padding: 8px !important}
 }
 """
@@ -519,11 +528,11 @@ def launch_options() -> dict:
     theme = gr.themes.Default(primary_hue="blue", secondary_hue="blue", font=system, font_mono=["ui-monospace", "monospace"])
     return dict(theme=theme, css=CSS, max_file_size=MAX_FILE, show_error=False, footer_links=[], max_threads=80, ssr_mode=False, enable_monitoring=False)
 
-# %% ../nbs/05_app.ipynb #a5bbfd39
+# %% ../nbs/05_app.ipynb #1477cbd9
 INTRO = ('<p class="intro"><b>The same noise goes through the same network.</b> The teacher asks the network 20 times to turn it into a picture; each row below is a solver that '
          'may ask it only a few times. The closer to the teacher, the smaller L1. <small>GS and GAS are trained to need few. Click a picture to look closer. Running on {device}.</small></p>')
 CLASSES = dict(fmnist=["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"], digits=[str(i) for i in range(10)])
-DEFAULT = Ask(condition="mixed", solvers=("ddim", "dpm_solver_pp", "unipc", "gs", "gas"))
+DEFAULT = Ask(condition="mixed", nfes=(4, 6, 10), solvers=("ddim", "dpm_solver_pp", "unipc", "gs", "gas"))
 
 def condition_choices(teacher: str) -> list[tuple[str, str]]:
     return [("a class per seed", "mixed"), ("no class", "none"), *((name, str(i)) for i, name in enumerate(CLASSES[teacher]))]
@@ -546,7 +555,7 @@ def make_ask(teacher, condition, guidance, seed, n, nfes, solvers, spacing) -> A
 
 def _complain(text): raise ValueError(text)
 
-# %% ../nbs/05_app.ipynb #c60f853f
+# %% ../nbs/05_app.ipynb #576252bc
 def told(generator: Callable, blanks: Sequence[Any] = ()) -> Callable:
     "A callback for Gradio: `generator`'s outputs, of which the first is a status; an error becomes that status, the other outputs stay as they are."
     def callback(*values):
@@ -564,15 +573,15 @@ def _controls(bench: Workbench, one: bool = False) -> dict[str, gr.components.Co
         c["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
         c["n"] = gr.Slider(1, MAX_SAMPLES, DEFAULT.n, step=1, label="Samples", min_width=130, visible=not one)
         if one:
-            c["solvers"] = gr.Dropdown(choices, value="unipc", label="Solver", min_width=150)
-            c["nfes"] = gr.Dropdown([str(n) for n in NFES], value="4", label="Evaluations (NFE)", min_width=110)
+            c["solvers"] = gr.Dropdown(choices, value="gas" if any(s.kind == "gas" and s.nfe == 4 and s.teacher == DEFAULT.teacher for s in bench.solvers()) else "unipc", label="Solver", min_width=150)
+            c["nfes"] = gr.Dropdown([str(n) for n in NFES], value="4", label="NFE", min_width=110)
     with gr.Accordion("More choices" if one else "Which solvers, how many evaluations, guidance", open=False):
         if not one:
             c["solvers"] = gr.CheckboxGroup(choices, value=list(DEFAULT.solvers), label="Solvers (rows)")
             c["nfes"] = gr.CheckboxGroup([str(n) for n in NFES], value=[str(n) for n in DEFAULT.nfes], label="Evaluations (columns)")
         with gr.Row():
             c["guidance"] = gr.Slider(0, 10, 1, step=0.5, label="Guidance (1: none; the trained solvers know none)")
-            c["spacing"] = gr.Dropdown(list(SPACED.items()), value="logSNR", label="Time grid of the training-free solvers")
+            c["spacing"] = gr.Dropdown(list(SPACED.items()), value="best", label="Time grid of the training-free solvers")
     return c
 
 # %% ../nbs/05_app.ipynb #b141f8a6
@@ -595,12 +604,12 @@ def _follow_teacher(bench: Workbench, c: dict, uploads: gr.State) -> None:
     c["refresh"] = dict(fn=change, inputs=[c["teacher"], c["condition"], c["solvers"], uploads], outputs=[c["condition"], c["solvers"]], show_progress="hidden", queue=False, api_visibility="private")
     c["teacher"].change(**c["refresh"])
 
-# %% ../nbs/05_app.ipynb #e8cb7eee
+# %% ../nbs/05_app.ipynb #0d6bda49
 def _compare_tab(bench: Workbench, demo: gr.Blocks, uploads: gr.State) -> dict:
     c = _controls(bench)
     _follow_teacher(bench, c, uploads)
     with gr.Row():
-        run, cancel = gr.Button("Generate", variant="primary", elem_id="generate"), gr.Button("Cancel", elem_id="cancel")
+        run, cancel = gr.Button("Generate", variant="primary", scale=3, min_width=140, elem_id="generate"), gr.Button("Cancel", scale=1, min_width=90, elem_id="cancel")
     line = gr.HTML(status("ready"), elem_id="status", js_on_load=None)
     grid, detail = gr.HTML(elem_id="grid", js_on_load=PICK), gr.HTML(elem_id="detail", js_on_load=None)
     results = gr.State({}, time_to_live=3600)
@@ -651,15 +660,15 @@ def _tradeoff_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State, c: dict) -> 
     event = measure_button.click(told(measured, [gr.skip()] * 2), [x, y, uploads, *_inputs(c)], [line, rows, plot], concurrency_limit=None, **quiet)
     stop.click(lambda: status("cancelled"), None, line, cancels=[event], queue=False, **quiet)
 
-# %% ../nbs/05_app.ipynb #b49c2e31
+# %% ../nbs/05_app.ipynb #6ca31236
 def _train_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> None:
     gr.HTML('<p class="intro">Make a solver for a number of evaluations of your choice. It learns from pairs of noise and the teacher\'s picture, then (GAS) against a discriminator.</p>', js_on_load=None)
     with gr.Row():
         teacher = gr.Dropdown([(text, name) for name, text in TEACHERS.items()], value="digits", label="Teacher", min_width=170)
-        nfe = gr.Slider(2, 10, 4, step=1, label="Evaluations (NFE)", min_width=150)
+        nfe = gr.Slider(2, 10, 4, step=1, label="NFE", min_width=150)
         size = gr.Dropdown(list(SIZES.items()), value="quick", label="Effort", min_width=170)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=90)
-        adversarial = gr.Checkbox(True, label="adversarial phase (GAS)", min_width=150)
+        adversarial = gr.Checkbox(True, label="GAS phase", min_width=110)
     with gr.Row(): start, stop = gr.Button("Train", variant="primary", elem_id="train"), gr.Button("Stop, keep what it has", elem_id="stop")
     line, curves = gr.HTML(status("ready"), elem_id="train-status", js_on_load=None), gr.Plot(show_label=False, container=False)
     jobs = gr.State({})
@@ -672,13 +681,13 @@ def _train_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> None
     for r in refresh: run = run.then(**r)
     stop.click(halt, jobs, None, queue=False, show_progress="hidden", api_visibility="private")
 
-# %% ../nbs/05_app.ipynb #8da07d53
+# %% ../nbs/05_app.ipynb #c0e6f7cb
 def _download_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> dict:
     c = _controls(bench, one=True)
     _follow_teacher(bench, c, uploads)
     make = gr.Button("Prepare files", variant="primary", elem_id="prepare")
     line = gr.HTML(status("choose a solver"), elem_id="download-status", js_on_load=None)
-    paths, lines = gr.File(label="The solver: JSON, and a diffusers scheduler", file_count="multiple", interactive=False, elem_id="files"), gr.Code(label="In Python", language="python", interactive=False)
+    paths, lines = gr.File(label="The solver: JSON, and a diffusers scheduler", file_count="multiple", interactive=False, elem_id="files"), gr.Code(label="In Python", language="python", interactive=False, elem_classes="wide")
     given = gr.File(label="Bring a solver (.json): it joins the solvers of this session", file_types=[".json"], type="filepath", elem_id="upload")
     def prepare(mine, *values):
         files, code = bench.downloads(_ask_from(values), mine)
@@ -710,7 +719,7 @@ def build(runs: str | Path = "runs", device: str = "auto", bench: Workbench | No
     demo.bench = bench
     return demo.queue(max_size=100, default_concurrency_limit=4)
 
-# %% ../nbs/05_app.ipynb #8afc9d19
+# %% ../nbs/05_app.ipynb #d1cf44f4
 def main(arguments: Sequence[str] | None = None) -> None:
     "`python -m gas_nb.app`: serve the page until interrupted."
     p = argparse.ArgumentParser("gas_nb.app", description="Compare few-step solvers in the browser.")
@@ -722,7 +731,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     a = p.parse_args(arguments)
     try: bench = Workbench(a.runs, a.device)
     except ValueError as e: p.error(str(e))
-    threading.Thread(target=warm_up, args=[bench], daemon=True).start()
+    bench.teacher(DEFAULT.teacher)
+    threading.Thread(target=warm_up, args=[bench], daemon=True).start()          # while the page is being opened
     print(f"Running on {bench.device_name}; runs in {bench.runs}", flush=True)
     build(bench=bench).launch(server_name=a.host, server_port=a.port, share=a.share, **launch_options())
 

@@ -54,13 +54,14 @@ class Figure(go.Figure):
         return {"application/vnd.plotly.v1+json": self.to_plotly_json() | {"config": dict(displaylogo=False)},
                 "image/svg+xml": still(self), "text/plain": f"Figure: {self.layout.title.text or 'untitled'}"}
 
-# %% ../nbs/foundations/figures.ipynb #76e1b2b7
+# %% ../nbs/foundations/figures.ipynb #be1ad6ad
 def _styled(fig: go.Figure, title: str = "", height: int = 360, width: int | None = None, **layout) -> Figure:
     "The house style. The numbers of a figure are plain lists: small, and readable in a diff."
     fig.update_layout(template="none", title=dict(text=title, x=0, xanchor="left", font=dict(size=15)) if title else None, height=height, width=width,
                       paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font=dict(color=INK, size=12, family="system-ui, sans-serif"),
                       margin=dict(l=60, r=20, t=48 if title else 20, b=48), hoverlabel=dict(font_size=12), modebar=dict(bgcolor="rgba(0,0,0,0)", color=LINE, activecolor=INK), showlegend=layout.pop("showlegend", True),
                       legend=dict(orientation="h", y=-0.2, yanchor="top", x=0), **layout)
+    fig.update_xaxes(title_standoff=8)
     axis = dict(gridcolor=LINE, linecolor=LINE, zerolinecolor=LINE, tickcolor=LINE, automargin=True)
     fig.update_xaxes(**axis); fig.update_yaxes(**axis)
     return Figure(fig)
@@ -387,7 +388,7 @@ def _curves(records: Iterable[Any], points: int = 400) -> list[dict]:
             lines.append(dict(x=[p[-1][0] for p in parts], y=_list(sum(v for _, v in p) / len(p) for p in parts), name=name, phase=phase, held_out=held_out))
     return lines
 
-# %% ../nbs/foundations/figures.ipynb #be0cf830
+# %% ../nbs/foundations/figures.ipynb #51a46fbb
 def learning_curves(records: Iterable[Any], title: str = "", baseline: tuple[str, float] | None = None) -> Figure:
     """Loss and held-out loss over the steps of each phase. Records have phase, step, loss, val_loss (or None): objects or dicts.
     `baseline` is a (solver, distance) to beat, drawn as a line."""
@@ -395,20 +396,25 @@ def learning_curves(records: Iterable[Any], title: str = "", baseline: tuple[str
     phases = list(dict.fromkeys(line["phase"] for line in lines))
     fig = make_subplots(1, max(1, len(phases)), shared_yaxes=True, horizontal_spacing=0.04)
     for line in lines: fig.add_trace(_curve(line), 1, phases.index(line["phase"]) + 1)
-    if baseline:
-        fig.add_hline(baseline[1], line=dict(color=color(baseline[0]), dash="dot"))
-        fig.add_annotation(xref="x domain", x=1, xanchor="right", y=math.log10(baseline[1]), yanchor="bottom", text=label(baseline[0]), showarrow=False, font_color=color(baseline[0]))
+    if baseline: _level(fig, *baseline)
     fig = _styled(fig, title, 360)
     fig.update_yaxes(**_log_axis([v for line in lines for v in line["y"]] + ([baseline[1]] if baseline else []))); fig.update_yaxes(title="distance to the teacher", col=1)
-    for i, phase in enumerate(phases): fig.update_xaxes(title=f"step of {PHASE_LABELS.get(phase, phase)}", col=i + 1)
+    for i, phase in enumerate(phases):
+        few = max((len(line["x"]) for line in lines if line["phase"] == phase), default=0) <= 12
+        fig.update_xaxes(title=f"step of {PHASE_LABELS.get(phase, phase)}", col=i + 1, **(dict(dtick=1) if few else {}))
     return fig.update_layout(legend=dict(y=-0.25))
+
+def _level(fig: go.Figure, name: str, value: float) -> None:
+    "A dotted line at `value` on a logarithmic axis, with the solver's name."
+    fig.add_hline(value, line=dict(color=color(name), dash="dot"))
+    fig.add_annotation(xref="x domain", x=1, xanchor="right", y=math.log10(value), yanchor="bottom", text=label(name), showarrow=False, font_color=color(name))
 
 def _curve(line: dict) -> go.Scatter:
     tone = color({"fit": "unipc"}.get(line["phase"], line["phase"]))
     style = dict(mode="lines+markers", line=dict(color=tone, width=2), marker=dict(size=7, color=tone)) if line["held_out"] else dict(mode="lines", line=dict(color=tone, width=1), opacity=0.55)
     return go.Scatter(x=line["x"], y=line["y"], name=line["name"], **style)
 
-# %% ../nbs/foundations/figures.ipynb #02baa205
+# %% ../nbs/foundations/figures.ipynb #9cb9da6d
 MEASURES = dict(l1="L1 to the teacher", l2="L2 to the teacher", frechet="Fréchet distance", fid="FID", psnr="PSNR (dB)", nfe="network evaluations (NFE)",
                 seconds="seconds per image", seconds_per_image="seconds per image", loss="loss", val_loss="held-out loss", solver="solver", spacing="time grid")
 
@@ -420,21 +426,23 @@ def _rows(rows: Any) -> list[dict]:
 def _better(measure: str, a: float, b: float) -> bool: return a > b if measure == "psnr" else a < b
 
 def tradeoff(rows: Any, x: str = "nfe", y: str = "l1", title: str = "") -> Figure:
-    "Quality `y` against cost `x` (`nfe`, or seconds on a logarithmic axis), a line per solver, the best spacing where there are several."
+    "Quality `y` against cost `x` (`nfe`, or seconds on a logarithmic axis), a line per solver, the best spacing where there are several; the teacher is a level."
     rows = [r for r in _rows(rows) if r.get(x) is not None and r.get(y) is not None and math.isfinite(r[y])]
-    if not rows: raise ValueError(f"no row has both {x!r} and {y!r}")
-    fig = go.Figure()
-    for name in dict.fromkeys(r["solver"] for r in rows):
+    if all(r["solver"] == "teacher" for r in rows): raise ValueError(f"no solver has both {x!r} and {y!r}")
+    students, fig = [r for r in rows if r["solver"] != "teacher"], go.Figure()
+    for name in dict.fromkeys(r["solver"] for r in students):
         best = {}
-        for r in rows:
+        for r in students:
             if r["solver"] == name and (r["nfe"] not in best or _better(y, r[y], best[r["nfe"]][y])): best[r["nfe"]] = r
         line = [best[n] for n in sorted(best)]
         fig.add_trace(go.Scatter(x=_list(r[x] for r in line), y=_list(r[y] for r in line), name=label(name), mode="lines+markers", customdata=[r["nfe"] for r in line],
                                  line=dict(color=color(name), width=2), marker=dict(size=9, symbol=MARKERS.get(name, "hexagon"), color=color(name)),
                                  hovertemplate=f"{html.escape(label(name))}, NFE %{{customdata}}<br>%{{x:.3g}}, %{{y:.4g}}<extra></extra>"))
+    goal = [r[y] for r in rows if r["solver"] == "teacher" and y not in ("l1", "l2", "psnr")][:1]
+    if goal: _level(fig, "teacher", goal[0])
     fig = _styled(fig, title, 400)
-    fig.update_yaxes(title=MEASURES.get(y, y), **_log_axis(r[y] for r in rows))
-    fig.update_xaxes(title=MEASURES.get(x, x), **(_log_axis(r[x] for r in rows) if x != "nfe" else {"dtick": 1 if max(r["nfe"] for r in rows) <= 12 else 2}))
+    fig.update_yaxes(title=MEASURES.get(y, y), **_log_axis([r[y] for r in students] + goal))
+    fig.update_xaxes(title=MEASURES.get(x, x), **(_log_axis(r[x] for r in students) if x != "nfe" else {"dtick": 1 if max(r["nfe"] for r in students) <= 12 else 2}))
     return fig
 
 # %% ../nbs/foundations/figures.ipynb #3f05f978

@@ -217,7 +217,7 @@ def _through_features(distance, x, J, epsilon):
         columns.append((distance.read(x + h * v) - base) / h)
     return torch.stack(columns)
 
-# %% ../nbs/foundations/fit.ipynb #a6d18ad7
+# %% ../nbs/foundations/fit.ipynb #1754c838
 class FitStep(NamedTuple):
     "One Gauss-Newton step: losses on the fitted and on held-out pairs, damping, the solver so far, whether the step was taken."
     step: int
@@ -232,11 +232,12 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
     "One damped step from `previous`, accepted if the loss on `val` falls; a pure function, so a fit resumes exactly."
     chart, mu = previous.chart, previous.damping
     G, g, train_loss = normal_equations(denoiser, chart, train, distance, epsilon, max_batch)
-    best = (previous.val_loss, mu * 30, chart, False)
-    for damping in (mu / 10, mu, mu * 10):
+    best = (previous.val_loss, mu * 100, chart, False)
+    for damping in (mu / 10, mu, mu * 10, mu * 100, mu * 1000):
         step = torch.linalg.solve(G + damping * torch.diag(G.diagonal().clamp_min(1e-12 * G.diagonal().max())), -g)
         new = Chart.from_vector(chart.vector() + step, chart.nfe)
         s = new.s.clamp(chart.s / max_stretch, chart.s * max_stretch).clamp(*t_range)
         loss = evaluate(denoiser, new := Chart(s, new.a, new.C), val, distance, max_batch)
         if loss < best[0]: best = (loss, max(damping, 1e-7), new, True)
+        if best[3] and damping >= mu * 10: break
     return FitStep(previous.step + 1, train_loss, best[0], best[1], best[2], best[3])

@@ -230,7 +230,7 @@ def _from_tableau(cls, tableau: Tableau | Mapping[int, Tableau] | Iterable[Table
 
 GASScheduler.from_tableau = classmethod(_from_tableau)
 
-# %% ../nbs/foundations/interop.ipynb #281f40c3
+# %% ../nbs/foundations/interop.ipynb #90cb3821
 @patch
 def set_timesteps(self: GASScheduler, num_inference_steps: int | None = None, device: Any = None, mu: float | None = None) -> None:
     "Choose the solver with `num_inference_steps` evaluations; `mu` (a resolution-dependent shift) has no effect on a learned grid."
@@ -238,9 +238,10 @@ def set_timesteps(self: GASScheduler, num_inference_steps: int | None = None, de
         raise ValueError(f"num_inference_steps={num_inference_steps}: this scheduler has solvers for {', '.join(map(str, self.nfes))} steps")
     self._tableau = self.tableaus[num_inference_steps]
     self.num_inference_steps, self._begin_index, self._run = num_inference_steps, None, None
-    weights = data_prediction_weights(self.schedule, self.config.prediction_type, self._tableau.times[:-1], self._tableau.offsets)
-    self._weights = list(zip(weights[0].tolist(), weights[1].tolist()))
-    self.timesteps = weights[2].to(device=device, dtype=torch.float32)
+    pairs = zip(self._tableau.times[:-1], self._tableau.offsets)
+    weights = [[v.item() for v in data_prediction_weights(self.schedule, self.config.prediction_type, t, xi)] for t, xi in pairs]
+    self._weights = [(p, q) for p, q, _ in weights]
+    self.timesteps = torch.tensor([net_time for _, _, net_time in weights], dtype=torch.float32, device=device)
     self._net_times = self.timesteps.cpu()
 
 # %% ../nbs/foundations/interop.ipynb #cb7ad437
@@ -339,10 +340,12 @@ def model_card(scheduler: GASScheduler, repo: str = "path/to/this/folder") -> st
     parts.append(_USE.format(base=card.get("base_model", "the/pipeline"), repo=repo, nfe=scheduler.nfes[0], nfes=nfes))
     return "\n".join(parts)
 
-# %% ../nbs/foundations/interop.ipynb #b8cdf230
+# %% ../nbs/foundations/interop.ipynb #03ba2201
+_FIRST = ["solver", "nfe", "spacing"]
+
 def _figures_table(rows: list[Mapping]) -> str:
-    "Rows as a markdown table, columns in order of first appearance."
-    columns = list(dict.fromkeys(k for row in rows for k in row))
+    "Rows as a markdown table: solver, nfe and spacing first, the rest by name."
+    columns = sorted({k for row in rows for k in row}, key=lambda k: (_FIRST.index(k) if k in _FIRST else len(_FIRST), k))
     show = lambda v: f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v).replace("|", "/").replace("\n", " ")
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     return "\n".join(lines + ["| " + " | ".join(show(row.get(c)) for c in columns) + " |" for row in rows]) + "\n"

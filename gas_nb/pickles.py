@@ -33,14 +33,16 @@ def _tensor(storage, offset, size, stride, *_) -> Tensor:
     if torch.Size(size).numel() > len(flat): raise Unreadable(f"a tensor of shape {tuple(size)} has more entries than its {len(flat)} stored values")
     return torch.as_strided(flat, size, stride, offset)
 
-# %% ../nbs/foundations/pickles.ipynb #f051edd6
+# %% ../nbs/foundations/pickles.ipynb #12933dbc
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 def _tensor_names() -> dict[str, Callable]:
     "Names that tensors and plain containers use, and what we put behind them."
     names = {"torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a), "torch._utils._rebuild_parameter": lambda data, *_: data,
              "torch.storage._load_from_bytes": lambda data: _storage(data), "collections.OrderedDict": OrderedDict,
-             "collections.defaultdict": lambda *_: {}, "torch.Size": lambda size: tuple(size), "torch.device": lambda *a: str(a)}
+             "collections.defaultdict": lambda *_: {}, "_codecs.encode": lambda text, *_: text.encode("latin1"),
+             "torch.Size": lambda size: tuple(size), "torch.device": lambda *a: str(a)}
+    names |= {f"dnnlib.{name}": dict for name in ("EasyDict", "util.EasyDict")}
     names |= {f"{module}.{kind}": lambda *_: None for module in ("builtins", "__builtin__") for kind in ("list", "dict")}
     return names | {f"torch.{name}": getattr(torch, name) for name in _DTYPES}
 

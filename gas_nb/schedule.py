@@ -55,9 +55,9 @@ class _VPLinear(NoiseSchedule):
         b, minus_log_alpha = self.beta_0 / 2, torch.nn.functional.softplus(-2 * lam) / 2
         return 2 * minus_log_alpha / (b + (b**2 + (self.beta_1 - self.beta_0) * minus_log_alpha).sqrt())
 
-# %% ../nbs/foundations/schedule.ipynb #f9e837fa
+# %% ../nbs/foundations/schedule.ipynb #4d2c6637
 class _Discrete(NoiseSchedule):
-    def __init__(self, alphas_cumprod: Tensor):
+    def __init__(self, alphas_cumprod: Tensor, config: dict | None = None):
         a = alphas_cumprod
         if a.ndim != 1 or len(a) < 2: raise ValueError(f"alphas_cumprod has shape {tuple(a.shape)}: give at least 2 values in one dimension")
         if not (torch.isfinite(a).all() and (a > 0).all() and (a < 1).all() and (a.diff() < 0).all()):
@@ -65,7 +65,7 @@ class _Discrete(NoiseSchedule):
                              "drop or rescale its last value")
         self.n = len(a)
         self._t, self._la = torch.arange(1, self.n + 1, dtype=torch.float64) / self.n, a.log() / 2
-        self.config = dict(kind="discrete", alphas_cumprod=a.tolist())
+        self.config = config or dict(kind="discrete", alphas_cumprod=a.tolist())
 
     def _log_alpha(self, t): return _interpolate(t, self._t, self._la)
     def _net_time(self, t): return (t - 1 / self.n) * self.n
@@ -91,7 +91,7 @@ class _Flow(NoiseSchedule):
     def _net_time(self, t): return t * self.net_time_scale
     def _t_of_lambda(self, lam): return torch.sigmoid(-lam)
 
-# %% ../nbs/foundations/schedule.ipynb #acd8158b
+# %% ../nbs/foundations/schedule.ipynb #9d2e3c72
 def _vp_linear(beta_0: float = 0.1, beta_1: float = 20.0, net_time_scale: float = 1.0) -> NoiseSchedule:
     "Continuous linear VP schedule (arXiv 2011.13456, Eq. 33). ValueError unless 0 <= beta_0 <= beta_1."
     return _VPLinear(beta_0, beta_1, net_time_scale)
@@ -109,12 +109,19 @@ def _discrete(betas: Sequence[float] | Tensor | None = None,
     if not ((betas > 0) & (betas < 1)).all(): raise ValueError(f"betas must lie inside (0, 1), got {betas.min():g}..{betas.max():g}")
     return _Discrete((1 - betas).cumprod(0))
 
+def _ddpm(beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000, scaled: bool = False) -> NoiseSchedule:
+    "DDPM's linear betas; `scaled`: linear in their square roots, as Stable Diffusion has them (0.00085 to 0.012)."
+    if not 0 < beta_start <= beta_end < 1 or steps < 2: raise ValueError(f"betas {beta_start}..{beta_end} in {steps} steps: need 0 < start <= end < 1")
+    power = 2 if scaled else 1
+    betas = torch.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps, dtype=torch.float64) ** power
+    return _Discrete((1 - betas).cumprod(0), dict(kind="ddpm", beta_start=beta_start, beta_end=beta_end, steps=steps, scaled=bool(scaled)))
+
 def _flow(net_time_scale: float = 1.0) -> NoiseSchedule:
     "Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale` is 1000 for networks that count time in thousandths."
     return _Flow(net_time_scale)
 
-# %% ../nbs/foundations/schedule.ipynb #c923f3f9
-_FAMILIES = dict(vp_linear=_vp_linear, vp_edm=_vp_edm, discrete=_discrete, flow=_flow)
+# %% ../nbs/foundations/schedule.ipynb #20bfe863
+_FAMILIES = dict(vp_linear=_vp_linear, vp_edm=_vp_edm, discrete=_discrete, ddpm=_ddpm, flow=_flow)
 for _name, _make in _FAMILIES.items(): setattr(NoiseSchedule, _name, staticmethod(_make))
 
 def _from_config(config: dict) -> NoiseSchedule:

@@ -117,11 +117,11 @@ class GaussianMixture(nn.Module):
         mean = logits.softmax(1) @ m
         return ((sigma / v).to(x.dtype) * (flat - alpha.to(x.dtype) * mean)).reshape(x.shape)
 
-# %% ../nbs/01_teacher.ipynb #a6f4a539
+# %% ../nbs/01_teacher.ipynb #867e68c6
 RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-3, order=3, variant="bh2")
 
 def _ddpm_schedule() -> NoiseSchedule:
-    return NoiseSchedule.discrete(betas=torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+    return NoiseSchedule.ddpm(1e-4, 0.02, 1000)
 
 def load_digits_teacher(device: str | torch.device = "auto", bandwidth: float = 0.15) -> Teacher:
     "The exact `digits` teacher: 1x8x8 images in [-1, 1], ten classes."

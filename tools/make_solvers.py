@@ -1,0 +1,44 @@
+"""Distil the solvers that ship with the package: gas_nb/solvers/<teacher>-gs-<nfe>.json. Run by `make solvers`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from gas_nb.evaluation import best_classic, measure
+from gas_nb.tableau import Tableau
+from gas_nb.teacher import load_teacher
+from gas_nb.training import make_eval_pairs, make_training_pairs, preset_config, train
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSIC = ("ddim", "dpm_solver_pp", "unipc", "ipndm")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--teacher", default="fmnist")
+    parser.add_argument("--nfe", type=int, nargs="+", default=[4, 5, 6, 8, 10])
+    parser.add_argument("--preset", default="auto")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the pairs are kept (default: runs)")
+    parser.add_argument("--out", type=Path, default=ROOT / "gas_nb" / "solvers")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    teacher = load_teacher(args.teacher)
+    for nfe in args.nfe:
+        config = preset_config(args.preset, teacher=args.teacher, nfe=nfe, adversarial_weight=0.0)
+        pairs = make_training_pairs(config, teacher, args.runs / "shipped")
+        judged = make_eval_pairs(config, teacher, args.runs / "shipped")
+        for record in train(config, teacher, pairs=pairs):
+            print(f"nfe {nfe}, {record.phase} {record.step}/{record.steps}: held-out {record.val_loss:.4f}", flush=True)
+        gs, _ = measure(teacher, record.tableau, judged, teacher.reference())
+        rows = [measure(teacher, best_classic(teacher, s, nfe, pairs[1][:64]), judged, teacher.reference())[0] for s in CLASSIC]
+        classic = min(rows, key=lambda row: row["l1"])
+        print(json.dumps(dict(gs=gs, classic=classic)), flush=True)
+        t = record.tableau
+        figures = dict(l1=gs["l1"], l2=gs["l2"], frechet=gs["frechet"], n_eval=len(judged), seconds=record.seconds,
+                       best_training_free={k: classic[k] for k in ("solver", "spacing", "l1", "frechet")})  # fmt: skip
+        meta = dict(t.meta, weights=teacher.weights_hash, condition=config.condition, figures=figures)
+        Tableau(t.times, t.offsets, t.A, t.C, meta).save(args.out / f"{args.teacher}-gs-{nfe}.json")
+
+
+if __name__ == "__main__":
+    main()
