@@ -211,11 +211,12 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(f"{name} {tuple(p.shape)}".encode() + entries.numpy().tobytes())
     return digest.hexdigest()
 
-# %% ../../nbs/teachers/diffusers.ipynb #12e6dc63
+# %% ../../nbs/teachers/diffusers.ipynb #a02ad237
 class DiffusersTeacher(Teacher):
-    "A `Teacher` around a diffusers pipeline, kept as `.pipeline`. A text teacher's classes are its `prompts`."
+    """A `Teacher` around a diffusers pipeline, kept as `.pipeline`. A text teacher's classes are its `prompts`. `tableau(schedule)` replaces the
+    solver that `recipe` names."""
     def __init__(self, pipe: Any, name: str = "", prompts: Sequence[str] = (), guidance_scale: float | None = None, recipe: dict | None = None,
-                 size: int | None = None, batch_size: int = 16):
+                 size: int | None = None, batch_size: int = 16, tableau: Callable | None = None):
         parts = pipeline_parts(pipe, size)
         schedule, prediction = schedule_from_scheduler(pipe.scheduler)
         flow = schedule.config["kind"] == "flow"
@@ -227,9 +228,11 @@ class DiffusersTeacher(Teacher):
         null = torch.tensor(len(classes)) if parts.encode or parts.classes else None
         scale = (parts.guidance if guidance_scale is None else guidance_scale) if null is not None else 1.0
         denoiser = Denoiser(net, schedule, prediction, null_condition=null).with_guidance(scale)
-        self.pipeline, self.prompts, self.size = pipe, list(prompts), size
-        super().__init__(name or type(pipe).__name__, denoiser, parts.shape, recipe or (FLOW_RECIPE if flow else RECIPE), device, classes,
+        self.pipeline, self.prompts, self.size, self.make_tableau = pipe, list(prompts), size, tableau
+        recipe = recipe or (FLOW_RECIPE if flow else RECIPE)
+        super().__init__(name or type(pipe).__name__, denoiser, parts.shape, recipe if not tableau else FLOW_RECIPE, device, classes,
                          decode=parts.decode, weights_hash=fingerprint(parts.network), batch_size=batch_size)
+        if tableau: self.recipe, self.tableau = dict(recipe), tableau(schedule)
 
     @property
     def config(self) -> dict:
@@ -237,7 +240,7 @@ class DiffusersTeacher(Teacher):
         return dict(super().config, prompts=prompts)
     def _with(self, **changes) -> DiffusersTeacher:
         now = dict(name=self.name, prompts=self.prompts, guidance_scale=self.denoiser.guidance_scale, recipe=self.recipe, size=self.size,
-                   batch_size=self.batch_size)
+                   batch_size=self.batch_size, tableau=self.make_tableau)
         return DiffusersTeacher(self.pipeline, **(now | changes))
     def with_guidance(self, scale: float) -> DiffusersTeacher: return self._with(guidance_scale=scale)
     def with_prompts(self, prompts: Sequence[str]) -> DiffusersTeacher:
