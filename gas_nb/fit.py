@@ -155,7 +155,7 @@ def _run(denoiser, chart, pairs):
     steps = iter(chart.s.tolist())
     return sample(lambda x, t, offset, c: denoiser(x, next(steps), 0.0, c), pairs.x_T, chart.internal(), pairs.condition)
 
-# %% ../nbs/foundations/fit.ipynb #b8b1d70f
+# %% ../nbs/foundations/fit.ipynb #93054d3c
 @torch.no_grad()
 def sensitivities(denoiser: Callable, chart: Chart, x_T: Tensor, condition: Any = None, epsilon: float = 1e-3,
                   max_batch: int = 1000) -> tuple[Tensor, Tensor]:
@@ -173,12 +173,16 @@ def sensitivities(denoiser: Callable, chart: Chart, x_T: Tensor, condition: Any 
         D.append(out[0])
         for p, d in zip(active, out[1:]): dD.setdefault(p, {})[k] = (d - out[0]) / h[p]
         a, C = chart.a[k].item(), chart.C[k].tolist()
-        through = lambda p: [(C[j], d) for j, d in dD[p].items()] + ([(a, v[p])] if p in v else [])
-        v = {p: weighted_sum(through(p), x.dtype) for p in active} | {("a", k): x} | {("C", k, j): D[j] for j in range(k + 1)}
+        v = {p: weighted_sum(_row(a, C, v.get(p), dD[p]), x.dtype) for p in active}
+        v |= {("a", k): x} | {("C", k, j): D[j] for j in range(k + 1)}
         x = weighted_sum([(a, x), *zip(C, D)], x.dtype)
     return x, torch.stack([v[p] for p in _names(n)])
 
-# %% ../nbs/foundations/fit.ipynb #655c3283
+# %% ../nbs/foundations/fit.ipynb #472d904b
+def _row(a: float, C: list[float], v: Tensor | None, dD: dict[int, Tensor]) -> list[tuple[float, Tensor]]:
+    "What one row makes of a sensitivity: a v_k + sum_j C_kj dD_j, as terms."
+    return [(C[j], d) for j, d in dD.items()] + ([] if v is None else [(a, v)])
+
 def _names(n: int) -> list[tuple]:
     return [("s", k) for k in range(n)] + [name for k in range(n) for name in [("a", k)] + [("C", k, j) for j in range(k + 1)]]
 
