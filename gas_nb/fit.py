@@ -14,7 +14,7 @@ from .schedule import NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['POWERS', 'Chart', 'to_tableau', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid', 'Distance',
+__all__ = ['GRIDS', 'Chart', 'to_tableau', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid', 'Distance',
            'evaluate', 'sensitivities', 'normal_equations', 'FitStep', 'gauss_newton_step']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
@@ -97,22 +97,23 @@ def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: 
         x = weighted_sum(list(zip(rows[-1].tolist(), [x, *D])), x_T.dtype)
     return Chart.from_vector(torch.cat([times[:-1], *rows]), n)
 
-# %% ../nbs/foundations/fit.ipynb #b515e331
-POWERS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)
+# %% ../nbs/foundations/fit.ipynb #3c226d90
+GRIDS = tuple(dict(kind="power", power=p) for p in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)) + (dict(kind="logSNR"), dict(kind="edm"))
 
 class GridTrial(NamedTuple):
-    power: float
+    grid: dict
     loss: float
     chart: Chart
 
 def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
-                powers: tuple = POWERS, batch_size: int = 500) -> list[GridTrial]:
-    "Rows fitted on each power grid, judged on `val`; best first."
+                grids: tuple = GRIDS, batch_size: int = 500) -> list[GridTrial]:
+    "Rows fitted on each grid (arguments of `spacing`), judged on `val`; best first."
     denoiser, trials = _FirstCallShared(denoiser), []
-    for p in powers:
-        times = spacing(denoiser.schedule, nfe, "power", t_eps, power=p)
+    for grid in grids:
+        try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **grid)
+        except ValueError: continue                       # a flow schedule has no logSNR grid from t = 1
         chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition)
-        trials.append(GridTrial(p, evaluate(denoiser, chart, val, distance, batch_size), chart))
+        trials.append(GridTrial(grid, evaluate(denoiser, chart, val, distance, batch_size), chart))
     return sorted(trials, key=lambda trial: trial.loss)
 
 class _FirstCallShared:

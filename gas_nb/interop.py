@@ -47,7 +47,7 @@ def _shadow_parameters(content: Any) -> list[Tensor]:
         raise ValueError(f"shadow_params has {len(values)} entries: a solver has mu_logit, t_couple and one pair of vectors per order")
     return [v.detach() for v in values]
 
-# %% ../nbs/foundations/interop.ipynb #c3a68743
+# %% ../nbs/foundations/interop.ipynb #f991851b
 def load_published_checkpoint(path: str | Path, schedule: NoiseSchedule, t_eps: float = 1e-3, theory: bool = True,
                               nfe: int | None = None, order: int | None = None) -> GeneralizedSolver:
     """The solver in a `.pt` file of the official code (its EMA values). `t_eps`, `theory` and `schedule` are those of its configuration;
@@ -57,7 +57,8 @@ def load_published_checkpoint(path: str | Path, schedule: NoiseSchedule, t_eps: 
         values = _shadow_parameters(content)
         found = dict(nfe=len(values[0]) + 1, order=(len(values) - 2) // 2)
         for name, wanted in (("nfe", nfe), ("order", order)):
-            if wanted is not None and wanted != found[name]: raise ValueError(f"it holds a solver of {name}={found[name]}, you asked for {name}={wanted}")
+            if wanted is not None and wanted != found[name]:
+                raise ValueError(f"it holds a solver of {name}={found[name]}, you asked for {name}={wanted}")
         return GeneralizedSolver(schedule, found["nfe"], found["order"], t_eps, theory).load_published_parameters(_named_parameters(values))
     except ValueError as e: raise ValueError(f"{path} is not a published solver that fits: {e}") from None
 
@@ -96,7 +97,7 @@ def _column(name: str, value: Any) -> Any:
     if kinds == {str}: return value
     raise ValueError(f"{name} mixes {', '.join(sorted(k.__name__ for k in kinds))}")
 
-# %% ../nbs/foundations/interop.ipynb #e32292e0
+# %% ../nbs/foundations/interop.ipynb #493050ce
 def load_published_dataset(path: str | Path) -> PublishedData:
     "The teacher pairs in a `.pkl` of the official code. ValueError for other content, or names what a hostile or damaged file asked for."
     content = read_pickle(path)
@@ -104,11 +105,13 @@ def load_published_dataset(path: str | Path) -> PublishedData:
         if not isinstance(content, dict): raise ValueError(f"it holds {type(content).__name__}, not a dictionary")
         columns = {name: _column(name, content.get(name)) for name in ("noise", "images", "latents", "condition")}
         for name in ("noise", "images", "latents"):
-            if columns[name] is not None and not (isinstance(columns[name], Tensor) and columns[name].is_floating_point()): raise ValueError(f"{name} holds no floats")
+            value = columns[name]
+            if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()): raise ValueError(f"{name} holds no floats")
         if columns["noise"] is None: raise ValueError('it has no "noise"')
         target = columns["latents"] if columns["latents"] is not None else columns["images"]
         if target is None: raise ValueError('it has neither "images" nor "latents"')
-        if target.shape != columns["noise"].shape: raise ValueError(f"noise has shape {tuple(columns['noise'].shape)}, its samples {tuple(target.shape)}")
+        if target.shape != columns["noise"].shape:
+            raise ValueError(f"noise has shape {tuple(columns['noise'].shape)}, its samples {tuple(target.shape)}")
         lengths = {name: len(value) for name, value in columns.items() if value is not None}
         if len(set(lengths.values())) > 1: raise ValueError(f"columns of different lengths: {lengths}")
         if bad := [n for n, v in columns.items() if isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all()]:
@@ -116,7 +119,7 @@ def load_published_dataset(path: str | Path) -> PublishedData:
     except ValueError as e: raise ValueError(f"{path} is not a published data set: {e}") from None
     return PublishedData(**columns)
 
-# %% ../nbs/foundations/interop.ipynb #5830537c
+# %% ../nbs/foundations/interop.ipynb #9e690791
 def load_published_discriminator(path: str | Path) -> Discriminator:
     "R3GAN's discriminator from `.safetensors`, `.pt`/`.pth` (a state dictionary) or `.pkl` (a snapshot, entry D). ValueError if it is none."
     path = Path(path)
@@ -132,7 +135,8 @@ def load_published_discriminator(path: str | Path) -> Discriminator:
 
 def _snapshot_discriminator(path: Path) -> dict[str, Tensor]:
     content = read_pickle(path, inert=("torch_utils", "training", "R3GAN", "dnnlib", "torch.nn", "numpy"))
-    if not isinstance(content, dict) or "D" not in content: raise ValueError(f'{path} has no entry "D": give a training snapshot or a state dictionary')
+    if not isinstance(content, dict) or "D" not in content:
+        raise ValueError(f'{path} has no entry "D": give a training snapshot or a state dictionary')
     try: return module_state(content["D"])
     except Unreadable as e: raise Unreadable(f"{path}: {e}") from None
 
@@ -213,7 +217,7 @@ class GASScheduler(SchedulerMixin, ConfigMixin):
         "`sample` as it is."
         return sample
 
-# %% ../nbs/foundations/interop.ipynb #a739706d
+# %% ../nbs/foundations/interop.ipynb #b127d917
 def _from_tableau(cls, tableau: Tableau | Mapping[int, Tableau] | Iterable[Tableau], schedule: NoiseSchedule | None = None,
                   prediction: str = "epsilon", card: dict | None = None) -> GASScheduler:
     "A scheduler for one tableau or several of different nfe; `schedule` is read from the tableau if it says. ValueError if they do not fit."
@@ -224,9 +228,9 @@ def _from_tableau(cls, tableau: Tableau | Mapping[int, Tableau] | Iterable[Table
     if schedule is None and tableaus:
         if "schedule" not in tableaus[0].meta: raise ValueError("the tableau does not say its schedule: give schedule=")
         schedule = NoiseSchedule.from_config(tableaus[0].meta["schedule"])
-    n = len(schedule.config.get("alphas_cumprod", ())) or 1000
     return cls(solvers={str(t.nfe): _write_solver(t) for t in sorted(tableaus, key=lambda t: t.nfe)}, schedule=compact_schedule(schedule),
-               prediction_type=prediction, num_train_timesteps=n, use_flow_sigmas=schedule.config["kind"] == "flow", card=card)
+               prediction_type=prediction, num_train_timesteps=getattr(schedule, "n", 1000),
+               use_flow_sigmas=schedule.config["kind"] == "flow", card=card)
 
 GASScheduler.from_tableau = classmethod(_from_tableau)
 
@@ -244,7 +248,7 @@ def set_timesteps(self: GASScheduler, num_inference_steps: int | None = None, de
     self.timesteps = torch.tensor([net_time for _, _, net_time in weights], dtype=torch.float32, device=device)
     self._net_times = self.timesteps.cpu()
 
-# %% ../nbs/foundations/interop.ipynb #cb7ad437
+# %% ../nbs/foundations/interop.ipynb #98684054
 @patch
 def index_for_timestep(self: GASScheduler, timestep: float | Tensor, expected: int = 0) -> int:
     "The step that `timestep` belongs to; of equal ones, `expected`. ValueError if it is none of ours."
@@ -252,7 +256,8 @@ def index_for_timestep(self: GASScheduler, timestep: float | Tensor, expected: i
     distance = (self._net_times - float(timestep)).abs()
     k = int(distance.argmin())
     if distance[k] > 1e-3 * self._net_times.abs().max():
-        raise ValueError(f"timestep {float(timestep)} is none of {[round(v, 3) for v in self._net_times.tolist()]}: take them from scheduler.timesteps")
+        ours = [round(v, 3) for v in self._net_times.tolist()]
+        raise ValueError(f"timestep {float(timestep)} is none of {ours}: take them from scheduler.timesteps")
     return expected if distance[expected] <= distance[k] else k
 
 # %% ../nbs/foundations/interop.ipynb #d7e2900d

@@ -12,12 +12,14 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    LDMPipeline,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
+    VQModel,
 )
 
 NO_CLIP = dict(clip_sample=False, set_alpha_to_one=False)
@@ -115,3 +117,13 @@ def flux():
                                  joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=(4, 4, 8), guidance_embeds=True)
     return quiet(FluxPipeline(transformer=net, scheduler=FlowMatchEulerDiscreteScheduler(), vae=tiny_vae(shift_factor=0.1), text_encoder=tiny_clip(),
                               tokenizer=tiny_tokenizer(), text_encoder_2=tiny_t5(), tokenizer_2=tiny_tokenizer()))
+
+
+def latent_diffusion():
+    torch.manual_seed(0)
+    unet = UNet2DModel(sample_size=8, in_channels=3, out_channels=3, layers_per_block=1, block_out_channels=(8, 16), norm_num_groups=4,
+                       down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"))
+    vqvae = VQModel(block_out_channels=(8, 16), latent_channels=3, vq_embed_dim=3, num_vq_embeddings=16, norm_num_groups=4,
+                    down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
+    return quiet(LDMPipeline(vqvae=vqvae, unet=shrink(unet), scheduler=DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear",
+                                                                                     **NO_CLIP)))

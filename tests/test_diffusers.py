@@ -11,7 +11,11 @@ from diffusers import DDIMScheduler, EDMEulerScheduler
 
 from gas_nb.classic import ddim
 from gas_nb.schedule import NoiseSchedule
+from gas_nb.teacher import PAPER_SETTINGS, load_teacher
 from gas_nb.teachers.diffusers import DiffusersTeacher, load_diffusers_teacher, schedule_from_scheduler
+from gas_nb.teachers.edm import EDMPrecond, save_edm
+from gas_nb.teachers.presets import SETTINGS
+from gas_nb.training import TrainConfig, train
 
 PROMPTS = ["a red shoe", "a bag"]
 
@@ -57,6 +61,17 @@ def test_pixel_pipeline(folder):
     assert abs(ours - theirs).max() < 1e-4 and theirs.std() > 0.01
 
 
+def test_unconditional_latents(folder):
+    teacher = load_diffusers_teacher(folder("latent_diffusion"), "cpu")
+    assert teacher.shape == (3, 8, 8) and teacher.n_classes == 0
+    pipe, x_T = teacher.pipeline, torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5))
+    theirs = pipe(batch_size=2, num_inference_steps=50, generator=torch.Generator().manual_seed(5), output_type="np").images
+    latents = teacher.sample(x_T, tableau=ddim(teacher.schedule, diffusers_grid(pipe, False)))
+    ours = (teacher.decode(latents) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert (abs(ours - theirs).max(axis=-1) > 1e-3).mean() < 0.02, "more than a few pixels on the edge between two code words"
+    assert theirs.std() > 0.01
+
+
 def test_dit(folder):
     teacher = load_diffusers_teacher(folder("dit"), "cpu", guidance_scale=2.0)
     assert teacher.n_classes == 1000 and teacher.class_names[1] == "goldfish" and teacher.shape == (4, 8, 8)
@@ -94,10 +109,10 @@ def test_text_pipelines(folder, name):
 
 
 def test_the_many_step_recipe_arrives_where_diffusers_arrives(folder):
-    """UniPC with 20 steps and DDIM with 500 solve the same equation."""
+    """UniPC with 20 steps and DDIM with 200 solve the same equation."""
     teacher = load_diffusers_teacher(folder("stable_diffusion"), "cpu", prompts=PROMPTS, guidance_scale=1.0)
     x_T = torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(5))
-    fine = teacher.pipeline(PROMPTS, num_inference_steps=500, latents=x_T, guidance_scale=1.0, output_type="latent", height=16, width=16).images
+    fine = teacher.pipeline(PROMPTS, num_inference_steps=200, latents=x_T, guidance_scale=1.0, output_type="latent", height=16, width=16).images
     assert relative(teacher.sample(x_T, PROMPTS), fine) < 0.02
 
 
@@ -144,6 +159,30 @@ def test_refusals(folder, tmp_path, monkeypatch):
     pipe.unet = torch.nn.Linear(1, 1)
     with pytest.raises(ValueError, match="network Linear is not supported"):
         DiffusersTeacher(pipe)
+
+
+def test_load_teacher_finds_the_right_loader(folder, tmp_path):
+    teacher = load_teacher(folder("ddpm"), "cpu", batch_size=3)
+    assert isinstance(teacher, DiffusersTeacher) and teacher.batch_size == 3
+    assert load_teacher(str(folder("stable_diffusion")), "cpu", prompts=PROMPTS).class_names == PROMPTS
+    save_edm(EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,)), tmp_path / "net.safetensors")
+    assert load_teacher(tmp_path / "net.safetensors", "cpu").shape == (3, 8, 8)
+    assert load_teacher("cifar10", "cpu", weights=tmp_path / "net.safetensors").tableau.nfe == 20
+    assert tuple(SETTINGS) == PAPER_SETTINGS
+    with pytest.raises(ValueError, match="cifar10 needs weights"):
+        load_teacher("cifar10", "cpu")
+    with pytest.raises(ValueError, match="offline"):
+        load_teacher("nobody/no-such-pipeline", "cpu")
+    with pytest.raises(ValueError, match="is not a file"):
+        load_teacher(tmp_path / "none.pkl", "cpu")
+
+
+def test_a_distilled_pipeline(folder):
+    """Text-conditional, guided: the training loop takes the teacher as it takes the embedded ones."""
+    teacher = load_diffusers_teacher(folder("stable_diffusion"), "cpu", prompts=PROMPTS, guidance_scale=2.0, size=16)
+    config = TrainConfig(teacher="sd", nfe=3, adversarial_weight=0.0, n_pairs=16, n_val=8, fit_pairs=8, fit_steps=2, device="cpu")
+    records = list(train(config, teacher))
+    assert records[-1].val_loss <= records[0].val_loss and records[-1].tableau.nfe == 3
 
 
 def test_half_precision_networks(folder):

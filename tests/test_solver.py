@@ -150,7 +150,7 @@ def test_the_grid_search_shares_the_first_call_and_sorts(digits):
             return digits.denoiser(x, t, offset, condition)
 
     _, path = sample(digits.denoiser, pairs[:40].x_T, digits.tableau, return_trajectory=True)
-    trials = search_grid(Counting(), 4, 1e-3, pairs[:40], pairs[40:], path, Distance(), powers=(1.0, 1.5, 2.0))
+    trials = search_grid(Counting(), 4, 1e-3, pairs[:40], pairs[40:], path, Distance(), grids=tuple(dict(kind="power", power=p) for p in (1.0, 1.5, 2.0)))
     assert [t.loss for t in trials] == sorted(t.loss for t in trials)
     assert calls.count(1.0) == 2  # one for the fitted pairs, one for the held-out ones
 

@@ -189,9 +189,10 @@ def _network_arguments(name: str, state: dict) -> dict:
     channels = given.get("img_channels", 3)
     return dict({k: given[k] for k in _TAKEN if k in given}, in_channels=channels, out_channels=channels)
 
-# %% ../../nbs/teachers/edm.ipynb #887b97e0
+# %% ../../nbs/teachers/edm.ipynb #f6152f4d
 def read_edm_pickle(path: str | Path) -> EDMPrecond:
-    "The network under `ema` in a published `.pkl`, in float32. ValueError names another kind of network, or what a hostile or damaged file asked for."
+    """The network under `ema` in a published `.pkl`, in float32. ValueError names another kind of network, or what a hostile or damaged
+    file asked for."""
     content = read_pickle(path, inert=_INERT)
     try:
         if not isinstance(content, dict) or not isinstance(content.get("ema"), Inert): raise ValueError('it has no network under "ema"')
