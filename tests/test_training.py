@@ -211,7 +211,7 @@ def papermill(tmp_path, *args, timeout=280):
     ("setting", "message"),
     [
         (("nfe", "0"), "nfe=0: must be a whole number, at least 1"),
-        (("teacher", "imagenet"), "teacher 'imagenet': choose digits, fmnist"),
+        (("teacher", "mnist"), "teacher 'mnist': choose digits, fmnist"),
         (("device", "cuda"), "cuda"),
         (("output_dir", "/proc/nowhere"), "output_dir='/proc/nowhere' cannot be written"),
     ],

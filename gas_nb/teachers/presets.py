@@ -53,14 +53,14 @@ SETTINGS = dict(
     coco=Setting("MS-COCO with Stable Diffusion 1.5, 512x512, latent", "diffusers", "a diffusers folder of Stable Diffusion 1.5", None,
                  _train("l1", 1e-3, 1.0, 2_000, 4, n_val=128), guidance_scale=7.5))
 
-# %% ../../nbs/teachers/presets.ipynb #1f60f3d7
+# %% ../../nbs/teachers/presets.ipynb #d77ba408
 GITS_SIGMAS = {5: (14.6146, 4.39, 1.5286, 0.6526, 0.2667, 0.0292), 6: (14.6146, 4.7242, 1.9132, 0.9324, 0.4557, 0.1801, 0.0292),
                7: (14.6146, 6.4477, 2.2797, 1.1629, 0.6114, 0.3058, 0.1258, 0.0292),
                8: (14.6146, 6.4477, 2.7391, 1.4467, 0.8319, 0.4936, 0.2667, 0.1258, 0.0292)}
 
 def gits_tableau(schedule: NoiseSchedule, steps: int) -> Tableau:
     "iPNDM of order 2 on GITS's grid of `steps` (5 to 8) steps. ValueError for others."
-    if steps not in GITS_SIGMAS: raise ValueError(f"the GITS teacher has {min(GITS_SIGMAS)} to {max(GITS_SIGMAS)} steps, {steps} asked for: students have nfe 4 to 7")
+    if steps not in GITS_SIGMAS: raise ValueError(f"the GITS teacher has 5 to 8 steps, {steps} asked for: students have nfe 4 to 7")
     return ipndm(schedule, times_of_sigmas(schedule, GITS_SIGMAS[steps]), order=2)
 
 # %% ../../nbs/teachers/presets.ipynb #c3182227
@@ -80,13 +80,14 @@ def _captions(prompts: Sequence[str] | str | Path | None) -> list[str]:
     except OSError as e: raise ValueError(f"prompts: {prompts} cannot be read ({e.strerror}); give a text file with one caption a line") from None
     return [line for line in lines if line]
 
-# %% ../../nbs/teachers/presets.ipynb #004fc7b0
+# %% ../../nbs/teachers/presets.ipynb #57b61fb2
 def load_paper_teacher(name: str, weights: str | Path | None, device: str | torch.device = "auto", nfe: int = 4,
                        prompts: Sequence[str] | str | Path | None = None) -> Teacher:
     "The teacher of the setting `name` with the weights in a file or folder. `nfe` (the student's) and `prompts` matter for coco only."
     s = setting(name)
     if not weights or not Path(weights).exists():
-        raise ValueError(f"{name} needs weights={'...' if not weights else str(weights)!r}, {'not given' if not weights else 'which is not there'}: give {s.weights}")
+        raise ValueError(f"{name} needs weights={str(weights) if weights else '...'!r}, {'which is not there' if weights else 'not given'}: "
+                         f"give {s.weights}")
     if s.kind == "edm": teacher = load_edm_teacher(weights, device, s.recipe)
     elif name == "coco": teacher = _load_coco(weights, device, nfe, _captions(prompts), s.guidance_scale)
     else: teacher = load_diffusers_teacher(weights, device, recipe=s.recipe, guidance_scale=s.guidance_scale)
