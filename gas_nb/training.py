@@ -26,11 +26,12 @@ __all__ = ['PHASES', 'PRESETS', 'TrainConfig', 'make_distance', 'lpips_features'
            'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train', 'make_training_pairs',
            'make_eval_pairs', 'validate', 'preset_config', 'resolve', 'results_folder', 'open_run', 'RunLog']
 
-# %% ../nbs/03_train_gas.ipynb #073f99e7
+# %% ../nbs/03_train_gas.ipynb #14500e9e
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides a run's result. Checks itself: ValueError names the value and what is allowed."
-    teacher: str = "fmnist"
+    teacher: str = "fmnist"                          # see load_teacher
+    weights: str = ""                                # where the network of a paper setting (cifar10, ...) lies
     nfe: int = 4                                     # network evaluations per sample
     order: int | None = None                         # how many points back a step may use; None: all
     t_eps: float | None = None                       # last time of the grid; None: the teacher's
@@ -275,12 +276,12 @@ class StepRecord:
     def as_dict(self) -> dict:
         return {k: getattr(self, k) for k in ("phase", "step", "steps", "loss", "val_loss", "seconds")} | self.extras
 
-# %% ../nbs/03_train_gas.ipynb #bcc00f9c
+# %% ../nbs/03_train_gas.ipynb #fa6371f6
 def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Path | None = None,
           pairs: tuple[Pairs, Pairs] | None = None, progress: Callable[[int, int], None] | None = None) -> Iterator[StepRecord]:
     """Distil a solver; yields a StepRecord per step. `pairs` = (training, held-out), made if not given, with `progress(done, total)`.
     With `run_dir` the state is kept there and an interrupted run continues, bit-identically on the CPU. NonFiniteLoss stops it."""
-    teacher = teacher or load_teacher(config.teacher, config.device)
+    teacher = teacher or load_teacher(config.teacher, config.device, config.weights or None)
     state, distance = TrainState(config, teacher), make_distance(config.loss, teacher)
     checkpoint = Path(run_dir) / "checkpoint.safetensors" if run_dir is not None else None
     if checkpoint and checkpoint.exists(): state.load(checkpoint)
@@ -381,11 +382,12 @@ def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     if name not in PRESETS: raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
     return TrainConfig(**{**PRESETS[name], **given})
 
-# %% ../nbs/03_train_gas.ipynb #e1087876
+# %% ../nbs/03_train_gas.ipynb #78430ac7
 def resolve(settings: dict) -> TrainConfig:
     "The TrainConfig of the notebook's parameters; ValueError or OSError names the value that is wrong and what is allowed."
-    teacher_kind(settings["teacher"])
-    names = ("teacher", "nfe", "loss", "condition", "seed", "device")
+    if teacher_kind(settings["teacher"]) == "paper" and not Path(settings["weights"] or "-").exists():
+        raise ValueError(f"weights={settings['weights']!r}: teacher {settings['teacher']} needs a file or folder with its network")
+    names = ("teacher", "weights", "nfe", "loss", "condition", "seed", "device")
     or_preset = {name: settings[name] or None for name in ("method", "lr", "batch_size", "n_pairs", "n_eval", "iterations")}
     weight = None if settings["adversarial"] < 0 else float(settings["adversarial"])
     config = preset_config(settings["preset"], **{name: settings[name] for name in names}, **or_preset,
