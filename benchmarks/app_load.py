@@ -52,7 +52,7 @@ class Visitor(threading.Thread):
     def run(self):
         self.sent = time.perf_counter()
         self.job = self.client.submit(self.teacher, "mixed", 1, self.seed, 8, ["4", "6", "8", "10"], SOLVERS, "best", api_name="/compare")
-        self.pictures, updates = [], 0
+        self.pictures = []
         for update in self.job:
             text = re.sub("<[^>]*>", "", str(update[0]))
             if self.turn is None and "waiting" not in text:

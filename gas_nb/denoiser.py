@@ -34,11 +34,12 @@ def to_epsilon(prediction: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, T
     norm = alpha**2 + sigma**2 if prediction == "v_prediction" else alpha + sigma
     return (sigma if prediction == "v_prediction" else one) / norm, alpha / norm
 
-# %% ../nbs/foundations/denoiser.ipynb #496bff1f
+# %% ../nbs/foundations/denoiser.ipynb #516b85fd
 def data_prediction_weights(schedule: NoiseSchedule, prediction: str, t: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     "(p, q, net_time) for D = p x + q net(x, net_time); float64, differentiable in `t` and `offset`, which are of one shape."
     s = t + offset
-    if not s.requires_grad and not offset.any():
+    no_signal = not schedule.alpha(t.detach()).any()      # the start of a flow model: nothing to subtract noise from
+    if no_signal or (not s.requires_grad and not offset.any()):
         return *to_sample(prediction, schedule.alpha(t), schedule.sigma(t)), schedule.net_time(t)
     r, w = to_epsilon(prediction, schedule.alpha(s), schedule.sigma(s))
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)

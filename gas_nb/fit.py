@@ -65,7 +65,7 @@ def _falling(s: Tensor, t_eps: float, gap: float = 1e-3) -> Tensor:
     times[0], times[-1] = 1.0, t_eps
     return times
 
-# %% ../nbs/foundations/fit.ipynb #6801accf
+# %% ../nbs/foundations/fit.ipynb #b8a14596
 def dense_output(path: Trajectory, schedule: NoiseSchedule, t: float) -> Tensor:
     "The state of a recorded run at time `t`, by the exponential integrator between its times (arXiv 2211.01095, Eq. 9)."
     lam, target = schedule.lambda_(path.times), schedule.lambda_(float(t))
@@ -74,7 +74,7 @@ def dense_output(path: Trajectory, schedule: NoiseSchedule, t: float) -> Tensor:
     u, h = target - lam[k], lam[k + 1] - lam[k]
     D0, D1 = path.predictions[k], path.predictions[min(k + 1, len(path.predictions) - 1)]
     phi_1 = torch.expm1(-u)
-    slope = 0.0 if u <= 0 else float(schedule.alpha(float(t)) * (phi_1 / u + 1) * u / h)
+    slope = 0.0 if u <= 0 or torch.isinf(h) else float(schedule.alpha(float(t)) * (phi_1 / u + 1) * u / h)
     return weighted_sum([(float(schedule.sigma(float(t)) / schedule.sigma(path.times[k])), path.states[k]),
                          (float(-schedule.alpha(float(t)) * phi_1) - slope, D0), (slope, D1)], D0.dtype)
 
@@ -156,18 +156,19 @@ def _run(denoiser, chart, pairs):
     steps = iter(chart.s.tolist())
     return sample(lambda x, t, offset, c: denoiser(x, next(steps), 0.0, c), pairs.x_T, chart.internal(), pairs.condition)
 
-# %% ../nbs/foundations/fit.ipynb #93054d3c
+# %% ../nbs/foundations/fit.ipynb #375204b0
 @torch.no_grad()
 def sensitivities(denoiser: Callable, chart: Chart, x_T: Tensor, condition: Any = None, epsilon: float = 1e-3,
                   max_batch: int = 1000) -> tuple[Tensor, Tensor]:
     """x_N (B, ...) and its derivative by every number of the chart (P, B, ...), in the order of `Chart.vector`; forward
     differences that move the network's input by the fraction `epsilon`. Network batches stay below `max_batch`."""
     n, x, D = chart.nfe, x_T, []
+    sign = -1 if denoiser.schedule.alpha(1.0) == 0 else 1  # a flow model has no times beyond 1
     v, dD = {}, {}                                        # parameter -> dx_k ; parameter -> {j: dD_j}
     for k in range(n):
         time = ("s", k)
         active = [*v, time]
-        h = {p: epsilon * _rms(x) / max(_rms(v[p]), 1e-12) for p in v} | {time: epsilon * max(chart.s[k].item(), 0.01)}
+        h = {p: epsilon * _rms(x) / max(_rms(v[p]), 1e-12) for p in v} | {time: sign * epsilon * max(chart.s[k].item(), 0.01)}
         inputs = torch.stack([x] + [x if p == time else x + h[p] * v[p] for p in active])
         at = chart.s[k] + torch.tensor([0.0] + [h[p] if p == time else 0.0 for p in active], dtype=torch.float64)
         out = _in_batches(denoiser, inputs, at, condition, max_batch)
@@ -222,7 +223,7 @@ def _through_features(distance, x, J, epsilon):
         columns.append((distance.read(x + h * v) - base) / h)
     return torch.stack(columns)
 
-# %% ../nbs/foundations/fit.ipynb #1754c838
+# %% ../nbs/foundations/fit.ipynb #2f347461
 class FitStep(NamedTuple):
     "One Gauss-Newton step: losses on the fitted and on held-out pairs, damping, the solver so far, whether the step was taken."
     step: int
@@ -242,6 +243,7 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
         step = torch.linalg.solve(G + damping * torch.diag(G.diagonal().clamp_min(1e-12 * G.diagonal().max())), -g)
         new = Chart.from_vector(chart.vector() + step, chart.nfe)
         s = new.s.clamp(chart.s / max_stretch, chart.s * max_stretch).clamp(*t_range)
+        if denoiser.schedule.alpha(1.0) == 0: s = torch.cat([chart.s[:1], s[1:].clamp(max=0.999)])     # flow: the start is fixed
         loss = evaluate(denoiser, new := Chart(s, new.a, new.C), val, distance, max_batch)
         if loss < best[0]: best = (loss, max(damping, 1e-7), new, True)
         if best[3] and damping >= mu * 10: break

@@ -16,7 +16,8 @@ from .classic import multistep_terms
 # %% auto #0
 __all__ = ['stick_breaking', 'stick_breaking_inverse', 'GeneralizedSolver']
 
-# %% ../nbs/00_solver.ipynb #d71dda50
+# %% ../nbs/00_solver.ipynb #9bebd7ec
+_LOWEST_LAMBDA = -12.0                                  # flow models start at -inf, where divided differences vanish
 _MARGIN = 1e-5                                          # keeps every break of the stick away from both ends
 
 def stick_breaking(logits: Tensor, t_eps: float) -> Tensor:
@@ -61,7 +62,7 @@ class GeneralizedSolver(nn.Module):
     def times(self) -> Tensor: return stick_breaking(self.time_logits, self.t_eps)
     def extra_repr(self): return f"nfe={self.nfe}, order={self.order}, t_eps={self.t_eps}, theory={self.theory}"
 
-# %% ../nbs/00_solver.ipynb #32645ed2
+# %% ../nbs/00_solver.ipynb #0fec7c44
 def _from_config(config: dict) -> GeneralizedSolver:
     "An untrained solver from another one's `config`."
     return GeneralizedSolver(NoiseSchedule.from_config(config["schedule"]), **{k: v for k, v in config.items() if k != "schedule"})
@@ -73,10 +74,12 @@ def tableau(self: GeneralizedSolver, name: str = "gs") -> Tableau:
     "The solver as a table; gradients flow from its entries to the parameters."
     times = self.times.cpu()
     lam, alpha, sigma = (f(times) for f in (self.schedule.lambda_, self.schedule.alpha, self.schedule.sigma))
+    lam = lam.clamp_min(_LOWEST_LAMBDA)
     row = self._theory_row if self.theory else self._free_row
     unit = torch.eye(2 * self.nfe, dtype=torch.float64)
     rows = torch.stack([row(k, lam, alpha, sigma[k + 1] / sigma[k], unit[:self.nfe], unit[self.nfe:]) for k in range(self.nfe)])
-    return Tableau(times, self.offsets.cpu(), rows[:, :self.nfe], rows[:, self.nfe:], dict(name=name, schedule=self.schedule.config))
+    offsets = self.offsets.cpu() * self.used["offsets"]
+    return Tableau(times, offsets, rows[:, :self.nfe], rows[:, self.nfe:], dict(name=name, schedule=self.schedule.config))
 
 @patch
 def sample(self: GeneralizedSolver, denoiser, x_T: Tensor, condition: Any = None, **kwargs) -> Tensor:
@@ -110,13 +113,13 @@ def _start_at_theory(self: GeneralizedSolver):
         K = -alpha[k + 1] * torch.expm1(lam[k] - lam[k + 1])
         for i in range(min(k + 1, self.order)): self.c[k, i] = row[k - i] / K
 
-# %% ../nbs/00_solver.ipynb #cfb5d06e
+# %% ../nbs/00_solver.ipynb #8093d834
 @patch(as_prop=True)
 def used(self: GeneralizedSolver) -> dict[str, Tensor]:
     "Boolean masks by parameter name: True where an entry takes part in the tableau."
     points = torch.arange(self.order) <= torch.arange(self.nfe)[:, None]
-    full = lambda p: torch.ones_like(p, dtype=torch.bool)
-    return dict(time_logits=full(self.time_logits), offsets=full(self.offsets), a=points, c=points.clone())
+    offsets = torch.arange(self.nfe) > 0 if self.schedule.alpha(1.0) == 0 else torch.ones(self.nfe, dtype=torch.bool)
+    return dict(time_logits=torch.ones(self.nfe - 1, dtype=torch.bool), offsets=offsets, a=points, c=points.clone())
 
 # %% ../nbs/00_solver.ipynb #785a3f93
 @patch

@@ -174,3 +174,33 @@ def test_guided_teacher_distils(digits):
     _, path = sample(guided.denoiser, pairs.x_T, guided.tableau, pairs.condition, return_trajectory=True)
     trials = search_grid(guided.denoiser, 4, 1e-3, pairs[:30], pairs[30:], type(path)(path.times, [s[:30] for s in path.states], [d[:30] for d in path.predictions]), Distance())
     assert trials[0].loss < 0.2
+
+
+@pytest.mark.parametrize("method", ["gauss_newton"])
+def test_a_flow_model_distils(digits, method):
+    """The digits mixture as a flow-matching model: alpha is 0 at t = 1, where lambda is -inf."""
+    from gas_nb.evaluation import best_classic, measure
+    from gas_nb.teacher import Teacher
+    from gas_nb.training import TrainConfig, make_training_pairs, train
+
+    flow, net = NoiseSchedule.flow(), digits.denoiser.net
+
+    def velocity(x, t, label=None):
+        alpha, sigma = (f(t.double())[:, None].to(x.dtype) for f in (flow.alpha, flow.sigma))
+        flat, m, v = x.flatten(1), net.centres.to(x.dtype), alpha**2 * net.s**2 + sigma**2
+        mean = (alpha / v * (flat @ m.T) - alpha**2 / (2 * v) * m.square().sum(1)).softmax(1) @ m
+        epsilon = sigma / v * (flat - alpha * mean)
+        clean = mean + alpha * net.s**2 / v * (flat - alpha * mean)
+        return (epsilon - clean).reshape(x.shape)
+
+    recipe = dict(solver="dpm_solver_pp", nfe=40, spacing="time_uniform", t_eps=1e-3, order=2)
+    teacher = Teacher("flow-digits", Denoiser(velocity, flow, "flow_prediction"), (1, 8, 8), recipe)
+    config = TrainConfig(teacher="flow-digits", method=method, condition="none", iterations=60, fit_steps=4, fit_pairs=150, n_pairs=200, n_val=100, adversarial_weight=0.0, device="cpu")
+    pairs = make_training_pairs(config, teacher)
+    judged = make_pairs(teacher, range(50_000, 50_100))
+    for record in train(config, teacher, pairs=pairs):
+        assert torch.isfinite(torch.tensor(record.loss))
+    learned = measure(teacher, record.tableau, judged)[0]["l1"]
+    classic = measure(teacher, best_classic(teacher, "dpm_solver_pp", 4, pairs[1], ("time_uniform", "time_quadratic")), judged)[0]["l1"]
+    assert learned < (0.5 if method == "gauss_newton" else 1.0) * classic, (learned, classic)
+    assert record.tableau.offsets[0] == 0
