@@ -62,6 +62,14 @@ class GeneralizedSolver(nn.Module):
     def times(self) -> Tensor: return stick_breaking(self.time_logits, self.t_eps)
     def extra_repr(self): return f"nfe={self.nfe}, order={self.order}, t_eps={self.t_eps}, theory={self.theory}"
 
+# %% ../nbs/00_solver.ipynb #8093d834
+@patch(as_prop=True)
+def used(self: GeneralizedSolver) -> dict[str, Tensor]:
+    "Boolean masks by parameter name: True where an entry takes part in the tableau."
+    points = torch.arange(self.order) <= torch.arange(self.nfe)[:, None]
+    offsets = torch.arange(self.nfe) > 0 if self.schedule.alpha(1.0) == 0 else torch.ones(self.nfe, dtype=torch.bool)
+    return dict(time_logits=torch.ones(self.nfe - 1, dtype=torch.bool), offsets=offsets, a=points, c=points.clone())
+
 # %% ../nbs/00_solver.ipynb #0fec7c44
 def _from_config(config: dict) -> GeneralizedSolver:
     "An untrained solver from another one's `config`."
@@ -112,14 +120,6 @@ def _start_at_theory(self: GeneralizedSolver):
         row = sum(w * d for w, d in multistep_terms(lam, alpha, D, k, min(k + 1, self.order, 3)))
         K = -alpha[k + 1] * torch.expm1(lam[k] - lam[k + 1])
         for i in range(min(k + 1, self.order)): self.c[k, i] = row[k - i] / K
-
-# %% ../nbs/00_solver.ipynb #8093d834
-@patch(as_prop=True)
-def used(self: GeneralizedSolver) -> dict[str, Tensor]:
-    "Boolean masks by parameter name: True where an entry takes part in the tableau."
-    points = torch.arange(self.order) <= torch.arange(self.nfe)[:, None]
-    offsets = torch.arange(self.nfe) > 0 if self.schedule.alpha(1.0) == 0 else torch.ones(self.nfe, dtype=torch.bool)
-    return dict(time_logits=torch.ones(self.nfe - 1, dtype=torch.bool), offsets=offsets, a=points, c=points.clone())
 
 # %% ../nbs/00_solver.ipynb #785a3f93
 @patch
