@@ -605,7 +605,7 @@ def _consume(self: LiveDashboard) -> Iterator[Any]:
 
 def _stop_watching(self: LiveDashboard) -> None:
     "End the loop after the current step."
-    self._stop.set(); self._set("stopping")
+    self._set("stopping"); self._stop.set()
 
 def _resume(self: LiveDashboard) -> threading.Thread | None:
     "Go on with a stopped run, in a thread, which is returned; None if there is nothing to go on with."
