@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]  # a whole JupyterLab: minutes, and it wants the machine to itself
 
 EXPLORE = """import torch
 from gas_nb.figures import explore, nfe_explorer
