@@ -565,7 +565,7 @@ def _parsed(old: Any, new: Any) -> Any:
 
 # %% ../nbs/foundations/figures.ipynb #bcda105d
 class LiveDashboard:
-    "Progress, curves and buttons for a generator of step records. `watch(records)` yields them on; `records` (dicts) and `last` stay."
+    "Progress and curves for a generator of step records. `watch(records)` yields them on; `records` (dicts) and `last` stay."
     def __init__(self, title: str = "", baseline: tuple[str, float] | None = None, every: float = 0.5):
         self.title, self.baseline, self.every = title, baseline, every
         self.records, self.last, self.source, self.state = [], None, None, "ready"
@@ -574,7 +574,7 @@ class LiveDashboard:
         self.stop_button, self.resume_button = widgets.Button(description="Stop", icon="stop"), widgets.Button(description="Resume", icon="play", disabled=True)
         self.view = _view(_styled(go.Figure(), title, 340))
         self.stop_button.on_click(lambda _: self.stop()); self.resume_button.on_click(lambda _: self.resume())
-        self.widget = Explorer([widgets.HBox([self.bar, self.stop_button, self.resume_button, self.text]), self.view], self.figure)
+        self.widget = Explorer([widgets.HBox([self.bar, self.text]), self.view], self.figure)
 
     def figure(self) -> Figure: return learning_curves(self.records, self.title, self.baseline)
 
@@ -605,7 +605,7 @@ def _consume(self: LiveDashboard) -> Iterator[Any]:
 
 def _stop_watching(self: LiveDashboard) -> None:
     "End the loop after the current step."
-    self._set("stopping"); self._stop.set()
+    self._stop.set()
 
 def _resume(self: LiveDashboard) -> threading.Thread | None:
     "Go on with a stopped run, in a thread, which is returned; None if there is nothing to go on with."

@@ -112,18 +112,3 @@ def test_a_slider_moves_and_the_figure_changes(browser, lab):
     after = wait(browser, f"const now = (() => {{ {live} }})(); return now !== arguments[0] && now".replace("arguments[0]", repr(before)), "another figure", 20)
     assert after.split("\n")[0] != before.split("\n")[0] and after.split("\n")[1] == before.split("\n")[1]
     assert browser.execute_script("return document.querySelector('.widget-slider .widget-readout').innerText") == "6"
-
-
-def test_the_dashboard_stops_and_resumes_a_training(browser, lab):
-    address, _ = lab
-    browser.get(f"{address}/plain.ipynb?reset")
-    run_cells(browser, 2)
-    state = "return [...document.querySelectorAll('.widget-label')].map(e => e.innerText).find(t => t.includes('distillation'))"
-    wait(browser, f"return ((() => {{ {state} }})() || '').startsWith('running')", "a running training", 60)
-    press = "const b = [...document.querySelectorAll('.jupyter-button')].find(e => e.innerText.includes('{}')); if (b && !b.disabled) {{ b.click(); return true; }}"
-    wait(browser, press.format("Stop"), "the stop button", 20)
-    wait(browser, "return document.body.innerText.includes('loop ended at')", "the end of the loop", 20)
-    stopped = wait(browser, f"const t = (() => {{ {state} }})() || ''; return t.startsWith('stopped') && t", "the word stopped", 20)
-    wait(browser, press.format("Resume"), "the resume button", 20)
-    step = lambda text: int(text.split("(GS) ")[1].split("/")[0])
-    wait(browser, f"const t = (() => {{ {state} }})() || ''; return t.startsWith('running') && +t.split('(GS) ')[1].split('/')[0] > {step(stopped)} && t", "a resumed training", 20)
