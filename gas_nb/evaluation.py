@@ -4,20 +4,30 @@
 
 # %% ../nbs/foundations/evaluation.ipynb #a81950ed
 from __future__ import annotations
+import hashlib
+import importlib
+import math
 import time
-from collections.abc import Callable, Iterable
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
 from .classic import classic_tableau
-from .data import Pairs
+from .compat import import_torchvision
+from .data import CHUNK, Pairs, concatenate
 from .schedule import SPACINGS
-from .tableau import Tableau
+from .tableau import Tableau, sample as run_tableau
 
 # %% auto #0
-__all__ = ['SOLVER_ORDERS', 'l1', 'l2', 'psnr', 'FeatureStatistics', 'feature_statistics', 'frechet_distance', 'best_classic',
-           'measure', 'frechet']
+__all__ = ['INCEPTION_WEIGHTS', 'LPIPS_WEIGHTS', 'IMAGE_FILES', 'PAIRED', 'DISTRIBUTIONS', 'METRICS', 'FEATURES', 'SOLVER_ORDERS',
+           'l1', 'l2', 'psnr', 'FeatureStatistics', 'feature_statistics', 'frechet_distance', 'kernel_distance',
+           'precision_recall', 'density_coverage', 'inception_weights', 'inception_features', 'lpips_distance',
+           'Reference', 'read_fid_reference', 'image_batches', 'load_reference', 'fill', 'block_size', 'blocks',
+           'sample_block', 'sample_pairs', 'Judge', 'evaluate', 'best_classic', 'measure', 'frechet']
 
 # %% ../nbs/foundations/evaluation.ipynb #60dae200
 def _difference(x: Tensor, y: Tensor) -> Tensor:
@@ -135,22 +145,317 @@ def frechet_distance(mu1: Tensor | np.ndarray, sigma1: Tensor | np.ndarray,
     distance = ((mu1 - mu2) ** 2).sum() + np.trace(sigma1) + np.trace(sigma2) - 2 * cross
     return max(float(distance), 0.0)                           # rounding may leave -1e-15 for equal Gaussians
 
+# %% ../nbs/foundations/evaluation.ipynb #kid0code
+def _two_sets(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
+    x, y = (torch.as_tensor(v).detach().double().cpu() for v in (x, y))
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f"features {tuple(x.shape)} and {tuple(y.shape)}: need (n, F) and (m, F)")
+    if min(len(x), len(y)) < least: raise ValueError(f"{len(x)} and {len(y)} samples: need at least {least} of each")
+    if not (torch.isfinite(x).all() and torch.isfinite(y).all()): raise ValueError("features hold NaN or infinity")
+    return x, y
+
+def kernel_distance(x: Tensor, y: Tensor) -> float:
+    """KID: unbiased squared MMD of features (n, F) and (m, F) under (a.b / F + 1)^3 (arXiv 1801.01401, eq. 4).
+    Zero on average for one distribution, so it may be negative. ValueError for fewer than 2 samples."""
+    x, y = _two_sets(x, y, 2)
+    kernel = lambda products: (products / x.shape[1] + 1) ** 3
+    total = lambda a, b: sum(kernel(part @ b.T).sum().item() for part in a.split(1000))
+    within = lambda a: (total(a, a) - kernel(a.square().sum(1)).sum().item()) / (len(a) * (len(a) - 1))
+    return within(x) + within(y) - 2 * total(x, y) / (len(x) * len(y))
+
+# %% ../nbs/foundations/evaluation.ipynb #pr00code
+def _radii(x: Tensor, k: int) -> Tensor:
+    "Distance of each row to its k-th nearest other row."
+    return torch.cat([torch.cdist(part, x).kthvalue(k + 1, dim=1).values for part in x.split(1000)])
+
+def precision_recall(generated: Tensor, real: Tensor, k: int = 3) -> tuple[float, float]:
+    "Precision and recall in [0, 1] of features (n, F), (m, F) by k-nearest-neighbour balls (arXiv 1904.06991, eq. 1, 2)."
+    generated, real = _two_sets(generated, real, k + 1)
+    share = lambda x, centres, radii: sum((torch.cdist(p, centres) <= radii).any(1).sum().item() for p in x.split(1000)) / len(x)
+    return share(generated, real, _radii(real, k)), share(real, generated, _radii(generated, k))
+
+def density_coverage(generated: Tensor, real: Tensor, k: int = 5) -> tuple[float, float]:
+    "Density >= 0 and coverage in [0, 1] of features (n, F), (m, F) by real k-nearest-neighbour balls (arXiv 2002.09797, eq. 3, 4)."
+    generated, real = _two_sets(generated, real, k + 1)
+    radii, inside, covered = _radii(real, k), 0, torch.zeros(len(real), dtype=torch.bool)
+    for part in generated.split(1000):
+        within = torch.cdist(part, real) <= radii
+        inside += within.sum().item()
+        covered |= within.any(0)
+    return inside / (k * len(generated)), covered.double().mean().item()
+
+# %% ../nbs/foundations/evaluation.ipynb #inc0code
+INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"        # the end is how its SHA-256 begins
+
+def inception_weights(path: str | Path | None = None) -> Path:
+    "The file with the Inception weights: `path`, or torch's cache. FileNotFoundError with the remedy."
+    found = Path(path) if path else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_WEIGHTS
+    if found.is_file(): return found
+    raise FileNotFoundError(f"FID needs the Inception weights and {found} does not exist: download "
+                            f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_WEIGHTS} "
+                            "there, or say where it is with weights=; or choose the teacher's own features")
+
+def inception_features(path: str | Path | None = None, device: str | torch.device = "cpu") -> Callable[[Tensor], Tensor]:
+    "Images (B, 1 or 3, H, W) in [-1, 1] to the features (B, 2048) of FID; they are rounded to bytes first, as files are."
+    file = inception_weights(path)
+    import_torchvision()
+    try: network = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    except ImportError: raise ImportError("FID needs the package torch-fidelity: pip install torch-fidelity") from None
+    try: torch.load(file, map_location="cpu", weights_only=True)       # refuses a file that holds more than tensors
+    except Exception as e: raise ValueError(f"{file} does not hold weights: {type(e).__name__}; download it again") from None
+    net = network("inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file)).to(device)
+    return lambda x: net(_bytes(x).expand(-1, 3, -1, -1).to(device))[0]
+
+def _bytes(x: Tensor) -> Tensor: return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+# %% ../nbs/foundations/evaluation.ipynb #lpips0c
+LPIPS_WEIGHTS = "alexnet-owt-7be5be79.pth"
+
+def lpips_distance(device: str | torch.device = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
+    "LPIPS (AlexNet) of two batches (B, 1 or 3, H, W) in [-1, 1] with H, W >= 32, as (B,). FileNotFoundError without weights."
+    file = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_WEIGHTS
+    if not file.is_file():
+        raise FileNotFoundError(f"LPIPS needs {file}: download https://download.pytorch.org/models/{LPIPS_WEIGHTS} there")
+    import_torchvision()
+    try: net = importlib.import_module("lpips").LPIPS(net="alex", verbose=False).eval().requires_grad_(False).to(device)
+    except ImportError: raise ImportError("LPIPS needs the package lpips: pip install lpips") from None
+    def distance(x, y):
+        if min(x.shape[-2:]) < 32: raise ValueError(f"images {tuple(x.shape)}: LPIPS needs at least 32 x 32 pixels")
+        return net(*(v.clamp(-1, 1).expand(-1, 3, -1, -1) for v in (x, y))).flatten()
+    return distance
+
+# %% ../nbs/foundations/evaluation.ipynb #ref0code
+@dataclass(frozen=True)
+class Reference:
+    "`mean` (F,), `covariance` (F, F) and, or None, some of the `features` (m, F) of real images; `source` says of which."
+    mean: Tensor
+    covariance: Tensor
+    features: Tensor | None = None
+    source: str = ""
+
+    def __post_init__(self): _gaussian(self.mean, self.covariance, self.source or "reference")
+    @property
+    def digest(self) -> str:
+        "Changes with any of the numbers."
+        parts = (self.mean, self.covariance) + (() if self.features is None else (self.features,))
+        return hashlib.sha256(b"".join(np.ascontiguousarray(np.asarray(p)).tobytes() for p in parts)).hexdigest()[:16]
+
+def read_fid_reference(path: str | Path) -> Reference:
+    "An `.npz` with `mu` and `sigma`, as EDM publishes them. ValueError for a file that is none; nothing is unpickled."
+    try:
+        with np.load(path, allow_pickle=False) as f: mu, sigma = (np.asarray(f[k], dtype=np.float64) for k in ("mu", "sigma"))
+    except FileNotFoundError: raise FileNotFoundError(f"no reference statistics at {path}") from None
+    except (KeyError, ValueError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as e:
+        raise ValueError(f"{path} is no .npz with arrays `mu` and `sigma` ({e})") from None
+    return Reference(torch.from_numpy(mu), torch.from_numpy(sigma), source=Path(path).name)
+
+# %% ../nbs/foundations/evaluation.ipynb #ref0imgs
+IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+def image_batches(source: str | Path | Iterable[Any], channels: int = 3, batch_size: int = CHUNK) -> Iterator[Tensor]:
+    """Batches (B, C, H, W) in [-1, 1] from a folder of images, or a dataset of images: PIL, bytes (C, H, W), or floats in
+    [-1, 1], alone or with a label behind. ValueError for other ranges and for images of different sizes."""
+    rows, size = [], None
+    for item in (_files(source) if isinstance(source, (str, Path)) else source):
+        image = _as_image(item[0] if isinstance(item, (tuple, list)) else item, channels)
+        size = size or image.shape
+        if image.shape != size: raise ValueError(f"images of {tuple(size)} and {tuple(image.shape)}: bring them to one size first")
+        rows.append(image)
+        if len(rows) == batch_size:
+            yield torch.stack(rows)
+            rows = []
+    if size is None: raise ValueError(f"no images in {source}")
+    if rows: yield torch.stack(rows)
+
+def _files(folder):
+    from PIL import Image
+    if not Path(folder).is_dir(): raise ValueError(f"{folder} is no folder of images and no .npz file")
+    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_FILES):
+        with Image.open(path) as image: yield image.copy()
+
+def _as_image(v, channels):
+    if not isinstance(v, Tensor): v = torch.from_numpy(np.array(v.convert("L" if channels == 1 else "RGB"))).reshape(*v.size[::-1], -1).movedim(-1, 0)
+    v = v.float() / 127.5 - 1 if v.dtype == torch.uint8 else v.float()
+    if v.ndim != 3 or v.abs().max() > 1.001: raise ValueError(f"an image of shape {tuple(v.shape)} with values up to {v.abs().max():.3g}: need (C, H, W) in [-1, 1]")
+    return v
+
+# %% ../nbs/foundations/evaluation.ipynb #ref0load
+@torch.no_grad()
+def load_reference(source: Any, features: Callable[[Tensor], Tensor], channels: int = 3, keep: int = 10_000, size: int = CHUNK) -> Reference:
+    """Statistics of real images: an `.npz`, a folder or a dataset (see `image_batches`), a (mean, covariance) pair, or a
+    Reference. `features` maps images to (B, F); the first `keep` feature vectors stay. It always sees `size` images at once."""
+    if isinstance(source, Reference): return source
+    if isinstance(source, (str, Path)) and Path(source).suffix == ".npz": return read_fid_reference(source)
+    if isinstance(source, tuple) and len(source) == 2: return Reference(*(torch.as_tensor(v) for v in source), source="given moments")
+    statistics, kept = FeatureStatistics(), []
+    for batch in image_batches(source, channels, size):
+        rows = features(fill(batch, size))[:len(batch)].double().cpu()
+        statistics.update(rows)
+        if len(statistics) - len(rows) < keep: kept.append(rows)
+    name = str(source) if isinstance(source, (str, Path)) else type(source).__name__
+    return Reference(statistics.mean, statistics.covariance, torch.cat(kept)[:keep], f"{len(statistics)} images of {name}")
+
+def fill(x: Tensor, size: int) -> Tensor:
+    "x (b, ...) with its last row repeated up to `size` rows."
+    return x if len(x) >= size else torch.cat([x, x[-1:].expand(size - len(x), *x.shape[1:])])
+
+# %% ../nbs/foundations/evaluation.ipynb #blk0code
+def block_size(teacher) -> int:
+    "Samples per network call, by the size of one sample alone: 50, fewer above 12,288 numbers a sample."
+    return max(1, min(CHUNK, CHUNK * 12_288 // math.prod(teacher.shape)))
+
+def blocks(pairs: Pairs | Iterable[Pairs], size: int) -> Iterator[tuple[Pairs, int]]:
+    "(pairs, n): exactly `size` rows, of which the first `n` count, from pairs that come in batches of any sizes."
+    rest = None
+    for part in [pairs] if isinstance(pairs, Pairs) else pairs:
+        rest = part if rest is None or not len(rest) else concatenate([rest, part])
+        whole = len(rest) // size * size
+        for i in range(0, whole, size): yield rest[i:i + size], size
+        rest = rest[whole:]
+    if rest is not None and len(rest): yield rest[[min(i, len(rest) - 1) for i in range(size)]], len(rest)
+
+@torch.no_grad()
+def sample_block(teacher, tableau: Tableau, pairs: Pairs) -> Tensor:
+    "Samples of one block, in one network batch, on the teacher's device."
+    labels = teacher.labels(pairs.condition, len(pairs))
+    x = run_tableau(teacher.denoiser, pairs.x_T.to(teacher.device), tableau, None if labels is None else labels.to(teacher.device))
+    if torch.isfinite(x).all(): return x
+    raise ValueError(f"{tableau} makes samples that are not finite: it diverges on this teacher")
+
+def sample_pairs(teacher, tableau: Tableau, pairs: Pairs, size: int | None = None) -> Tensor:
+    "Samples (n, ...) of `tableau` from the noise of `pairs`, on the CPU, block by block."
+    return torch.cat([sample_block(teacher, tableau, p)[:n].cpu() for p, n in blocks(pairs, size or block_size(teacher))])
+
+# %% ../nbs/foundations/evaluation.ipynb #ev00code
+PAIRED, DISTRIBUTIONS = ("l1", "l2", "psnr", "lpips"), ("frechet", "kid", "precision", "recall", "density", "coverage")
+METRICS = PAIRED + DISTRIBUTIONS
+FEATURES = ("teacher", "inception")
+
+class Judge:
+    """What solvers of `teacher` are measured by. `metrics`: names in METRICS, or "auto" for all that can be had. `features`:
+    "teacher" (its own) or "inception" (then `frechet` is FID). `reference`: see `load_reference`; None: the teacher's own.
+    `weights`: the Inception file. `keep`: feature vectors kept for KID, precision ... Errors come here, before any sampling."""
+    def __init__(self, teacher, metrics: str | Iterable[str] = "auto", features: str = "teacher", reference: Any = None,
+                 weights: str | Path | None = None, keep: int = 10_000):
+        if features not in FEATURES: raise ValueError(f"features={features!r}: choose one of {', '.join(FEATURES)}")
+        if isinstance(metrics, str) and metrics != "auto": metrics = metrics.replace(",", " ").split()
+        if metrics != "auto" and (wrong := [m for m in metrics if m not in METRICS] or not metrics):
+            raise ValueError(f"metrics {wrong if metrics else metrics}: choose from {', '.join(METRICS)}, or 'auto'")
+        if not keep >= 10: raise ValueError(f"keep={keep}: precision and coverage need at least 10 feature vectors")
+        self.teacher, self.keep, self.size = teacher, keep, block_size(teacher)
+        self.lpips = self._try_lpips(metrics)
+        self.features_name = "Inception" if features == "inception" else teacher.features_name
+        self.features = inception_features(weights, teacher.device) if features == "inception" else teacher.features
+        self.reference = self._find_reference(reference, features)
+        self.metrics = [m for m in METRICS if self._missing(m) is None] if metrics == "auto" else [m for m in METRICS if m in metrics]
+        if problems := [why for m in self.metrics if (why := self._missing(m))]: raise ValueError("; ".join(dict.fromkeys(problems)))
+
+# %% ../nbs/foundations/evaluation.ipynb #ev00help
+def _try_lpips(self: Judge, metrics) -> Callable | None:
+    if metrics != "auto": return lpips_distance(self.teacher.device) if "lpips" in metrics else None
+    try: return lpips_distance(self.teacher.device) if min(self.teacher.shape[-2:]) >= 32 else None
+    except (FileNotFoundError, ImportError): return None
+
+def _find_reference(self: Judge, reference, features) -> Reference | None:
+    "The reference, or None; the teacher's own belongs to the teacher's own features."
+    if reference is None:
+        if features == "inception": raise ValueError("features='inception': give reference=, an .npz with mu and sigma, a folder or a dataset")
+        reference = self.teacher.reference()
+        if reference is None: return None
+    channels = 3 if features == "inception" else self.teacher.shape[0]
+    found = load_reference(reference, self.features, channels, self.keep, self.size)
+    width = self.features(self.teacher.decode(torch.zeros(1, *self.teacher.shape, device=self.teacher.device))).shape[1]
+    if len(found.mean) != width: raise ValueError(f"the reference has {len(found.mean)} features, {self.features_name} {width}: they do not belong together")
+    return found
+
+def _missing(self: Judge, metric: str) -> str | None:
+    "Why `metric` cannot be computed, or None."
+    if metric == "lpips": return None if self.lpips else "lpips needs weights"
+    if metric not in DISTRIBUTIONS: return None
+    if self.reference is None: return f"{metric} needs reference=: an .npz, a folder of images or a dataset"
+    if metric == "frechet" or self.reference.features is not None: return None
+    return f"{metric} needs the features of real images, not only their moments: give reference= a folder or a dataset"
+
+Judge._try_lpips, Judge._find_reference, Judge._missing = _try_lpips, _find_reference, _missing
+
+# %% ../nbs/foundations/evaluation.ipynb #ev00tally
+class _Tally:
+    "What is known about one tableau's samples so far."
+    def __init__(self, judge: Judge, tableau: Tableau):
+        self.judge, self.tableau, self.n, self.sums = judge, tableau, 0, dict.fromkeys([m for m in judge.metrics if m in PAIRED], 0.0)
+        self.statistics, self.kept, self.seconds, self.drawn = FeatureStatistics(), [], 0.0, 0
+
+    def add(self, pairs: Pairs, n: int) -> Tensor:
+        j, start = self.judge, _clock(self.judge.teacher.device)
+        x = sample_block(j.teacher, self.tableau, pairs)
+        self.seconds, self.drawn = self.seconds + _clock(j.teacher.device) - start, self.drawn + len(x)
+        self.n += n
+        if any(m in j.metrics for m in ("psnr", "lpips", *DISTRIBUTIONS)): image = j.teacher.decode(x)
+        target = pairs.x_0.to(x.device)
+        goal = j.teacher.decode(target) if {"psnr", "lpips"} & self.sums.keys() else None
+        for name in self.sums:
+            values = dict(l1=lambda: l1(x, target), l2=lambda: l2(x, target), psnr=lambda: psnr(image, goal), lpips=lambda: j.lpips(image, goal))[name]()
+            self.sums[name] += values[:n].double().cpu().sum().item()
+        if set(DISTRIBUTIONS) & set(j.metrics):
+            rows = j.features(image)[:n].double().cpu()
+            if len(self.statistics) < j.keep: self.kept.append(rows[:j.keep - len(self.statistics)])
+            self.statistics.update(rows)
+        return x[:n]
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda": torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+# %% ../nbs/foundations/evaluation.ipynb #ev00row
+def _row(self: _Tally) -> dict:
+    "The result as numbers that JSON can hold; None where a number does not exist (the PSNR of equal images)."
+    j, recipe = self.judge, self.tableau.meta.get("recipe", {})
+    if not self.n: raise ValueError("no pairs: give at least one")
+    row = dict(solver=self.tableau.name, nfe=self.tableau.nfe, spacing=recipe.get("spacing"), order=recipe.get("order"), n=self.n,
+               seconds_per_image=self.seconds / self.drawn) | {m: v / self.n for m, v in self.sums.items()}
+    wanted, real = set(DISTRIBUTIONS) & set(j.metrics), None if j.reference is None else j.reference.features
+    if "frechet" in wanted: row["frechet"] = frechet_distance(self.statistics.mean, self.statistics.covariance, j.reference.mean, j.reference.covariance)
+    mine = torch.cat(self.kept) if self.kept else None
+    if "kid" in wanted: row["kid"] = kernel_distance(mine, real)
+    for names, f in ((("precision", "recall"), precision_recall), (("density", "coverage"), density_coverage)):
+        if wanted & set(names): row |= {k: v for k, v in zip(names, f(mine, real)) if k in wanted}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+_Tally.row = _row
+
+def _judge(self: Judge, tableaus: Tableau | Iterable[Tableau], pairs: Pairs | Iterable[Pairs], progress: Callable[[int], None] | None = None) -> list[dict]:
+    "A row per tableau. `pairs`: Pairs, or batches of them (`PairDataset.shards()`), read once; `progress(samples done)`."
+    tallies = [_Tally(self, t) for t in ([tableaus] if isinstance(tableaus, Tableau) else tableaus)]
+    done = 0
+    for block, n in blocks(pairs, self.size):
+        for tally in tallies: tally.add(block, n)
+        done += n
+        if progress is not None: progress(done)
+    return [tally.row() for tally in tallies]
+
+Judge.__call__ = _judge
+
+def evaluate(teacher, tableaus: Tableau | Iterable[Tableau], pairs: Pairs | Iterable[Pairs], **options: Any) -> list[dict]:
+    "Rows of metrics, one per tableau, on one stream of pairs. `options` are those of `Judge`."
+    return Judge(teacher, **options)(tableaus, pairs)
+
 # %% ../nbs/foundations/evaluation.ipynb #34dffeb8
 SOLVER_ORDERS = dict(ddim=(1,), dpm_solver_pp=(2, 3), unipc=(2, 3), ipndm=(2, 3))
 
-def best_classic(teacher, solver: str, nfe: int, pairs: Pairs, spacings: tuple = SPACINGS) -> Tableau:
+def best_classic(teacher, solver: str, nfe: int, pairs: Pairs, spacings: tuple = SPACINGS, orders: tuple | None = None) -> Tableau:
     "The training-free `solver` with the order and spacing that come closest (L1) to the teacher on `pairs`; see `meta['recipe']`."
+    orders = orders or SOLVER_ORDERS[solver]
     tables = [classic_tableau(solver, teacher.schedule, nfe, kind, teacher.t_eps, **({"order": p} if p > 1 else {}))
-              for p in SOLVER_ORDERS[solver] for kind in spacings if p <= nfe or p == min(SOLVER_ORDERS[solver])]
-    distances = [l1(teacher.sample(pairs.x_T, pairs.condition, tab), pairs.x_0.to(teacher.device)).mean().item() for tab in tables]
+              for p in orders for kind in spacings if p <= nfe or p == min(orders)]
+    distances = [l1(sample_pairs(teacher, tab, pairs), pairs.x_0.cpu()).mean().item() for tab in tables]
     return tables[min(range(len(tables)), key=distances.__getitem__)]
 
 # %% ../nbs/foundations/evaluation.ipynb #ca5a7117
 def measure(teacher, tableau: Tableau, pairs: Pairs, reference: tuple | None = None) -> tuple[dict, Tensor]:
-    """One row (solver, nfe, spacing, l1, l2, frechet, seconds_per_image) and the samples. `reference`: (mean, covariance) of
-    features that the Frechet distance compares with; None: no such column value."""
+    """One row (solver, nfe, spacing, l1, l2, frechet, seconds_per_image) and the samples, for a few pairs that fit into memory.
+    `reference`: (mean, covariance) of features that the Frechet distance compares with; None: no such column value."""
     start = time.perf_counter()
-    x = teacher.sample(pairs.x_T, pairs.condition, tableau).cpu()
+    x = sample_pairs(teacher, tableau, pairs)
     row = dict(solver=tableau.name, nfe=tableau.nfe, spacing=tableau.meta.get("recipe", {}).get("spacing"), order=tableau.meta.get("recipe", {}).get("order"))
     row |= dict(seconds_per_image=(time.perf_counter() - start) / len(x), l1=l1(x, pairs.x_0.cpu()).mean().item(), l2=l2(x, pairs.x_0.cpu()).mean().item())
     return row | dict(frechet=None if reference is None else frechet(teacher, x, reference)), x
@@ -158,7 +463,6 @@ def measure(teacher, tableau: Tableau, pairs: Pairs, reference: tuple | None = N
 @torch.no_grad()
 def frechet(teacher, x: Tensor, reference: tuple) -> float:
     "Frechet distance between the teacher's features of samples `x` and a reference (mean, covariance)."
-    size = teacher.batch_size
-    s = FeatureStatistics()
-    for i in range(0, len(x), size): s.update(teacher.features(teacher.decode(x[i:i + size].to(teacher.device))))
-    return frechet_distance(s.mean, s.covariance, *reference)
+    size, s = block_size(teacher), FeatureStatistics()
+    for part in x.split(size): s.update(teacher.features(teacher.decode(fill(part, size).to(teacher.device)))[:len(part)])
+    return frechet_distance(s.mean, s.covariance, *reference[:2])

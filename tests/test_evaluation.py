@@ -1,13 +1,36 @@
 """Distances: definitions, exactness of streamed statistics, and the Frechet distance against independent code."""
 import importlib
+import json
 
 import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from PIL import Image
 
+from gas_nb.classic import classic_tableau
 from gas_nb.compat import import_torchvision
-from gas_nb.evaluation import FeatureStatistics, feature_statistics, frechet_distance, l1, l2, psnr
+from gas_nb.data import eval_seeds, make_pairs
+from gas_nb.evaluation import (
+    LPIPS_WEIGHTS,
+    METRICS,
+    FeatureStatistics,
+    Judge,
+    density_coverage,
+    evaluate,
+    feature_statistics,
+    frechet_distance,
+    inception_features,
+    kernel_distance,
+    l1,
+    l2,
+    load_reference,
+    lpips_distance,
+    precision_recall,
+    psnr,
+    sample_pairs,
+)
+from gas_nb.teacher import load_teacher
 
 
 def rows(n, d, seed=0, mean=0.0):
@@ -144,3 +167,202 @@ def test_what_is_no_gaussian_is_refused(change, message):
 def test_statistics_of_cuda_features():
     x = rows(200, 8).float()
     assert torch.equal(streamed(x.cuda(), 30).covariance, streamed(x, 30).covariance)
+
+
+# --- kernel distance, precision and recall, density and coverage: against published implementations and definitions
+
+
+def normal(n, d, seed, shift=0.0):
+    return shift + torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_kernel_distance_agrees_with_torch_fidelity_and_torchmetrics():
+    import_torchvision()
+    fidelity = importlib.import_module("torch_fidelity.metric_kid")
+    poly_mmd = importlib.import_module("torchmetrics.image.kid").poly_mmd
+    options = dict(kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0)
+    for seed in range(3):
+        a, b = normal(300, 16, seed), normal(300, 16, seed + 10, 0.2)
+        ours = kernel_distance(a, b)
+        assert ours == pytest.approx(fidelity.kernel_mmd(a.numpy(), b.numpy(), **options), rel=1e-9)
+        assert ours == pytest.approx(poly_mmd(a, b).item(), rel=1e-9)
+        assert kernel_distance(b, a) == pytest.approx(ours, rel=1e-9)
+
+
+def test_kernel_distance_is_unbiased_and_not_for_equal_numbers_only():
+    values = [kernel_distance(normal(40, 4, s), normal(70, 4, 1000 + s)) for s in range(200)]
+    assert min(values) < 0 < max(values)
+    assert abs(np.mean(values)) < 4 * np.std(values) / 200**0.5
+
+
+def balls(x, k):
+    d = np.linalg.norm(x[:, None] - x[None], axis=-1)
+    return np.sort(d, axis=1)[:, k]
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_precision_recall_density_and_coverage_follow_their_definitions(k):
+    fidelity = importlib.import_module("torch_fidelity.metric_prc")
+    for seed in range(3):
+        x, y = normal(61, 5, seed), normal(83, 5, seed + 20, 0.4)
+        d = np.linalg.norm(x.numpy()[:, None] - y.numpy()[None], axis=-1)
+        real, generated = balls(y.numpy(), k), balls(x.numpy(), k)
+        expected = (d <= real).any(1).mean(), (d.T <= generated).any(1).mean()
+        assert precision_recall(x, y, k) == pytest.approx(expected)
+        assert precision_recall(x, y, k) == pytest.approx(fidelity.calculate_precision_recall_full(x, y, k))
+        assert density_coverage(x, y, k) == pytest.approx(((d <= real).sum() / k / len(x), (d <= real).any(0).mean()))
+
+
+def test_more_rows_than_one_block_give_the_same_answer():
+    x, y = normal(1100, 3, 0), normal(1300, 3, 1)
+    p, r = precision_recall(x, y)
+    assert p == pytest.approx(((torch.cdist(x, y) <= torch.from_numpy(balls(y.numpy(), 3))).any(1)).double().mean().item())
+    assert 0.9 < r <= 1 and density_coverage(x, x)[1] == 1.0
+
+
+@pytest.mark.parametrize("f", [kernel_distance, precision_recall, density_coverage])
+def test_feature_sets_that_do_not_fit_are_refused(f):
+    for x, y, message in ((normal(9, 3, 0), normal(9, 4, 0), "need"), (normal(9, 3, 0), normal(1, 3, 0), "at least"),
+                          (normal(9, 3, 0) * torch.nan, normal(9, 3, 0), "NaN")):
+        with pytest.raises(ValueError, match=message):
+            f(x, y)
+
+
+# --- Inception and LPIPS: wired up with random weights, no download
+
+
+@pytest.fixture(scope="module")
+def random_inception(tmp_path_factory):
+    """A weights file of the right shape with random numbers in it: 95 MB that no test downloads."""
+    import_torchvision()
+    module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
+    path = tmp_path_factory.mktemp("weights") / "inception.pth"
+    load, module.torch.load = module.torch.load, lambda *a, **k: None
+    strict, module.FeatureExtractorInceptionV3.load_state_dict = module.FeatureExtractorInceptionV3.load_state_dict, lambda *a: None
+    torch.manual_seed(0)
+    try:
+        net = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path="none")
+    finally:
+        module.torch.load, module.FeatureExtractorInceptionV3.load_state_dict = load, strict
+    torch.save(net.state_dict(), path)
+    return path, net
+
+
+@pytest.mark.slow
+def test_inception_features_are_those_of_torch_fidelity(random_inception):
+    path, net = random_inception
+    f, x = inception_features(path), torch.rand(2, 1, 32, 32) * 2 - 1
+    expected = net(((x + 1) * 127.5).round().byte().expand(-1, 3, -1, -1))[0]
+    assert f(x).shape == (2, 2048) and torch.equal(f(x), expected)
+
+
+def test_missing_or_wrong_inception_weights_are_named_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    digits = load_teacher("digits", "cpu")
+    monkeypatch.setattr(digits.denoiser, "net", None)                        # any sampling would fail
+    with pytest.raises(FileNotFoundError, match="weights-inception-2015-12-05.*download.*weights="):
+        Judge(digits, features="inception", reference=(torch.zeros(2048), torch.eye(2048)))
+    with pytest.raises(FileNotFoundError, match="alexnet"):
+        Judge(digits, "l1 lpips")
+    torch.save({"code": np.dtype("float64").newbyteorder}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match="does not hold weights"):
+        inception_features(tmp_path / "evil.pth")
+
+
+def test_lpips_is_that_of_its_package(monkeypatch, tmp_path):
+    lpips = pytest.importorskip("lpips")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / LPIPS_WEIGHTS).touch()
+    net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).eval()
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(lpips, "LPIPS", lambda **options: net)
+    x, y = torch.rand(3, 1, 32, 32) * 2 - 1, torch.rand(3, 1, 32, 32) * 2 - 1
+    f = lpips_distance()
+    torch.testing.assert_close(f(x, y), net(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)).flatten())
+    assert (f(x, x) == 0).all()
+    with pytest.raises(ValueError, match="at least 32"):
+        f(x[..., :8, :8], y[..., :8, :8])
+
+
+# --- references and whole tables
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_teacher("digits", "cpu")
+
+
+@pytest.fixture(scope="module")
+def table(digits):
+    steps = {n: classic_tableau(n, digits.schedule, 5, "logSNR", 1e-3) for n in ("ddim", "unipc")}
+    return list(steps.values()), make_pairs(digits, eval_seeds(83), "random"), digits.denoiser.net.centres.reshape(-1, 1, 8, 8)
+
+
+def untimed(rows):
+    return [{k: v for k, v in row.items() if k != "seconds_per_image"} for row in rows]
+
+
+def test_a_table_does_not_depend_on_batches_by_one_bit(digits, table):
+    tableaus, pairs, real = table
+    judge = Judge(digits, reference=real)
+    assert set(judge.metrics) == set(METRICS) - {"lpips"}
+    whole = untimed(judge(tableaus, pairs))
+    for size in (1, 17, 50, 64):
+        parts = (pairs[i : i + size] for i in range(0, len(pairs), size))    # a stream that can be read once
+        assert untimed(judge(tableaus, parts)) == whole
+    usual, digits.batch_size = digits.batch_size, 3
+    try:
+        assert untimed(judge(tableaus, pairs)) == whole
+    finally:
+        digits.batch_size = usual
+    assert [untimed(judge(t, pairs))[0] for t in tableaus] == whole
+    json.dumps(whole, allow_nan=False)
+
+
+def test_a_table_holds_what_the_formulas_say(digits, table):
+    tableaus, pairs, real = table
+    rows = evaluate(digits, tableaus, pairs, reference=real, keep=60)
+    for row, tableau in zip(rows, tableaus):
+        x = sample_pairs(digits, tableau, pairs)
+        f, y = x.flatten(1).double(), real.flatten(1).double()[:60]
+        assert row["n"] == 83 and row["nfe"] == 5 and row["seconds_per_image"] > 0
+        for name, g in dict(l1=l1, l2=l2, psnr=psnr).items():
+            assert row[name] == pytest.approx(g(x, pairs.x_0).mean().item(), rel=1e-12)
+        cov = real.flatten(1).double().T.cov(), f.T.cov()
+        exact = frechet_distance(f.mean(0), cov[1], real.flatten(1).double().mean(0), cov[0])
+        assert row["frechet"] == pytest.approx(exact, rel=1e-5)
+        assert row["kid"] == pytest.approx(kernel_distance(f[:60], y), rel=1e-9)         # at most `keep` rows
+        assert (row["precision"], row["recall"]) == pytest.approx(precision_recall(f[:60], y))
+        assert (row["density"], row["coverage"]) == pytest.approx(density_coverage(f[:60], y))
+
+
+def test_the_teacher_itself_is_at_distance_zero(digits, table):
+    row = evaluate(digits, digits.tableau, table[1], metrics="l1 l2 psnr")[0]
+    assert row["l1"] == row["l2"] == 0 and row["psnr"] is None
+
+
+def test_references_from_a_folder_a_dataset_and_an_npz_agree(digits, tmp_path):
+    images = (torch.rand(130, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).byte()
+    for i, image in enumerate(images):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{i:03d}.png")
+    flat = lambda x: x.flatten(1)
+    folder, dataset = load_reference(tmp_path, flat, 1, keep=100), load_reference(images, flat, 1, keep=100)
+    assert torch.equal(folder.mean, dataset.mean) and torch.equal(folder.covariance, dataset.covariance)
+    assert folder.digest == dataset.digest and folder.features.shape == (100, 64)
+    np.savez(tmp_path / "ref.npz", mu=folder.mean, sigma=folder.covariance)
+    npz = load_reference(tmp_path / "ref.npz", flat)
+    assert torch.equal(npz.mean, folder.mean) and npz.features is None
+    rows = [evaluate(digits, digits.tableau, make_pairs(digits, range(6)), reference=r)[0] for r in (tmp_path / "ref.npz", images)]
+    assert rows[0]["frechet"] == rows[1]["frechet"] and "kid" in rows[1] and "kid" not in rows[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04junk", b"\x80\x04."])
+def test_a_damaged_npz_is_named_and_never_unpickled(tmp_path, content):
+    (tmp_path / "ref.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="ref.npz is no .npz with arrays"):
+        load_reference(tmp_path / "ref.npz", lambda x: x)
+    np.savez(tmp_path / "ref.npz", mu=np.array([print], dtype=object), sigma=np.eye(1))
+    with pytest.raises(ValueError, match="is no .npz"):
+        load_reference(tmp_path / "ref.npz", lambda x: x)
+    with pytest.raises(FileNotFoundError, match="none.npz"):
+        load_reference(tmp_path / "none.npz", lambda x: x)
