@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -58,7 +59,7 @@ def default_device(device: str | torch.device = "auto") -> torch.device:
     'The device for "auto", "cpu", "cuda" or "cuda:N"; ValueError for any other value and for CUDA that is not there.'
     name, allowed = str(device), 'use "auto", "cpu", "cuda" or "cuda:N"'
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ValueError(f"unknown device {device!r}: {allowed}")
     if name == "cpu":
@@ -66,6 +67,8 @@ def default_device(device: str | torch.device = "auto") -> torch.device:
     if not torch.cuda.is_available():
         raise ValueError(f"device {device!r} asked for, but torch sees no CUDA GPU: {allowed}")
     count, index = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+    if name == "cuda" and int(os.environ.get("WORLD_SIZE") or 1) > 1 and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % count}"        # one GPU per process of `accelerate launch`
     if index >= count:
         raise ValueError(f"device {device!r} asked for, but there are {count} GPUs, numbered from 0: {allowed}")
     return torch.device(name)

@@ -18,6 +18,7 @@ from torch import Tensor
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from .files import save_safetensors_atomic, write_json_atomic
+from .parallel import in_order, on_main, require_shared
 
 # %% auto #0
 __all__ = ['MAX_SEED', 'TRAIN_SEED', 'EVAL_SEED', 'CHUNK', 'FORMAT', 'VERSION', 'MANIFEST', 'noise', 'random_labels',
@@ -132,7 +133,7 @@ def _make_chunk(teacher, seeds: list[int], condition: Any, chunk: int) -> Pairs:
     if bad.any():
         which = torch.tensor(seeds)[bad].tolist()
         raise ValueError(f"the teacher's samples for seeds {which} are not finite: check its solver and precision")
-    return Pairs(torch.tensor(seeds), x_T, x_0, _each(lambda v: v.cpu(), condition))
+    return Pairs(torch.tensor(seeds), x_T, x_0, _each(lambda v: v.cpu().clone(), condition))
 
 def make_pairs(teacher, seeds: Iterable[int] | Tensor, conditions: Any = None, chunk: int = CHUNK,
                progress: Callable[[int, int], None] | None = None) -> Pairs:
@@ -140,13 +141,25 @@ def make_pairs(teacher, seeds: Iterable[int] | Tensor, conditions: Any = None, c
     tensor (n, ...) or a dict of such. The teacher always runs batches of `chunk`, then `progress(done, total)`."""
     seeds = _seed_list(seeds)
     if not chunk >= 1: raise ValueError(f"chunk={chunk}: the teacher needs batches of at least 1")
-    if _kind(conditions) == "random": conditions = teacher.random_conditions(seeds)
-    _check_rows(conditions, len(seeds))
-    parts = []
-    for i in range(0, len(seeds), chunk):
-        parts.append(_make_chunk(teacher, seeds[i:i + chunk], _rows(conditions, i, i + chunk), chunk))
-        if progress is not None: progress(min(i + chunk, len(seeds)), len(seeds))
-    return concatenate(parts)
+    if _kind(conditions) == "given": _check_rows(conditions, len(seeds))
+    counter = _Counter(0, len(seeds), progress)
+    return concatenate([counter.add(p) for p in _chunks(teacher, seeds, conditions, chunk, range(0, len(seeds), chunk))])
+
+def _chunks(teacher, seeds: list[int], conditions: Any, chunk: int, starts: Iterable[int]) -> Iterator[Pairs]:
+    "The pairs of each chunk that begins at one of `starts`, in order."
+    def make(i):
+        some = seeds[i:i + chunk]
+        drawn = teacher.random_conditions(some) if isinstance(conditions, str) else _rows(conditions, i, i + chunk)
+        return _make_chunk(teacher, some, drawn, chunk)
+    return in_order(make, starts)
+
+class _Counter:
+    "Counts pairs and tells `report(done, total)`."
+    def __init__(self, done: int, total: int, report: Callable | None): self.done, self.total, self.report = done, total, report
+    def add(self, pairs: Pairs) -> Pairs:
+        self.done += len(pairs)
+        if self.report is not None: self.report(self.done, self.total)
+        return pairs
 
 # %% ../nbs/foundations/data.ipynb #6a7136ac
 def _kind(conditions: Any) -> str:
@@ -365,37 +378,32 @@ def generate_pairs(teacher, seeds: Iterable[int] | Tensor, directory: str | Path
                    progress: Callable[[int, int], None] | None = None) -> PairDataset:
     """Like `make_pairs`, into a folder, shard by shard; `teacher.config` is its JSON-ready identity. Whole shards that
     are there already are kept, others are made again. ValueError if the folder holds pairs of another plan, OSError if
-    it cannot be written or is too full."""
+    it cannot be written or is too full. Of several processes the main one writes, and all must see the folder."""
     seeds, directory = _seed_list(seeds), Path(directory)
     plan = _plan(teacher, seeds, conditions, shard_size, chunk)
-    kept = plan["shards"] = _records_to_keep(directory, plan)
-    _check_conditions(directory, kept, plan, conditions)
+    kept = plan["shards"] = on_main(_records_to_keep, directory, plan)
+    on_main(_check_conditions, directory, kept, plan, conditions)
     counter = _Counter(sum(len(_seeds_of(r["seeds"])) for r in kept), len(seeds), progress)
+    if progress is not None: progress(counter.done, len(seeds))
     extra = sum(v[0].nbytes for v in _columns(conditions).values()) if plan["conditions"] == "given" else 8
-    _prepare(directory, plan, len(seeds) - counter.done, 8 * torch.Size(plan["shape"]).numel() + 8 + extra)
-    for i in range(-(-len(seeds) // shard_size)):
-        first, end = i * shard_size, (i + 1) * shard_size
-        if _shard_name(i) in {r["file"] for r in kept}: continue
-        part = conditions if isinstance(conditions, str) else _rows(conditions, first, end)
-        pairs = make_pairs(teacher, seeds[first:end], part, chunk, counter)
-        plan["shards"] = plan["shards"] + [_write_shard(directory / _shard_name(i), pairs, teacher.device)]
-        write_json_atomic(directory / MANIFEST, plan)
-        counter.done += len(pairs)
+    on_main(_prepare, directory, plan, len(seeds) - counter.done, 8 * torch.Size(plan["shape"]).numel() + 8 + extra)
+    require_shared(directory / MANIFEST)
+    shards = {_shard_name(i // shard_size): range(i, min(i + shard_size, len(seeds)), chunk) for i in range(0, len(seeds), shard_size)}
+    missing = {name: starts for name, starts in shards.items() if name not in {r["file"] for r in kept}}
+    chunks = _chunks(teacher, seeds, conditions, chunk, [i for starts in missing.values() for i in starts])
+    for name, starts in missing.items():
+        pairs = concatenate([counter.add(next(chunks)) for _ in starts])
+        plan["shards"] = on_main(_write_shard, directory / name, pairs, teacher.device, plan)
     return PairDataset(directory)
 
 # %% ../nbs/foundations/data.ipynb #b45c8246
-def _write_shard(path: Path, pairs: Pairs, device: Any) -> dict:
-    "Write one shard and return its record for the manifest."
+def _write_shard(path: Path, pairs: Pairs, device: Any, plan: dict) -> list[dict]:
+    "Write one shard, then the manifest that lists it; returns the list."
     columns = dict(seeds=pairs.seeds, x_T=pairs.x_T, x_0=pairs.x_0, **_columns(pairs.condition))
     data = save_safetensors_atomic(path, columns, {"format": f"{FORMAT} {VERSION}"}).read_bytes()
     made_with = dict(torch=torch.__version__, device=str(device))
-    return dict(file=path.name, seeds=_ranges(pairs.seeds.tolist()), bytes=len(data), sha256=_sha256(data),
-                made_with=made_with)
-
-class _Counter:
-    "Turns the progress of one shard into that of the whole."
-    def __init__(self, done, total, report):
-        self.done, self.total, self.report = done, total, report
-        if report is not None: report(done, total)
-    def __call__(self, n, _):
-        if self.report is not None: self.report(self.done + n, self.total)
+    record = dict(file=path.name, seeds=_ranges(pairs.seeds.tolist()), bytes=len(data), sha256=_sha256(data),
+                  made_with=made_with)
+    shards = [*plan["shards"], record]
+    write_json_atomic(path.parent / MANIFEST, plan | dict(shards=shards))
+    return shards

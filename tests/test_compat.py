@@ -58,3 +58,13 @@ def test_cuda_index_out_of_range(monkeypatch):
     assert default_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ValueError, match="there are 2 GPUs"):
         default_device("cuda:2")
+
+
+def test_each_process_of_a_launch_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, gpu in enumerate((0, 1, 0, 1)):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert default_device("auto") == default_device("cuda") == torch.device("cuda", gpu)
+        assert default_device("cuda:1") == torch.device("cuda:1") and default_device("cpu") == torch.device("cpu")

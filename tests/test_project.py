@@ -25,7 +25,7 @@ RUN_NOTEBOOKS = ("03_train_gas", "04_evaluate", "teachers/fmnist", "teachers/fmn
 
 # Imports run from left to right only; inside one layer they may not form a circle.
 LAYERS = (
-    {"compat", "files", "pickles", "schedule"},
+    {"compat", "files", "parallel", "pickles", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
     {"data", "discriminator", "fit", "teacher", "teachers"},
