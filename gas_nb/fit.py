@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from .data import Pairs
+from .parallel import in_order
 from .schedule import NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
@@ -108,13 +109,13 @@ class GridTrial(NamedTuple):
 def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
                 grids: tuple = GRIDS, batch_size: int = 500) -> list[GridTrial]:
     "Rows fitted on each grid (arguments of `spacing`), judged on `val`; best first."
-    denoiser, trials = _FirstCallShared(denoiser), []
-    for grid in grids:
+    denoiser = _FirstCallShared(denoiser)
+    def trial(grid):
         try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **grid)
-        except ValueError: continue                       # a flow schedule has no logSNR grid from t = 1
+        except ValueError: return None                    # a flow schedule has no logSNR grid from t = 1
         chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition)
-        trials.append(GridTrial(grid, evaluate(denoiser, chart, val, distance, batch_size), chart))
-    return sorted(trials, key=lambda trial: trial.loss)
+        return GridTrial(grid, evaluate(denoiser, chart, val, distance, batch_size), chart)
+    return sorted((found for found in in_order(trial, grids) if found), key=lambda trial: trial.loss)
 
 class _FirstCallShared:
     "Remembers D(x_T, 1): every grid starts with it."
@@ -145,12 +146,8 @@ class Distance:
 @torch.no_grad()
 def evaluate(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, batch_size: int = 500) -> float:
     "Mean distance of the chart's samples to the teacher's, in batches."
-    total = 0.0
-    for i in range(0, len(pairs), batch_size):
-        part = pairs[i:i + batch_size]
-        x = _run(denoiser, chart, part)
-        total += distance.loss(distance.residual(x, part.x_0)).item() * len(part)
-    return total / len(pairs)
+    def loss(part): return distance.loss(distance.residual(_run(denoiser, chart, part), part.x_0)).item() * len(part)
+    return sum(in_order(loss, [pairs[i:i + batch_size] for i in range(0, len(pairs), batch_size)])) / len(pairs)
 
 def _run(denoiser, chart, pairs):
     steps = iter(chart.s.tolist())
@@ -205,15 +202,14 @@ def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: D
     "J^T W J (P, P), J^T W r (P,), both per sample, and the loss of `chart` on `pairs`."
     size = len(chart.vector())
     chunk = max(1, 10 * max_batch // (size * chart.nfe))
-    G, g, loss = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, dtype=torch.float64), 0.0
-    for i in range(0, len(pairs), chunk):
+    def summand(i):
         part = pairs[i:i + chunk]
         x, J = sensitivities(denoiser, chart, part.x_T, part.condition, epsilon, max_batch)
         r = distance.residual(x, part.x_0)
         if distance.features is not None: J = _through_features(distance, x, J, epsilon)
         w, J = distance.weights(r).flatten().double(), J.flatten(1).double()
-        G += ((J * w) @ J.T).cpu(); g += ((J * w) @ r.flatten().double()).cpu()
-        loss += distance.loss(r).item() * len(part)
+        return ((J * w) @ J.T).cpu(), ((J * w) @ r.flatten().double()).cpu(), distance.loss(r).item() * len(part)
+    G, g, loss = map(sum, zip(*in_order(summand, range(0, len(pairs), chunk))))
     return G / len(pairs), g / len(pairs), loss / len(pairs)
 
 def _through_features(distance, x, J, epsilon):
