@@ -19,6 +19,7 @@ from torch import Tensor
 from .classic import classic_tableau
 from .compat import import_torchvision
 from .data import CHUNK, Pairs, concatenate
+from .parallel import in_order
 from .schedule import SPACINGS
 from .tableau import Tableau, sample as run_tableau
 
@@ -288,8 +289,8 @@ def load_reference(source: Any, features: Callable[[Tensor], Tensor], channels: 
     if isinstance(source, (str, Path)) and Path(source).suffix == ".npz": return read_fid_reference(source)
     if isinstance(source, tuple) and len(source) == 2: return Reference(*(torch.as_tensor(v) for v in source), source="given moments")
     statistics, kept = FeatureStatistics(), []
-    for batch in image_batches(source, channels, size):
-        rows = features(fill(batch, size))[:len(batch)].double().cpu()
+    see = lambda batch: features(fill(batch, size))[:len(batch)].double().cpu()
+    for rows in in_order(see, image_batches(source, channels, size)):
         statistics.update(rows)
         if len(statistics) - len(rows) < keep: kept.append(rows)
     name = str(source) if isinstance(source, (str, Path)) else type(source).__name__
@@ -324,7 +325,7 @@ def sample_block(teacher, tableau: Tableau, pairs: Pairs) -> Tensor:
 
 def sample_pairs(teacher, tableau: Tableau, pairs: Pairs, size: int | None = None) -> Tensor:
     "Samples (n, ...) of `tableau` from the noise of `pairs`, on the CPU, block by block."
-    return torch.cat([sample_block(teacher, tableau, p)[:n].cpu() for p, n in blocks(pairs, size or block_size(teacher))])
+    return torch.cat(list(in_order(lambda b: sample_block(teacher, tableau, b[0])[:b[1]].cpu(), blocks(pairs, size or block_size(teacher)))))
 
 # %% ../nbs/foundations/evaluation.ipynb #ev00code
 PAIRED, DISTRIBUTIONS = ("l1", "l2", "psnr", "lpips"), ("frechet", "kid", "precision", "recall", "density", "coverage")
@@ -385,22 +386,27 @@ class _Tally:
         self.judge, self.tableau, self.n, self.sums = judge, tableau, 0, dict.fromkeys([m for m in judge.metrics if m in PAIRED], 0.0)
         self.statistics, self.kept, self.seconds, self.drawn = FeatureStatistics(), [], 0.0, 0
 
-    def add(self, pairs: Pairs, n: int) -> Tensor:
+    def look(self, pairs: Pairs, n: int) -> tuple:
+        "One block, in whichever process: (n, seconds, samples drawn, sums, feature rows)."
         j, start = self.judge, _clock(self.judge.teacher.device)
         x = sample_block(j.teacher, self.tableau, pairs)
-        self.seconds, self.drawn = self.seconds + _clock(j.teacher.device) - start, self.drawn + len(x)
-        self.n += n
+        seconds, sums, rows = _clock(j.teacher.device) - start, {}, None
         if any(m in j.metrics for m in ("psnr", "lpips", *DISTRIBUTIONS)): image = j.teacher.decode(x)
         target = pairs.x_0.to(x.device)
         goal = j.teacher.decode(target) if {"psnr", "lpips"} & self.sums.keys() else None
         for name in self.sums:
             values = dict(l1=lambda: l1(x, target), l2=lambda: l2(x, target), psnr=lambda: psnr(image, goal), lpips=lambda: j.lpips(image, goal))[name]()
-            self.sums[name] += values[:n].double().cpu().sum().item()
-        if set(DISTRIBUTIONS) & set(j.metrics):
-            rows = j.features(image)[:n].double().cpu()
-            if len(self.statistics) < j.keep: self.kept.append(rows[:j.keep - len(self.statistics)])
-            self.statistics.update(rows)
-        return x[:n]
+            sums[name] = values[:n].double().cpu().sum().item()
+        if set(DISTRIBUTIONS) & set(j.metrics): rows = j.features(image)[:n].double().cpu()
+        return n, seconds, len(x), sums, rows
+
+    def add(self, n: int, seconds: float, drawn: int, sums: dict, rows: Tensor | None) -> None:
+        "Take in what `look` saw; in the order of the blocks, in every process."
+        self.n, self.seconds, self.drawn = self.n + n, self.seconds + seconds, self.drawn + drawn
+        for name, v in sums.items(): self.sums[name] += v
+        if rows is None: return
+        if len(self.statistics) < self.judge.keep: self.kept.append(rows[:self.judge.keep - len(self.statistics)])
+        self.statistics.update(rows)
 
 def _clock(device: torch.device) -> float:
     if device.type == "cuda": torch.cuda.synchronize(device)
@@ -427,9 +433,9 @@ def _judge(self: Judge, tableaus: Tableau | Iterable[Tableau], pairs: Pairs | It
     "A row per tableau. `pairs`: Pairs, or batches of them (`PairDataset.shards()`), read once; `progress(samples done)`."
     tallies = [_Tally(self, t) for t in ([tableaus] if isinstance(tableaus, Tableau) else tableaus)]
     done = 0
-    for block, n in blocks(pairs, self.size):
-        for tally in tallies: tally.add(block, n)
-        done += n
+    for seen in in_order(lambda block: [tally.look(*block) for tally in tallies], blocks(pairs, self.size)):
+        for tally, result in zip(tallies, seen): tally.add(*result)
+        done += seen[0][0] if seen else 0
         if progress is not None: progress(done)
     return [tally.row() for tally in tallies]
 
@@ -447,7 +453,7 @@ def best_classic(teacher, solver: str, nfe: int, pairs: Pairs, spacings: tuple =
     orders = orders or SOLVER_ORDERS[solver]
     tables = [classic_tableau(solver, teacher.schedule, nfe, kind, teacher.t_eps, **({"order": p} if p > 1 else {}))
               for p in orders for kind in spacings if p <= nfe or p == min(orders)]
-    distances = [l1(sample_pairs(teacher, tab, pairs), pairs.x_0.cpu()).mean().item() for tab in tables]
+    distances = list(in_order(lambda tab: l1(sample_pairs(teacher, tab, pairs), pairs.x_0.cpu()).mean().item(), tables))
     return tables[min(range(len(tables)), key=distances.__getitem__)]
 
 # %% ../nbs/foundations/evaluation.ipynb #ca5a7117
@@ -464,5 +470,6 @@ def measure(teacher, tableau: Tableau, pairs: Pairs, reference: tuple | None = N
 def frechet(teacher, x: Tensor, reference: tuple) -> float:
     "Frechet distance between the teacher's features of samples `x` and a reference (mean, covariance)."
     size, s = block_size(teacher), FeatureStatistics()
-    for part in x.split(size): s.update(teacher.features(teacher.decode(fill(part, size).to(teacher.device)))[:len(part)])
+    see = lambda part: teacher.features(teacher.decode(fill(part, size).to(teacher.device)))[:len(part)].cpu()
+    for rows in in_order(see, x.split(size)): s.update(rows)
     return frechet_distance(s.mean, s.covariance, *reference[:2])

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os, pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import Any
 import torch
@@ -50,10 +51,9 @@ def in_order(f: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     take all results. With several processes tensors come back on the CPU. An exception in one is raised in all."""
     n = processes()
     if n == 1: yield from map(f, items); return
-    items, me = list(items), start().process_index
-    for first in range(0, len(items), n):
-        mine = _attempt(f, items[first + me]) if first + me < len(items) else None
-        for out in gather(mine)[:len(items) - first]: yield _value(out)
+    items, me = iter(items), start().process_index
+    while batch := list(islice(items, n)):
+        for out in gather(_attempt(f, batch[me]) if me < len(batch) else None)[:len(batch)]: yield _value(out)
 
 def gather(value: Any) -> list:
     "The `value` of each process, in their order; tensors on the CPU."
