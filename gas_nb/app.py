@@ -166,12 +166,13 @@ def run_cell(ask: Ask, teacher: Teacher, tableau: Tableau) -> tuple[Tensor, floa
 def generate(ask: Ask, teacher: Teacher, trained: Sequence[Trained] = (), run: Callable = run_cell) -> Iterator[Cell]:
     "Cells of a comparison as they are ready. The teacher's has solver 'teacher'; cells made before it come again with their distance."
     if ask.guidance != 1: teacher = teacher.with_guidance(ask.guidance)
-    target = None
-    for nfe, solver in [(n, s) for n in sorted(ask.nfes) for s in ask.solvers]:
-        tab = find_tableau(ask, teacher, solver, nfe, trained)
-        if tab is None: cell = Cell(solver, nfe, note=f"none trained for {nfe}")
-        else: cell = Cell(solver, nfe, *run(ask, teacher, tab))
-        if target is None and cell.images is not None:
+    target, places = None, [(n, s) for n in sorted(ask.nfes) for s in ask.solvers]
+    tables = {(n, s): find_tableau(ask, teacher, s, n, trained) for n, s in places}
+    yield from (Cell(s, n, note=f"none trained for {n}") for n, s in places if tables[n, s] is None)
+    for (nfe, solver), tab in tables.items():
+        if tab is None: continue
+        cell = Cell(solver, nfe, *run(ask, teacher, tab))
+        if target is None:
             yield cell
             images, seconds = run(ask, teacher, teacher.tableau)
             target = Cell("teacher", teacher.tableau.nfe, images, seconds)
@@ -262,12 +263,17 @@ def grid_html(ask: Ask, shape: tuple, cells: dict[str, Cell], names: dict[str, s
     "The comparison so far as a table, between the noise (of `shape`, one sample's) and the teacher."
     nfes, target = sorted(ask.nfes), cells.get("teacher|20")
     head = "".join(f'<th scope="col">{n}<span class="quiet"> evaluations</span></th>' for n in nfes)
-    rows = "".join(f'<tr><th scope="row">{html.escape(names.get(s, label(s)))}</th>' + "".join(f"<td>{_cell_html(ask, cells.get(f'{s}|{n}'), names, running)}</td>" for n in nfes) + "</tr>"
-                   for s in ask.solvers)
+    title = {s: html.escape(names.get(s, label(s))) for s in ask.solvers}
+    untrained = [s for s in ask.solvers if all((c := cells.get(f"{s}|{n}")) and c.images is None for n in nfes)]
+    rows = "".join(f'<tr><th scope="row">{title[s]}</th>'
+                   + "".join(f"<td>{_cell_html(ask, cells.get(f'{s}|{n}'), names, running)}</td>" for n in nfes) + "</tr>"
+                   for s in ask.solvers if s not in untrained)
+    missing = "".join(f"<p><small>{title[s]}: none trained for {', '.join(map(str, nfes))}; the tab Train makes one.</small></p>"
+                      for s in untrained)
     start = _aside("noise", "The same noise", picture(noise(ask.seeds, shape)[:, :3] / 2.5, "the noise that all start from"), "every picture starts here")
     end = _aside("goal", f"Teacher, {target.nfe if target else 20} evaluations", picture(target.images, "the teacher's samples") if target else WAITING,
                  f"{_duration(target.seconds)} per image" if target else "")
-    return f'<div class="compare">{start}<div class="table"><table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>{end}</div>'
+    return f'<div class="compare">{start}<div class="table"><table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>{missing}</div>{end}</div>'
 
 WAITING = '<div class="waiting" aria-hidden="true"></div>'
 def _aside(kind: str, title: str, body: str, below: str) -> str:
@@ -317,7 +323,7 @@ def wait_in_line(place: Place, pause: float = 0.2) -> Iterator[str]:
 @patch
 def compare(self: Workbench, ask: Ask, names: dict[str, str] | None = None, uploads: Sequence[Trained] = ()) -> Iterator[tuple[str, str, dict]]:
     "(status, grid, results) after every cell; results hold the question and its cells by key, for the large view."
-    cells, names, total = {}, names or {}, len(ask.nfes) * len(ask.solvers) + 1
+    cells, names = {}, names or {}
     with self.desk.enter() as place:
         for line in wait_in_line(place): yield line, "", {}
         teacher, start = self.teacher(ask.teacher), time.perf_counter()
@@ -326,12 +332,15 @@ def compare(self: Workbench, ask: Ask, names: dict[str, str] | None = None, uplo
         for cell in generate(ask, teacher, self.solvers(uploads), self.run):
             place.ahead()
             cells[cell.key] = cell
-            yield status(f"{len(cells)} of {total} pictures", len(cells) / total), *page(True)
-        yield status(f"{len(cells)} pictures in {time.perf_counter() - start:.1f} s, {ask.n} samples each, on {self.device_name}"), *page(False)
+            made = sum(c.images is not None for c in cells.values())
+            total = len(ask.nfes) * len(ask.solvers) + 1 - (len(cells) - made)
+            if made: yield status(f"{made} of {total} pictures", made / total), *page(True)
+        yield status(f"{made} pictures in {time.perf_counter() - start:.1f} s, {ask.n} samples each, on {self.device_name}"), *page(False)
 
 @patch(as_prop=True)
 def device_name(self: Workbench) -> str:
-    return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{'the CPU' if self.device.type == 'cpu' else self.device} ({torch.get_num_threads()} threads)"
+    n = torch.get_num_threads()
+    return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{'the CPU' if self.device.type == 'cpu' else self.device} ({n} thread{'s' * (n != 1)})"
 
 # %% ../nbs/05_app.ipynb #3ca34ae6
 @patch
@@ -514,10 +523,15 @@ CSS = """
 .detail .pair {display: flex; gap: 1.5rem; flex-wrap: wrap} .detail figure {flex: 1 1 320px; max-width: 560px; min-width: 0} .detail figcaption {min-height: 2.2rem; display: flex; align-items: center}
 .detail label {display: flex; gap: .6rem; align-items: center} .detail input[type=range] {width: 11rem; accent-color: var(--primary-500)}
 .stack {position: relative} .stack .pixels + .pixels {position: absolute; inset: 0; height: 100%; opacity: var(--blend)}
-.wide {overflow-x: auto; contain: inline-size} .compare thead td {width: auto !important; min-width: 0 !important} .modebar-container {display: none}
+.secondary-wrap input {text-overflow: ellipsis; margin-right: 1.6rem}
+.wide {overflow-x: auto; contain: inline-size} .compare thead td {width: auto !important; min-width: 0 !important} .modebar-container {display: none} .later:has(.empty) {display: none !important}
 @media (max-width: 640px) {
-  .compare {flex-wrap: wrap; gap: .6rem} .compare > figure {flex: 1 1 40%} .compare .table {order: 3; flex: 1 1 100%} .compare td {min-width: 112px} .compare th[scope=row] {width: 4.6rem; font-size: .75rem}
-  .gradio-container {padding: 8px !important}
+  .compare {flex-wrap: wrap; gap: .6rem} .compare > figure {flex: 1 1 40%} .compare .table {order: 3; flex: 1 1 100%}
+  .compare table {display: block; width: 100%} .compare thead, .compare tbody {display: block} .compare thead td, .compare .quiet {display: none}
+  .compare tr {display: flex; flex-wrap: wrap; gap: 6px} .compare th[scope=col], .compare td {flex: 1 1 0; min-width: 84px; width: auto}
+  .compare th[scope=row] {flex: 1 0 100%; width: auto; text-align: left; padding-top: .5rem !important}
+  .compare td small {display: block; font-size: .7rem; line-height: 1.3}
+  .gradio-container {padding: 8px !important} .wide .js-plotly-plot {min-width: 600px}
 }
 """
 PICK = "element.addEventListener('click', e => { const b = e.target.closest('[data-cell]'); if (b) trigger('click', {cell: b.dataset.cell}); });"
@@ -568,14 +582,14 @@ def _controls(bench: Workbench, one: bool = False) -> dict[str, gr.components.Co
     "The controls that make an Ask; with `one` a single solver and NFE are chosen."
     c, choices = {}, bench.solver_choices(DEFAULT.teacher)
     with gr.Row():
-        c["teacher"] = gr.Dropdown([(text, name) for name, text in TEACHERS.items()], value=DEFAULT.teacher, label="Teacher", min_width=170)
+        c["teacher"] = gr.Dropdown([(text, name) for name, text in TEACHERS.items()], value=DEFAULT.teacher, label="Teacher", min_width=220)
         c["condition"] = gr.Dropdown(condition_choices(DEFAULT.teacher), value=DEFAULT.condition, label="Class", min_width=130)
         c["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
         c["n"] = gr.Slider(1, MAX_SAMPLES, DEFAULT.n, step=1, label="Samples", min_width=130, visible=not one)
         if one:
-            c["solvers"] = gr.Dropdown(choices, value="gas" if any(s.kind == "gas" and s.nfe == 4 and s.teacher == DEFAULT.teacher for s in bench.solvers()) else "unipc", label="Solver", min_width=150)
+            c["solvers"] = gr.Dropdown(choices, value="gs", label="Solver", min_width=150)
             c["nfes"] = gr.Dropdown([str(n) for n in NFES], value="4", label="NFE", min_width=110)
-    with gr.Accordion("More choices" if one else "Which solvers, how many evaluations, guidance", open=False):
+    with gr.Accordion("More choices" if one else "Solvers, evaluations, guidance", open=False):
         if not one:
             c["solvers"] = gr.CheckboxGroup(choices, value=list(DEFAULT.solvers), label="Solvers (rows)")
             c["nfes"] = gr.CheckboxGroup([str(n) for n in NFES], value=[str(n) for n in DEFAULT.nfes], label="Evaluations (columns)")
@@ -628,14 +642,17 @@ def _compare_tab(bench: Workbench, demo: gr.Blocks, uploads: gr.State) -> dict:
     return c
 
 # %% ../nbs/05_app.ipynb #0b7aef0c
-def _inside_tab(bench: Workbench, uploads: gr.State) -> dict:
+def _inside_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State) -> dict:
     c = _controls(bench, one=True)
     _follow_teacher(bench, c, uploads)
     show = gr.Button("Show", variant="primary", elem_id="show")
     line = gr.HTML(status("choose a solver and press Show"), elem_id="inside-status", js_on_load=None)
-    grids, table, way = (gr.Plot(show_label=False, container=False, elem_classes="wide") for _ in range(3))
+    grids, table, way = (gr.Plot(show_label=False, container=False, elem_classes=["wide", "later"]) for _ in range(3))
     def look(mine, *values): yield from bench.look_inside(_ask_from(values), uploads=mine)
-    show.click(told(look, [gr.skip()] * 3), [uploads, *_inputs(c)], [line, grids, table, way], show_progress="hidden", concurrency_limit=None, api_name="look_inside")
+    call = dict(fn=told(look, [gr.skip()] * 3), inputs=[uploads, *_inputs(c)], outputs=[line, grids, table, way],
+                show_progress="hidden", concurrency_limit=None)
+    show.click(**call, api_name="look_inside")
+    tab.select(**call, api_visibility="private")                          # nobody opens a tab to see it empty
     return c
 
 def _tradeoff_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State, c: dict) -> None:
@@ -644,7 +661,7 @@ def _tradeoff_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State, c: dict) -> 
         x = gr.Dropdown([("network evaluations", "nfe"), ("seconds per image", "seconds_per_image")], value="nfe", label="Cost", min_width=150)
         y = gr.Dropdown([("L1 to the teacher", "l1"), ("L2 to the teacher", "l2"), ("Fréchet distance", "frechet")], value="l1", label="Quality (lower is better)", min_width=150)
         measure_button, stop = gr.Button("Measure here", variant="primary", elem_id="measure"), gr.Button("Cancel")
-    line, plot = gr.HTML(status("choices of solvers and seeds are those of Compare; NFE 4 to 10"), js_on_load=None), gr.Plot(show_label=False, container=False)
+    line, plot = gr.HTML(status("choices of solvers and seeds are those of Compare; NFE 4 to 10"), js_on_load=None), gr.Plot(show_label=False, container=False, elem_classes="later")
     def draw(found, x, y):
         try: return tradeoff(found, x, y)
         except ValueError: return None
@@ -670,7 +687,7 @@ def _train_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> None
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=90)
         adversarial = gr.Checkbox(True, label="GAS phase", min_width=110)
     with gr.Row(): start, stop = gr.Button("Train", variant="primary", elem_id="train"), gr.Button("Stop, keep what it has", elem_id="stop")
-    line, curves = gr.HTML(status("ready"), elem_id="train-status", js_on_load=None), gr.Plot(show_label=False, container=False)
+    line, curves = gr.HTML(status("ready"), elem_id="train-status", js_on_load=None), gr.Plot(show_label=False, container=False, elem_classes="later")
     jobs = gr.State({})
     def distil(teacher, nfe, size, adversarial, seed, jobs):
         if not isinstance(seed, (int, float)) or not 0 <= seed < 2**31: raise ValueError(f"seed {seed!r}: give a whole number from 0")
@@ -687,7 +704,7 @@ def _download_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> d
     _follow_teacher(bench, c, uploads)
     make = gr.Button("Prepare files", variant="primary", elem_id="prepare")
     line = gr.HTML(status("choose a solver"), elem_id="download-status", js_on_load=None)
-    paths, lines = gr.File(label="The solver: JSON, and a diffusers scheduler", file_count="multiple", interactive=False, elem_id="files"), gr.Code(label="In Python", language="python", interactive=False, elem_classes="wide")
+    paths, lines = gr.File(label="The solver: JSON, and a diffusers scheduler", file_count="multiple", interactive=False, elem_id="files", elem_classes="later"), gr.Code(label="In Python", language="python", interactive=False, elem_classes=["wide", "later"])
     given = gr.File(label="Bring a solver (.json): it joins the solvers of this session", file_types=[".json"], type="filepath", elem_id="upload")
     def prepare(mine, *values):
         files, code = bench.downloads(_ask_from(values), mine)
@@ -710,7 +727,7 @@ def build(runs: str | Path = "runs", device: str = "auto", bench: Workbench | No
         uploads = gr.State([], time_to_live=7200)
         gr.HTML(INTRO.format(device=html.escape(bench.device_name)), js_on_load=None)
         with gr.Tab("Compare"): c = _compare_tab(bench, demo, uploads)
-        with gr.Tab("Look inside"): inside = _inside_tab(bench, uploads)
+        with gr.Tab("Look inside") as tab: inside = _inside_tab(bench, tab, uploads)
         with gr.Tab("Trade-off") as tab: _tradeoff_tab(bench, tab, uploads, c)
         refresh = [c["refresh"], inside["refresh"]]
         with gr.Tab("Train"): _train_tab(bench, uploads, refresh)

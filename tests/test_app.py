@@ -91,7 +91,8 @@ def test_cells_are_the_teachers_own_samples(bench, digits):
 
 
 def test_the_first_cell_comes_before_the_teacher(digits):
-    assert [c.key for c, _ in zip(generate(ASK, digits), range(3))] == ["ddim|4", "teacher|20", "ddim|4"]
+    made = [c.key for c in generate(ASK, digits) if c.images is not None]
+    assert made[:3] == ["ddim|4", "teacher|20", "ddim|4"]
 
 
 def test_equal_seeds_give_equal_pictures_and_other_seeds_others(digits):
