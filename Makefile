@@ -13,11 +13,14 @@ TEACHER ?= fmnist
 OUT ?= runs
 ARGS ?=
 
+# make sweep: how many NFEs at a time
+PROCESSES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+
 # make test
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train test lint check notebooks pytest lab app solvers export readme bench hooks clean
+.PHONY: help train sweep test lint check notebooks pytest lab app solvers export readme bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -46,6 +49,14 @@ train: $(STAMP) ## distil a solver with nbs/03_train_gas.ipynb (NFE=4 TEACHER=fm
 	@echo
 	@echo "The executed notebook is $(OUT)/out.ipynb; the run, with solver.json and metrics.json, is the newest folder in $(OUT)/:"
 	@ls -1dt "$(OUT)"/$(notdir $(TEACHER))-nfe$(NFE)-* | head -1
+
+# Trains and measures what is not there yet. Options go through ARGS: ARGS='-p n_samples 10000 -p repeats 5'.
+sweep: $(STAMP) ## GS and GAS for NFE 4 to 10 against every training-free solver (TEACHER=fmnist OUT=runs PROCESSES=2)
+	@mkdir -p "$(OUT)"
+	$(BIN)/papermill nbs/04_evaluate.ipynb "$(OUT)/sweep-$(notdir $(TEACHER)).ipynb" --log-output --no-progress-bar \
+	  -p train True -p processes $(PROCESSES) -p teacher "$(TEACHER)" -p output_dir "$(OUT)" $(ARGS)
+	@echo
+	@echo "The table is $(OUT)/sweep-$(notdir $(TEACHER))/table.md, all rows are in results.csv and results.json beside it."
 
 # One after the other whatever -j says, pytest last: its closing line ends the log.
 test: ## everything that CI runs: lint, notebooks in step, every notebook, then pytest

@@ -30,6 +30,7 @@ LAYERS = (
     {"classic", "solver"},
     {"data", "discriminator", "fit", "teacher", "teachers"},
     {"evaluation", "interop", "training"},
+    {"sweep"},
     {"figures"},
     {"app"},
 )
