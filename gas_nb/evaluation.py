@@ -450,10 +450,10 @@ SOLVER_ORDERS = dict(ddim=(1,), dpm_solver_pp=(2, 3), unipc=(2, 3), ipndm=(2, 3)
 
 def best_classic(teacher, solver: str, nfe: int, pairs: Pairs, spacings: tuple = SPACINGS, orders: tuple | None = None) -> Tableau:
     "The training-free `solver` with the order and spacing that come closest (L1) to the teacher on `pairs`; see `meta['recipe']`."
-    orders = orders or SOLVER_ORDERS[solver]
+    orders, size = orders or SOLVER_ORDERS[solver], min(block_size(teacher), len(pairs))
     tables = [classic_tableau(solver, teacher.schedule, nfe, kind, teacher.t_eps, **({"order": p} if p > 1 else {}))
               for p in orders for kind in spacings if p <= nfe or p == min(orders)]
-    distances = list(in_order(lambda tab: l1(sample_pairs(teacher, tab, pairs), pairs.x_0.cpu()).mean().item(), tables))
+    distances = list(in_order(lambda tab: l1(sample_pairs(teacher, tab, pairs, size), pairs.x_0.cpu()).mean().item(), tables))
     return tables[min(range(len(tables)), key=distances.__getitem__)]
 
 # %% ../nbs/foundations/evaluation.ipynb #ca5a7117
