@@ -571,10 +571,12 @@ class LiveDashboard:
         self.records, self.last, self.source, self.state = [], None, None, "ready"
         self._stop, self._shown, self._thread = threading.Event(), 0.0, None
         self.bar, self.text = widgets.FloatProgress(min=0, max=1, layout=dict(width="22em")), widgets.Label("ready")
-        self.stop_button, self.resume_button = widgets.Button(description="Stop", icon="stop"), widgets.Button(description="Resume", icon="play", disabled=True)
+        self.stop_button = widgets.Button(description="Stop", icon="stop", tooltip="end after this step")
+        self.resume_button = widgets.Button(description="Resume", icon="play", disabled=True, tooltip="go on where it stopped")
         self.view = _view(_styled(go.Figure(), title, 340))
         self.stop_button.on_click(lambda _: self.stop()); self.resume_button.on_click(lambda _: self.resume())
-        self.widget = Explorer([widgets.HBox([self.bar, self.text]), self.view], self.figure)
+        controls = widgets.HBox([self.stop_button, self.resume_button, self.bar, self.text], layout=dict(flex_flow="row wrap"))
+        self.widget = Explorer([controls, self.view], self.figure)
 
     def figure(self) -> Figure: return learning_curves(self.records, self.title, self.baseline)
 
@@ -622,6 +624,7 @@ LiveDashboard._consume, LiveDashboard.stop, LiveDashboard.resume = _consume, _st
 def _set(self: LiveDashboard, state: str) -> None:
     self.state = state
     self.stop_button.disabled, self.resume_button.disabled = state != "running", state != "stopped"
+    for button in (self.stop_button, self.resume_button): _listen(button)
     self._draw()
 
 def _draw(self: LiveDashboard) -> None:
@@ -632,5 +635,9 @@ def _draw(self: LiveDashboard) -> None:
     held_out = next((q["val_loss"] for q in reversed(self.records) if q.get("val_loss") is not None), None)
     self.text.value = f"{self.state} · {PHASE_LABELS.get(r['phase'], r['phase'])} {r['step']}/{r.get('steps', '?')} · loss {r['loss']:.4g}" + (f" · held out {held_out:.4g}" if held_out is not None else "")
     if has_frontend(): _show(self.view, self.figure())
+
+def _listen(button: widgets.Button) -> None:
+    "Let the next click reach a busy kernel: the subshell that it is sent to, not the loop that drew the button."
+    vars(button.comm).pop("_reply_subshell_id", None)
 
 LiveDashboard._set, LiveDashboard._draw = _set, _draw

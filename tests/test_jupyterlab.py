@@ -112,3 +112,21 @@ def test_a_slider_moves_and_the_figure_changes(browser, lab):
     after = wait(browser, f"const now = (() => {{ {live} }})(); return now !== arguments[0] && now".replace("arguments[0]", repr(before)), "another figure", 20)
     assert after.split("\n")[0] != before.split("\n")[0] and after.split("\n")[1] == before.split("\n")[1]
     assert browser.execute_script("return document.querySelector('.widget-slider .widget-readout').innerText") == "6"
+
+
+CLICK = """return [...document.querySelectorAll('.jp-OutputArea button.jupyter-button')].filter(
+    b => b.innerText.trim() === '%s' && !b.disabled).map(b => b.click()).length"""
+
+
+def test_stop_and_resume_reach_a_kernel_that_is_busy(browser, lab):
+    address, folder = lab
+    notebook = nbformat.read(folder / "plain.ipynb", 4)
+    notebook.cells = notebook.cells[1:] + [new_code_cell("print(dashboard.state, 'behind', dashboard.last['step'])")]
+    nbformat.write(notebook, folder / "watch.ipynb")
+    browser.get(f"{address}/watch.ipynb?reset")
+    run_cells(browser, 1)
+    wait(browser, CLICK % "Stop", "a Stop button that can be pressed")
+    ended = wait(browser, "return /loop ended at (\\d+)\\n/.exec([...document.querySelectorAll('.jp-OutputArea-output')].map(e => e.innerText + '\\n').join(''))?.[1]", "the loop's end", 20)
+    assert 0 < int(ended) < 600
+    wait(browser, CLICK % "Resume", "a Resume button that can be pressed", 20)
+    wait(browser, "return document.body.innerText.includes('done ·')", "the resumed run's end", 60)
