@@ -4,8 +4,9 @@
 
 # %% ../nbs/03_train_gas.ipynb #f33c3195
 from __future__ import annotations
-import copy, hashlib, json, tempfile, time
+import copy, hashlib, json, tempfile, time, urllib.request
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Iterator
 import torch
@@ -20,11 +21,13 @@ from .fit import Chart, Distance, FitStep, gauss_newton_step, search_grid, to_ta
 from .solver import GeneralizedSolver
 from .tableau import Tableau, sample
 from .teacher import Teacher, load_teacher, teacher_kind
+from .teachers.presets import check_setting, read_prompts, train_options
 
 # %% auto #0
-__all__ = ['PHASES', 'PRESETS', 'TrainConfig', 'make_distance', 'lpips_features', 'TrainState', 'load_state', 'NonFiniteLoss',
-           'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train', 'make_training_pairs',
-           'make_eval_pairs', 'validate', 'preset_config', 'resolve', 'results_folder', 'open_run', 'RunLog']
+__all__ = ['PHASES', 'PRESETS', 'TrainConfig', 'make_distance', 'lpips_features', 'check_lpips', 'TrainState', 'load_state',
+           'NonFiniteLoss', 'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train',
+           'make_training_pairs', 'make_eval_pairs', 'validate', 'preset_config', 'resolve', 'teacher_of',
+           'results_folder', 'open_run', 'RunLog']
 
 # %% ../nbs/03_train_gas.ipynb #14500e9e
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class TrainConfig:
     "Everything that decides a run's result. Checks itself: ValueError names the value and what is allowed."
     teacher: str = "fmnist"                          # see load_teacher
     weights: str = ""                                # where the network of a paper setting (cifar10, ...) lies
+    prompts: str = ""                                # text file of captions, for a text teacher
     nfe: int = 4                                     # network evaluations per sample
     order: int | None = None                         # how many points back a step may use; None: all
     t_eps: float | None = None                       # last time of the grid; None: the teacher's
@@ -104,6 +108,18 @@ def lpips_features(device: str | torch.device = "cpu", decode: Callable = lambda
             out.append((unit * (lin.model[-1].weight.clamp_min(0).sqrt() / (layer.shape[-1] * layer.shape[-2]) ** 0.5)).flatten(1))
         return torch.cat(out, 1)
     return features
+
+_VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
+
+def check_lpips() -> None:
+    "ValueError at once where LPIPS could not start: no package, or neither VGG's weights nor a network to fetch them over."
+    if find_spec("lpips") is None: raise ValueError("loss='lpips' needs the package lpips: pip install lpips; or choose loss='l1'")
+    file = Path(torch.hub.get_dir()) / "checkpoints" / _VGG.rpartition("/")[2]
+    if file.is_file(): return
+    try: urllib.request.urlopen(urllib.request.Request(_VGG, method="HEAD"), timeout=2).close()
+    except OSError as e:
+        raise ValueError(f"loss='lpips' needs VGG weights (528 MB) and they cannot be downloaded here ({e}); put {file.name} from {_VGG} "
+                         f"into {file.parent}, or choose loss='l1'") from None
 
 def _load_lpips(device):
     import gas_nb.compat                                  # torchvision must be mended before lpips imports it
@@ -281,7 +297,7 @@ def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Pa
           pairs: tuple[Pairs, Pairs] | None = None, progress: Callable[[int, int], None] | None = None) -> Iterator[StepRecord]:
     """Distil a solver; yields a StepRecord per step. `pairs` = (training, held-out), made if not given, with `progress(done, total)`.
     With `run_dir` the state is kept there and an interrupted run continues, bit-identically on the CPU. NonFiniteLoss stops it."""
-    teacher = teacher or load_teacher(config.teacher, config.device, config.weights or None)
+    teacher = teacher or teacher_of(config)
     state, distance = TrainState(config, teacher), make_distance(config.loss, teacher)
     checkpoint = Path(run_dir) / "checkpoint.safetensors" if run_dir is not None else None
     if checkpoint and checkpoint.exists(): state.load(checkpoint)
@@ -374,26 +390,48 @@ PRESETS = dict(
     paper=dict(method="adam", n_eval=10_000))
 
 def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
-    "The TrainConfig of a preset (auto, quick, cpu, gpu, paper) with `overrides`, of which None means: as the preset says."
+    "The TrainConfig of a preset (auto, quick, cpu, gpu, paper), the teacher's paper setting and `overrides`, of which None means: as they say."
     given = {k: v for k, v in overrides.items() if v is not None}
     if unknown := sorted(set(given) - {f.name for f in fields(TrainConfig)}): raise ValueError(f"unknown settings: {', '.join(unknown)}")
     device = default_device(given.get("device", "auto"))
-    name = ("gpu" if device.type == "cuda" else "cpu") if preset == "auto" else preset
+    setting = _paper_options(given, preset)
+    name = ("paper" if setting else "gpu" if device.type == "cuda" else "cpu") if preset == "auto" else preset
     if name not in PRESETS: raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
-    return TrainConfig(**{**PRESETS[name], **given})
+    return TrainConfig(**{**PRESETS[name], **setting, **given})
+
+def _paper_options(given: dict, preset: str) -> dict:
+    "What a teacher of the paper says about its student: all of it, or under a preset of another budget the distance and the last time."
+    teacher = given.get("teacher", TrainConfig.teacher)
+    if teacher_kind(teacher) != "paper": return {}
+    options = train_options(teacher)
+    if preset not in ("auto", "paper"): return {k: options[k] for k in ("loss", "t_eps")}
+    return options | ({"n_val": min(options["n_val"], given["n_pairs"])} if "n_pairs" in given else {})
 
 # %% ../nbs/03_train_gas.ipynb #78430ac7
 def resolve(settings: dict) -> TrainConfig:
     "The TrainConfig of the notebook's parameters; ValueError or OSError names the value that is wrong and what is allowed."
-    if teacher_kind(settings["teacher"]) == "paper" and not Path(settings["weights"] or "-").exists():
-        raise ValueError(f"weights={settings['weights']!r}: teacher {settings['teacher']} needs a file or folder with its network")
-    names = ("teacher", "weights", "nfe", "loss", "condition", "seed", "device")
-    or_preset = {name: settings[name] or None for name in ("method", "lr", "batch_size", "n_pairs", "n_eval", "iterations")}
+    names = ("teacher", "weights", "prompts", "nfe", "condition", "seed", "device")
+    or_preset = {name: settings[name] or None for name in ("method", "loss", "lr", "batch_size", "n_pairs", "n_eval", "iterations")}
     weight = None if settings["adversarial"] < 0 else float(settings["adversarial"])
     config = preset_config(settings["preset"], **{name: settings[name] for name in names}, **or_preset,
                            adversarial_iterations=or_preset["iterations"], adversarial_weight=weight)
+    kind = teacher_kind(config.teacher)
+    if kind == "paper": check_setting(config.teacher, config.weights, config.nfe, config.prompts)
+    elif config.prompts: _check_prompts(kind, config)
+    if config.loss == "lpips": check_lpips()
     results_folder(settings["output_dir"])
     return config
+
+def _check_prompts(kind: str, config: TrainConfig) -> None:
+    if kind not in ("pipeline", "hub"): raise ValueError(f"prompts={config.prompts!r}: teacher {config.teacher} is no text model, leave prompts empty")
+    read_prompts(config.prompts)
+
+def teacher_of(config: TrainConfig) -> Teacher:
+    "The teacher that `config` names, with its weights and, if it takes them, its prompts."
+    options = {}
+    if teacher_kind(config.teacher) == "paper": options = dict(nfe=config.nfe, prompts=config.prompts or None)
+    elif config.prompts: options = dict(prompts=read_prompts(config.prompts))
+    return load_teacher(config.teacher, config.device, config.weights or None, **options)
 
 def results_folder(output_dir: str | Path) -> Path:
     "`output_dir` as a folder that can be written; a relative one lies beside `nbs/` when the notebook runs inside it."
@@ -434,6 +472,12 @@ class RunLog:
             write_text_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.records))
         self.records.append(row)
         with self.path.open("a", encoding="utf-8") as f: f.write(json.dumps(row) + "\n")
+
+    def keep(self, records: Iterator[StepRecord]) -> Iterator[StepRecord]:
+        "The same records, each written down as it passes."
+        for record in records:
+            self.add(record)
+            yield record
 
 def _parse(line):
     try: return json.loads(line)

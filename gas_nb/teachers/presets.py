@@ -17,7 +17,8 @@ from .diffusers import load_diffusers_teacher
 from .edm import load_edm_teacher
 
 # %% auto #0
-__all__ = ['SETTINGS', 'GITS_SIGMAS', 'Setting', 'gits_tableau', 'train_options', 'setting', 'load_paper_teacher']
+__all__ = ['SETTINGS', 'GITS_SIGMAS', 'Setting', 'gits_tableau', 'train_options', 'setting', 'read_prompts', 'load_paper_teacher',
+           'check_setting']
 
 # %% ../../nbs/teachers/presets.ipynb #53f58276
 @dataclass(frozen=True)
@@ -73,11 +74,14 @@ def setting(name: str) -> Setting:
     if name not in SETTINGS: raise ValueError(f"setting {name!r}: the paper's are {', '.join(SETTINGS)}")
     return SETTINGS[name]
 
-def _captions(prompts: Sequence[str] | str | Path | None) -> list[str]:
-    if prompts is None: raise ValueError("coco needs captions: give prompts, a list or a text file with one caption a line")
+def read_prompts(prompts: Sequence[str] | str | Path) -> list[str]:
+    "A list of prompts as it is, or the lines of a text file that are not empty. ValueError if there are none."
     if not isinstance(prompts, (str, Path)): return list(prompts)
     try: lines = [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines()]
-    except OSError as e: raise ValueError(f"prompts: {prompts} cannot be read ({e.strerror}); give a text file with one caption a line") from None
+    except (OSError, UnicodeDecodeError) as e:
+        reason = getattr(e, "strerror", None) or "not UTF-8 text"
+        raise ValueError(f"prompts={str(prompts)!r} cannot be read ({reason}): give a text file with one caption a line") from None
+    if not any(lines): raise ValueError(f"prompts={str(prompts)!r} is empty: give a text file with one caption a line")
     return [line for line in lines if line]
 
 # %% ../../nbs/teachers/presets.ipynb #57b61fb2
@@ -85,16 +89,27 @@ def load_paper_teacher(name: str, weights: str | Path | None, device: str | torc
                        prompts: Sequence[str] | str | Path | None = None) -> Teacher:
     "The teacher of the setting `name` with the weights in a file or folder. `nfe` (the student's) and `prompts` matter for coco only."
     s = setting(name)
-    if not weights or not Path(weights).exists():
-        raise ValueError(f"{name} needs weights={str(weights) if weights else '...'!r}, {'which is not there' if weights else 'not given'}: "
-                         f"give {s.weights}")
+    check_setting(name, weights, nfe, prompts)
     if s.kind == "edm": teacher = load_edm_teacher(weights, device, s.recipe)
-    elif name == "coco": teacher = _load_coco(weights, device, nfe, _captions(prompts), s.guidance_scale)
+    elif name == "coco": teacher = _load_coco(weights, device, nfe, read_prompts(prompts), s.guidance_scale)
     else: teacher = load_diffusers_teacher(weights, device, recipe=s.recipe, guidance_scale=s.guidance_scale)
     teacher.name = name
     return teacher
 
 def _load_coco(weights, device, nfe, prompts, guidance_scale) -> Teacher:
-    if nfe + 1 not in GITS_SIGMAS: gits_tableau(NoiseSchedule.vp_linear(), nfe + 1)
-    return load_diffusers_teacher(weights, device, prompts=prompts, guidance_scale=guidance_scale, tableau=lambda schedule: gits_tableau(schedule, nfe + 1),
-                                  recipe=dict(solver="ipndm", nfe=nfe + 1, spacing="gits", order=2))
+    recipe = dict(solver="ipndm", nfe=nfe + 1, spacing="gits", order=2)
+    return load_diffusers_teacher(weights, device, prompts=prompts, guidance_scale=guidance_scale, recipe=recipe,
+                                  tableau=lambda schedule: gits_tableau(schedule, nfe + 1))
+
+def check_setting(name: str, weights: str | Path | None, nfe: int = 4, prompts: Sequence[str] | str | Path | None = None) -> None:
+    "What can be seen before a network is loaded. ValueError for missing weights and, for coco, missing captions or another nfe than 4 to 7."
+    s, is_there = setting(name), bool(weights) and Path(weights).exists()
+    if not is_there:
+        raise ValueError(f"{name} needs weights={str(weights) if weights else '...'!r}, {'which is not there' if weights else 'not given'}: "
+                         f"give {s.weights}")
+    if s.kind == "diffusers" and not (Path(weights) / "model_index.json").is_file():
+        raise ValueError(f"{name} needs weights={str(weights)!r} to be a folder with model_index.json: give {s.weights}")
+    if name != "coco": return
+    if not prompts: raise ValueError("coco needs captions: give prompts, a list or a text file with one caption a line")
+    read_prompts(prompts)
+    if nfe + 1 not in GITS_SIGMAS: raise ValueError(f"nfe={nfe}: the coco teacher is one step ahead on GITS's grids of 5 to 8 steps, so nfe is 4 to 7")
