@@ -156,11 +156,10 @@ def compact_schedule(schedule: NoiseSchedule) -> dict:
 def expand_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     "The schedule that `compact_schedule` described. ValueError for anything else."
     config = dict(config)
-    if "beta_schedule" in config:
-        try: return NoiseSchedule.discrete(betas=diffusers_betas(**{k: v for k, v in config.items() if k != "kind"}))
-        except TypeError as e: raise ValueError(f"schedule {config}: {e}") from None
-    try: return NoiseSchedule.from_config(config)
-    except TypeError as e: raise ValueError(f"schedule {config}: {e}") from None
+    try:
+        if "beta_schedule" not in config: return NoiseSchedule.from_config(config)
+        return NoiseSchedule.discrete(betas=diffusers_betas(**{k: v for k, v in config.items() if k != "kind"}))
+    except (TypeError, RuntimeError) as e: raise ValueError(f"schedule {str(config)[:200]}: {str(e).splitlines()[0]}") from None
 
 # %% ../nbs/foundations/interop.ipynb #fed2f353
 def start_at(tableau: Tableau, schedule: NoiseSchedule, b: int) -> Tableau:
@@ -179,7 +178,8 @@ def _read_solvers(solvers: Mapping | None) -> dict[int, Tableau]:
         raise ValueError("GASScheduler has no solvers: make one with GASScheduler.from_tableau, or load one with GASScheduler.from_pretrained")
     out = {}
     for key, entry in solvers.items():
-        text = dict(entry, format="gas_nb.tableau", version=1, nfe=int(key)) if str(key).isdigit() and isinstance(entry, Mapping) else None
+        good = str(key).isdecimal() and len(str(key)) <= 4 and isinstance(entry, Mapping)
+        text = dict(entry, format="gas_nb.tableau", version=1, nfe=int(key)) if good else None
         if text is None: raise ValueError(f"solvers[{key!r}]: keys are numbers of evaluations, values have times, offsets, A and C")
         try: out[int(key)] = Tableau.from_json(json.dumps(text))
         except ValueError as e: raise ValueError(f"solvers[{key!r}]: {e}") from None
@@ -202,6 +202,8 @@ class GASScheduler(SchedulerMixin, ConfigMixin):
         if not isinstance(schedule, Mapping): raise ValueError("GASScheduler has no schedule: make one with GASScheduler.from_tableau")
         self.schedule = expand_schedule(schedule)
         if prediction_type not in PREDICTIONS: raise ValueError(f"prediction_type {prediction_type!r}: choose one of {', '.join(PREDICTIONS)}")
+        if type(num_train_timesteps) is not int or num_train_timesteps < 1: raise ValueError(f"num_train_timesteps={num_train_timesteps!r}: 1 or more")
+        if card is not None and not isinstance(card, Mapping): raise ValueError(f"card={card!r}: give a dictionary, or None")
         self.init_noise_sigma, self.num_inference_steps, self.timesteps = 1.0, None, torch.empty(0)
         self._tableau = self._begin_index = self._run = None
 
@@ -391,16 +393,68 @@ def _from_runs(cls, run_dirs: Iterable[str | Path] | str | Path, prediction: str
     runs = [Path(r) for r in ([run_dirs] if isinstance(run_dirs, (str, Path)) else run_dirs)]
     missing = [str(r) for r in runs if not (r / "solver.json").is_file()]
     if missing or not runs: raise ValueError(f"no solver.json in {missing}: give directories of finished runs")
-    tableaus = [Tableau.load(r / "solver.json") for r in runs]
-    schedules = {json.dumps(compact_schedule(NoiseSchedule.from_config(t.meta["schedule"]))) for t in tableaus if "schedule" in t.meta}
-    if len(schedules) > 1: raise ValueError(f"the runs {[str(r) for r in runs]} have different noise schedules: one scheduler holds one")
-    reports = [json.loads((r / "metrics.json").read_text(encoding="utf-8")) for r in runs if (r / "metrics.json").is_file()]
-    figures = [row for report in reports for row in report.get("rows", [])]
-    teachers = list(dict.fromkeys(t.meta["teacher"] for t in tableaus if "teacher" in t.meta))
-    info = dict(teacher=", ".join(teachers) or "a diffusion model", **({"figures": figures} if figures else {}), **card)
-    return cls.from_tableau(tableaus, prediction=prediction or _prediction_of_run(runs[0]) or "epsilon", card=info)
+    figures = [row for r in runs for row in _rows_of_run(r)]
+    return _bundle(cls, [r / "solver.json" for r in runs], prediction or _prediction_of_run(runs[0]), figures, card)
+
+def _rows_of_run(run: Path) -> list[dict]:
+    path = run / "metrics.json"
+    if not path.is_file(): return []
+    try: rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    except (ValueError, RecursionError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is not the report of a finished run ({type(e).__name__}: {e}): run it again, or delete the file") from None
+    if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows): raise ValueError(f"{path}: rows is not a list of objects")
+    return rows
 
 GASScheduler.from_runs = classmethod(_from_runs)
+
+# %% ../nbs/foundations/interop.ipynb #e1c8ccb2
+def _bundle(cls, paths: Iterable[Path], prediction: str | None, figures: list[dict], card: dict) -> GASScheduler:
+    "One scheduler of the solver files `paths`, of one schedule and different nfe."
+    tableaus = [Tableau.load(p) for p in paths]
+    schedules = {json.dumps(compact_schedule(NoiseSchedule.from_config(t.meta["schedule"]))) for t in tableaus if "schedule" in t.meta}
+    if len(schedules) > 1: raise ValueError(f"{', '.join(map(str, paths))} have different noise schedules: one scheduler holds one")
+    teachers = list(dict.fromkeys(t.meta["teacher"] for t in tableaus if "teacher" in t.meta))
+    info = dict(teacher=", ".join(teachers) or "a diffusion model", **({"figures": figures} if figures else {})) | card
+    return cls.from_tableau(tableaus, prediction=prediction or "epsilon", card=info)
+
+def _from_files(cls, paths: Iterable[str | Path] | str | Path, prediction: str | None = None, **card: Any) -> GASScheduler:
+    "The solvers in JSON files that `Tableau.save` wrote, one per nfe, with the figures in their `meta` on the card."
+    paths = [Path(p) for p in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    if not paths: raise ValueError("no files: give the JSON file of a solver, or several")
+    figures = [row for p in paths for row in _rows_of_solver(Tableau.load(p))]
+    return _bundle(cls, paths, prediction, figures, card)
+
+def _rows_of_solver(t: Tableau) -> list[dict]:
+    "The solver's own figures and those of the best training-free one beside it."
+    own, keys = t.meta.get("figures"), ("l1", "l2", "frechet", "n_eval")
+    if not isinstance(own, dict): return []
+    row = dict(solver=t.name, nfe=t.nfe, **{k: own[k] for k in keys if k in own})
+    rival = own.get("best_training_free")
+    return [row] + ([dict(rival, nfe=t.nfe, n_eval=own.get("n_eval"))] if isinstance(rival, dict) else [])
+
+GASScheduler.from_files = classmethod(_from_files)
+
+# %% ../nbs/foundations/interop.ipynb #f6f4209f
+def _from_pretrained(cls, path: str | os.PathLike | None = None, subfolder: str | None = None, return_unused_kwargs: bool = False, **kwargs):
+    "The scheduler in a folder that `save_pretrained` wrote, or under a hub id (owner/name). ValueError for anything else."
+    if path is None: raise ValueError("path=None: give the folder of a GASScheduler or a hub id (owner/name)")
+    folder = Path(path) / (subfolder or "")
+    if Path(path).is_dir(): _check_config(folder / cls.config_name)
+    elif Path(path).exists(): raise ValueError(f"{path} is a file: give the folder with {cls.config_name}")
+    try: return super(GASScheduler, cls).from_pretrained(path, subfolder=subfolder, return_unused_kwargs=return_unused_kwargs, **kwargs)
+    except ValueError as e: raise ValueError(f"{folder}: {e}") from None
+    except OSError as e:
+        raise ValueError(f"{path} is no folder, and cannot be found on the hub (offline?): {str(e).splitlines()[0]} "
+                         "Give a folder that save_pretrained wrote, or a hub id (owner/name) where there is a network") from e
+
+def _check_config(path: Path) -> None:
+    if not path.is_file(): raise ValueError(f"{path} does not exist: give a folder that save_pretrained wrote")
+    try: config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e: raise ValueError(f"{path} is not JSON, or cut off ({e}): save or download it again") from None
+    if not isinstance(config, dict) or "solvers" not in config:
+        raise ValueError(f"{path} describes no GASScheduler (no solvers): give a folder that save_pretrained wrote")
+
+GASScheduler.from_pretrained = classmethod(_from_pretrained)
 
 # %% ../nbs/foundations/interop.ipynb #53dec300
 def shipped_scheduler(name: str = "fmnist") -> GASScheduler:
