@@ -96,6 +96,7 @@ def _load(path: str | Path) -> Tableau:
     "Read what `save` wrote; errors name the file."
     try: return Tableau.from_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as e: raise ValueError(f"{path}: {e}") from None
+    except OSError as e: raise ValueError(f"{path} cannot be read ({e.strerror}): give the JSON file of a solver") from None
 
 Tableau.to_json, Tableau.save = _to_json, _save
 Tableau.from_json, Tableau.load = staticmethod(_from_json), staticmethod(_load)

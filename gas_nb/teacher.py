@@ -180,7 +180,7 @@ def teacher_kind(name: str | Path) -> str:
     name, path = str(name), Path(name)
     if name in _EMBEDDED: return "embedded"
     if name in PAPER_SETTINGS: return "paper"
-    if path.is_dir(): return "pipeline" if (path / "model_index.json").is_file() else "weights"
+    if name and path.is_dir(): return "pipeline" if (path / "model_index.json").is_file() else "weights"
     if path.suffix in (".pkl", ".safetensors"): return "edm"
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name): return "hub"
     raise ValueError(f"teacher {name!r}: choose {', '.join([*_EMBEDDED, *PAPER_SETTINGS])}, or give a folder of a diffusers pipeline, "

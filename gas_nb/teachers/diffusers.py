@@ -276,8 +276,12 @@ def _absent_components(folder: Path) -> dict[str, None]:
     try: index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e: raise ValueError(f"{folder / 'model_index.json'} is not JSON: {e}") from None
     kind = getattr(diffusers, str(index.get("_class_name") if isinstance(index, dict) else ""), None)
-    if kind is None: raise ValueError(f"{folder / 'model_index.json'} names no pipeline of diffusers")
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise ValueError(f"{folder / 'model_index.json'} names no pipeline of diffusers")
     wanted = inspect.signature(kind.__init__).parameters
+    for name in ("unet", "transformer", "scheduler"):
+        if name in wanted and not (isinstance(index.get(name), list) and all(index[name])):
+            raise ValueError(f"{folder / 'model_index.json'} has no {name}: a {kind.__name__} needs one")
     return {name: None for name in _MAY_BE_ABSENT if name in wanted and (index.get(name) or [None])[0] is None}
 
 # %% ../../nbs/teachers/diffusers.ipynb #958e9f16
@@ -293,6 +297,7 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
         return pipe.to(device)
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        if "meta tensor" in reason: reason = "its weight files lack some of the network's tensors"
         if local: raise ValueError(f"{path} cannot be loaded as a diffusers pipeline: {reason}") from e
         raise ValueError(f"{path} is not in the local cache and could not be downloaded (offline?): {reason}. Download it where there is a network "
                          f"(`hf download {path}`) and give that folder") from e

@@ -200,8 +200,21 @@ def read_edm_pickle(path: str | Path) -> EDMPrecond:
         return build_edm(config, {k: v.float() for k, v in module_state(content["ema"]).items()})
     except ValueError as e: raise ValueError(f"{path} is not an EDM network that can be read: {e}") from None
 
+_AT_MOST = dict(img_resolution=4096, in_channels=64, out_channels=64, label_dim=100_000, augment_dim=1_000, model_channels=4_096,
+                channel_mult_emb=64, num_blocks=64)
+
+def _check_sizes(config: dict) -> None:
+    "ValueError for a network that no published file describes: building millions of layers would take for ever."
+    if not isinstance(config, dict): raise ValueError("its constructor arguments are not a dictionary")
+    for name, most in _AT_MOST.items():
+        value = config.get(name, 0)
+        if type(value) is not int or not 0 <= value <= most: raise ValueError(f"{name}={value!r}: need a whole number, at most {most}")
+    if not isinstance(config.get("channel_mult", []), (list, tuple)) or len(config.get("channel_mult", [])) > 16:
+        raise ValueError(f"channel_mult={str(config['channel_mult'])[:60]}: need a list of at most 16 numbers")
+
 def build_edm(config: dict, state: dict[str, Tensor]) -> EDMPrecond:
     "The network that `config` describes, with the weights `state`. ValueError if they do not fit."
+    _check_sizes(config)
     try:
         with torch.device("meta"): net = EDMPrecond(**config)
         own = net.state_dict()
@@ -224,7 +237,7 @@ def read_edm(path: str | Path) -> EDMPrecond:
     try:
         with safe_open(path, "pt") as f: header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
         if header.get("format") != "gas_nb.edm": raise ValueError('its header does not say "gas_nb.edm"')
-        return build_edm(json.loads(header["config"]), state)
+        return build_edm(json.loads(header.get("config", "null")), state)
     except Exception as e: raise ValueError(f"{path} is not an EDM network that save_edm wrote: {e}") from None
 
 # %% ../../nbs/teachers/edm.ipynb #f8f11ffa
