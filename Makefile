@@ -20,7 +20,7 @@ PROCESSES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null 
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep test lint check notebooks pytest lab app solvers export readme bench hooks clean
+.PHONY: help train sweep results test lint check notebooks pytest lab app solvers export readme bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -57,6 +57,10 @@ sweep: $(STAMP) ## GS and GAS for NFE 4 to 10 against every training-free solver
 	  -p train True -p processes $(PROCESSES) -p teacher "$(TEACHER)" -p output_dir "$(OUT)" $(ARGS)
 	@echo
 	@echo "The table is $(OUT)/sweep-$(notdir $(TEACHER))/table.md, all rows are in results.csv and results.json beside it."
+
+results: $(STAMP) ## put the tables of the sweeps in OUT=runs into nbs/results/, the front page and README.md
+	$(BIN)/python tools/publish_results.py "$(OUT)" $(ARGS)
+	$(BIN)/python tools/make_readme.py
 
 # One after the other whatever -j says, pytest last: its closing line ends the log.
 test: ## everything that CI runs: lint, notebooks in step, every notebook, then pytest

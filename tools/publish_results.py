@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Put the results of finished sweeps where readers look: nbs/results/<teacher>.json, and the table on the front page.
+
+`python tools/publish_results.py runs` takes every sweep in runs/ (see nbs/04_evaluate.ipynb), or those named with
+`--teacher`. The table goes into nbs/index.ipynb between the comments `<!-- results: TEACHER -->` and `<!-- end -->`,
+if there are such; README.md is made from that notebook. Only what a sweep has measured is written. Run by `make results`.
+"""
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+
+from gas_nb.files import write_json_atomic, write_text_atomic
+from gas_nb.sweep import markdown_tables
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCAL = ("weights", "inception", "device")  # where things lay on the machine of the run
+
+
+def compact(results: dict) -> dict:
+    """What of a sweep's results.json is kept: means, settings and provenance, without the paths of one machine."""
+    config = {k: v for k, v in results["config"].items() if k not in LOCAL}
+    for name in ("teacher", "reference"):
+        config[name] = Path(config[name]).name
+    keep = ("metrics", "features", "reference", "provenance", "failed", "summary")
+    kept = {k: results[k] for k in keep} | dict(config=config, weights_hash=results["teacher"].get("weights"))
+    if kept["reference"]:
+        kept["reference"] = re.sub(r"\S*/(\S+)", r"\1", kept["reference"])
+    return kept
+
+
+def place(text: str, teacher: str, table: str) -> str:
+    """`text` with the block of `teacher` replaced by `table`."""
+    pattern = re.compile(rf"(<!-- results: {re.escape(teacher)} -->\n).*?(<!-- end -->)", re.S)
+    return pattern.sub(lambda m: f"{m[1]}\n{table.strip()}\n\n{m[2]}", text)
+
+
+def publish(folder: Path, root: Path) -> str:
+    """Publish the sweep in `folder`; returns its teacher's name."""
+    results = compact(json.loads((folder / "results.json").read_text(encoding="utf-8")))
+    teacher = results["config"]["teacher"]
+    write_json_atomic(root / "nbs" / "results" / f"{teacher}.json", results)
+    notebook = root / "nbs" / "index.ipynb"
+    if notebook.exists():
+        nb = nbformat.read(notebook, as_version=4)
+        for cell in nb.cells:
+            if cell.cell_type == "markdown":
+                cell.source = place(cell.source, teacher, markdown_tables(results["summary"], results))
+        write_text_atomic(notebook, nbformat.writes(nb) + "\n")
+    return teacher
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="?", default=ROOT / "runs")
+    parser.add_argument("--teacher", nargs="+", help="only these (default: every sweep that is there)")
+    parser.add_argument("--root", type=Path, default=ROOT, help="root of the project (default: this one)")
+    args = parser.parse_args(argv)
+    folders = [p.parent for p in sorted(args.runs.glob("sweep-*/results.json"))]
+    folders = [f for f in folders if not args.teacher or f.name.removeprefix("sweep-") in args.teacher]
+    for folder in folders:
+        print(f"{publish(folder, args.root)}: {folder}")
+    if not folders:
+        print(f"no finished sweep in {args.runs}: run `make sweep` first", file=sys.stderr)
+    return 0 if folders else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
