@@ -17,17 +17,17 @@ import pandas as pd
 import torch
 from safetensors import safe_open
 from .classic import classic_tableau
-from .compat import default_device
 from .data import EVAL_SEED, MAX_SEED, PairDataset, generate_pairs, train_seeds
 from .evaluation import METRICS, Judge, best_classic, measure
 from .files import atomic_path, write_json_atomic, write_text_atomic
+from .parallel import launched
 from .tableau import Tableau
-from .teacher import Teacher, load_teacher, teacher_kind
-from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, results_folder, train as distil
+from .teacher import Teacher, teacher_kind
+from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, results_folder, teacher_of, train as distil
 
 # %% auto #0
-__all__ = ['CLASSIC', 'LEARNED', 'DEFAULT_SPACING', 'FIGURES', 'NAMES', 'TITLES', 'SweepConfig', 'Cell', 'sweep_cells', 'Sweep',
-           'prepare', 'best_spacing', 'trained', 'run_cell', 'provenance', 'training_config', 'finished_run',
+__all__ = ['CLASSIC', 'LEARNED', 'DEFAULT_SPACING', 'FIGURES', 'NAMES', 'TITLES', 'SweepConfig', 'training_config', 'Cell',
+           'sweep_cells', 'Sweep', 'prepare', 'best_spacing', 'trained', 'run_cell', 'provenance', 'finished_run',
            'train_solvers', 'run_job', 'run_sweep', 'run_processes', 'results', 'summary', 'app_rows', 'write_results',
            'markdown_tables', 'load_sweep', 'main']
 
@@ -49,6 +49,7 @@ class SweepConfig:
     reference: str = ""
     inception: str = ""
     weights: str = ""
+    prompts: str = ""
     condition: str = "random"
     n_search: int = 64
     exact_steps: int = 0
@@ -77,9 +78,14 @@ def _check(c: SweepConfig) -> None:
         if not isinstance(v, int) or isinstance(v, bool) or v < least: raise ValueError(f"{name}={v!r}: must be a whole number, at least {least}")
     if c.exact_steps > 1000: raise ValueError(f"exact_steps={c.exact_steps}: at most 1000")
     if EVAL_SEED + c.n_samples * c.repeats > MAX_SEED: raise ValueError(f"n_samples={c.n_samples} times repeats={c.repeats}: more than there are seeds")
+    if c.teacher == "coco" and len(c.nfes) > 1: raise ValueError(f"nfes={c.nfes}: the teacher of coco depends on the NFE; sweep one at a time")
     if c.condition not in ("random", "none"): raise ValueError(f"condition={c.condition!r}: choose random or none")
-    default_device(c.device)
-    if c.train: preset_config(c.preset, teacher=c.teacher, nfe=c.nfes[0], device=c.device)
+    training_config(c, c.nfes[0])
+
+def training_config(c: SweepConfig, nfe: int) -> TrainConfig:
+    "The settings that GS and GAS are trained with for `nfe`; they name the teacher too."
+    return preset_config(c.preset, teacher=c.teacher, weights=c.weights, prompts=c.prompts, nfe=nfe, condition=c.condition, device=c.device,
+                         adversarial_weight=None if "gas" in c.solvers else 0.0)
 
 @dataclass(frozen=True)
 class Cell:
@@ -107,7 +113,7 @@ class Sweep:
 
     @property
     def teacher(self) -> Teacher:
-        if self._teacher is None: self._teacher = load_teacher(self.config.teacher, self.config.device, self.config.weights or None)
+        if self._teacher is None: self._teacher = teacher_of(training_config(self.config, self.config.nfes[0]))
         return self._teacher
     @property
     def judge(self) -> Judge:
@@ -177,7 +183,7 @@ def best_spacing(self: Sweep, solver: str, nfe: int) -> str:
 
 def trained(self: Sweep, kind: str, nfe: int) -> Tableau:
     "The trained solver `kind` (gs, gas) for this teacher and NFE; LookupError says where it was looked for."
-    own = finished_run(self.root, self.training_config(nfe)) if self.config.train else None
+    own = finished_run(self.root, training_config(self.config, nfe)) if self.config.train else None
     folders = sorted((p.parent for p in self.runs.glob(f"*/{kind}.json")), key=lambda d: d.stat().st_mtime, reverse=True)
     shipped = Path(str(files("gas_nb"))) / "solvers" / f"{self.teacher.name}-{kind}-{nfe}.json"
     candidates = ([own / f"{kind}.json"] if own else []) if self.config.train else [d / f"{kind}.json" for d in folders] + [shipped]
@@ -251,12 +257,6 @@ def provenance(device: str | torch.device = "cpu") -> dict:
                 threads=torch.get_num_threads())
 
 # %% ../nbs/04_evaluate.ipynb #sw000041
-def training_config(self: Sweep, nfe: int) -> TrainConfig:
-    "The settings that GS and GAS are trained with."
-    c = self.config
-    return preset_config(c.preset, teacher=c.teacher, weights=c.weights, nfe=nfe, condition=c.condition, device=c.device,
-                         adversarial_weight=None if "gas" in c.solvers else 0.0)
-
 def finished_run(root: Path, config: TrainConfig) -> Path | None:
     "The run with exactly these settings that came to its end, or None."
     mine = json.loads(json.dumps(asdict(config)))
@@ -266,7 +266,7 @@ def finished_run(root: Path, config: TrainConfig) -> Path | None:
 
 def train_solvers(self: Sweep, nfe: int, report: Callable[[str], None] = print) -> Path:
     "The folder of the finished training for `nfe`, trained now if it is not there."
-    config = self.training_config(nfe)
+    config = training_config(self.config, nfe)
     if (done := finished_run(self.root, config)) is not None: return done
     folder, state = open_run(self.root, config), None
     pairs, log = make_training_pairs(config, self.teacher, folder), RunLog(folder)
@@ -283,7 +283,7 @@ def train_solvers(self: Sweep, nfe: int, report: Callable[[str], None] = print) 
     write_json_atomic(folder / "metrics.json", dict(nfe=nfe, teacher=config.teacher, training_seconds=state.seconds, rows=rows))
     return folder
 
-Sweep.training_config, Sweep.train_solvers = training_config, train_solvers
+Sweep.train_solvers = train_solvers
 
 # %% ../nbs/04_evaluate.ipynb #sw000051
 def run_job(self: Sweep, nfe: int, report: Callable[[str], None] = print) -> list[str]:
@@ -303,6 +303,7 @@ def run_job(self: Sweep, nfe: int, report: Callable[[str], None] = print) -> lis
 def run_sweep(self: Sweep, processes: int = 1, report: Callable[[str], None] = print) -> list[str]:
     "Everything, `processes` NFEs at a time; returns what failed, as lines. What is finished is not done again."
     if not isinstance(processes, int) or processes < 1: raise ValueError(f"processes={processes!r}: at least 1")
+    if processes > 1 and launched(): raise ValueError(f"processes={processes}: accelerate launch already shares every cell; leave it at 1")
     self.prepare(_every(10, lambda what, i, n: report(f"{what}: {i} of {n}")))
     write_json_atomic(self.folder / "config.json", dict(config=asdict(self.config), output_dir=str(self.root), runs=str(self.runs)))
     for r in range(self.config.repeats): self.run_cell(Cell("teacher", "own", self.teacher.tableau.nfe, r))

@@ -41,7 +41,7 @@ def test_what_is_kept_holds_no_path(results):
 
 def test_only_the_block_of_the_teacher_changes():
     text = "a\n<!-- results: digits -->\nold\n<!-- end -->\nb\n<!-- results: fmnist -->\nkeep\n<!-- end -->\n"
-    assert place(text, "digits", "new\n") == text.replace("old\n", "new\n\n")
+    assert place(text, "digits", "new\n") == text.replace("old\n", "\nnew\n\n")
     assert place(text, "other", "new") == text
 
 

@@ -25,6 +25,7 @@ from gas_nb.sweep import (
     provenance,
     summary,
     sweep_cells,
+    training_config,
 )
 from gas_nb.tableau import Tableau
 
@@ -160,7 +161,7 @@ def test_training_on_the_way_is_done_once(tmp_path):
     config = replace(SMALL, nfes="4", solvers="gs gas ddim", repeats=1, train=True, preset="quick", n_samples=40)
     sweep = Sweep(config, tmp_path)
     assert sweep.run(1, quiet) == []
-    run = finished_run(tmp_path, sweep.training_config(4))
+    run = finished_run(tmp_path, training_config(config, 4))
     assert run is not None and (run / "gs.json").is_file() and (run / "gas.json").is_file()
     assert sweep.trained("gas", 4) == Tableau.load(run / "gas.json")
     stamp = {p: p.stat().st_mtime_ns for p in run.iterdir()}
