@@ -10,12 +10,15 @@ import torch
 from diffusers import DDIMScheduler, EDMEulerScheduler
 
 from gas_nb.classic import ddim
-from gas_nb.schedule import NoiseSchedule
-from gas_nb.teacher import PAPER_SETTINGS, load_teacher
+from gas_nb.denoiser import Denoiser
+from gas_nb.evaluation import measure
+from gas_nb.schedule import NoiseSchedule, spacing
+from gas_nb.solver import GeneralizedSolver
+from gas_nb.teacher import PAPER_SETTINGS, Teacher, load_teacher
 from gas_nb.teachers.diffusers import DiffusersTeacher, load_diffusers_teacher, schedule_from_scheduler
 from gas_nb.teachers.edm import EDMPrecond, save_edm
 from gas_nb.teachers.presets import SETTINGS
-from gas_nb.training import TrainConfig, train
+from gas_nb.training import TrainConfig, make_training_pairs, train
 
 PROMPTS = ["a red shoe", "a bag"]
 
@@ -161,6 +164,68 @@ def test_refusals(folder, tmp_path, monkeypatch):
         DiffusersTeacher(pipe)
 
 
+def test_damaged_folders(folder, tmp_path):
+    """Each file of a pipeline empty, cut, of another kind, or gone; an index that names code of its own."""
+    hostile = f"__import__('os').mkdir({str(tmp_path / 'ran')!r})"
+    broken = shutil.copytree(folder("ddpm"), tmp_path / "broken")
+    index = json.loads((broken / "model_index.json").read_text())
+
+    def refused(message):
+        with pytest.raises(ValueError, match=f"(?s)broken.*{message}"):
+            load_teacher(broken, "cpu")
+
+    for name in ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"):
+        whole = (broken / name).read_bytes()
+        for data in (b"", b"[1]", whole[: len(whole) // 2], hostile.encode()):
+            (broken / name).write_bytes(data)
+            refused("model_index.json|cannot be loaded")
+        (broken / name).unlink()
+        refused("no config.json" if name == "model_index.json" else "cannot be loaded")
+        (broken / name).write_bytes(whole)
+    (broken / "pipeline.py").write_text(hostile)
+    (broken / "unet" / "my_unet.py").write_text(hostile)
+    for change, message in ((dict(_class_name="Nope"), "names no pipeline"), (dict(_class_name=["pipeline", "P"]), "names no pipeline"),
+                            (dict(_class_name="AutoencoderKL"), "names no pipeline"), (dict(unet=["my_unet", "X"]), "cannot be loaded"),
+                            (dict(unet=["os", "system"]), "cannot be loaded"), (dict(unet=None), "has no unet"), (dict(scheduler=None), "has no scheduler")):
+        (broken / "model_index.json").write_text(json.dumps(index | change))
+        refused(message)
+    (broken / "model_index.json").write_text(json.dumps(index))
+    save_edm(EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1), broken / "unet" / "diffusion_pytorch_model.safetensors")
+    refused("lack some of the network's tensors")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(prediction_type="score"), "prediction_type 'score' is not supported: the network has to predict epsilon, sample"),
+        (dict(rescale_betas_zero_snr=True), "says nothing about the image"),
+        (dict(trained_betas=[1, 2]), "alphas_cumprod"),
+        (dict(_class_name="KarrasVeScheduler"), "KarrasVeScheduler is not supported: it describes a variance-exploding process"),
+        (dict(_class_name="LCMScheduler"), "LCMScheduler is not supported: it describes a consistency model"),
+    ],
+)
+def test_unsupported_schedulers_in_a_folder(folder, tmp_path, change, message):
+    broken = shutil.copytree(folder("ddpm"), tmp_path / "broken")
+    config, index = broken / "scheduler" / "scheduler_config.json", broken / "model_index.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    if "_class_name" in change:
+        index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", change["_class_name"]]}))
+    with pytest.raises(ValueError, match=f"broken.*{message}"):
+        load_teacher(broken, "cpu")
+
+
+def test_zero_terminal_snr_runs_end_to_end():
+    """A velocity network on a schedule without signal at t=1: the same samples as diffusers' own scheduler makes."""
+    pipe = pipelines.stable_diffusion(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    teacher = DiffusersTeacher(pipe, prompts=PROMPTS, guidance_scale=2.0, size=16)
+    x_T = torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(5))
+    theirs = pipe(PROMPTS, num_inference_steps=10, latents=x_T, guidance_scale=2.0, output_type="latent", height=16, width=16).images
+    ours = teacher.sample(x_T, PROMPTS, ddim(teacher.schedule, diffusers_grid(pipe, False)))
+    assert relative(ours, theirs) < 2e-3 and theirs.std() > 0.01
+    assert teacher.sample(x_T, PROMPTS).isfinite().all()
+
+
 def test_load_teacher_finds_the_right_loader(folder, tmp_path):
     teacher = load_teacher(folder("ddpm"), "cpu", batch_size=3)
     assert isinstance(teacher, DiffusersTeacher) and teacher.batch_size == 3
@@ -175,6 +240,8 @@ def test_load_teacher_finds_the_right_loader(folder, tmp_path):
         load_teacher("nobody/no-such-pipeline", "cpu")
     with pytest.raises(ValueError, match="is not a file"):
         load_teacher(tmp_path / "none.pkl", "cpu")
+    with pytest.raises(ValueError, match="teacher ''"):
+        load_teacher("", "cpu")
 
 
 def test_a_distilled_pipeline(folder):
@@ -189,3 +256,29 @@ def test_half_precision_networks(folder):
     teacher = load_diffusers_teacher(folder("stable_diffusion"), "cpu", dtype=torch.bfloat16, prompts=PROMPTS, size=16)
     out = teacher.generate([0, 1], "a bag")
     assert out.dtype == torch.float32 and out.isfinite().all() and teacher.decode(out).dtype == torch.float32
+
+
+def test_adam_on_a_flow_model():
+    """The published recipe has no trouble at t=1, where a flow model has no signal: every parameter that is used moves, the loss falls."""
+    schedule, centres = NoiseSchedule.flow(1000.0), torch.tensor([[1.0, -1.0], [-1.0, 0.5], [0.3, 1.2]])
+
+    def net(x, time):
+        """Exact velocity of a mixture of Gaussians of width 0.2."""
+        t = time[:, None] / 1000
+        v = (1 - t) ** 2 * 0.04 + t**2
+        near = torch.softmax(-((x[:, None] - (1 - t)[:, None] * centres) ** 2).sum(-1) / (2 * v), 1) @ centres
+        return (t * (x - (1 - t) * near) - (1 - t) * 0.04 * x - t**2 * near) / v
+
+    recipe = dict(solver="dpm_solver_pp", nfe=40, spacing="time_uniform", t_eps=1e-3, order=2)
+    teacher = Teacher("flow", Denoiser(net, schedule, "flow_prediction"), (2,), recipe)
+    config = TrainConfig(teacher="flow", nfe=4, method="adam", iterations=80, lr=1e-2, adversarial_weight=0.0, n_pairs=100, n_val=50, val_every=80, ema=0.9,
+                         device="cpu")
+    training, held_out = make_training_pairs(config, teacher)
+    records = list(train(config, teacher, pairs=(training, held_out)))
+    solver = records[-1].state.solver
+    for name, used in solver.used.items():
+        moved = dict(solver.named_parameters())[name] - dict(GeneralizedSolver(schedule, 4).named_parameters())[name] != 0
+        assert torch.equal(moved, used), name
+    plain = measure(teacher, ddim(schedule, spacing(schedule, 4, "time_uniform")), held_out)[0]["l1"]
+    start = measure(teacher, GeneralizedSolver(schedule, 4).tableau(), held_out)[0]["l1"]
+    assert records[-1].val_loss < 0.7 * plain < 0.7 * start

@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden import GOLDEN
 
+from gas_nb.files import save_safetensors_atomic
 from gas_nb.pickles import Unreadable
 from gas_nb.schedule import NoiseSchedule
 from gas_nb.solver import GeneralizedSolver
@@ -85,6 +86,24 @@ def test_other_networks_are_named_and_refused(tmp_path):
     path.write_bytes(pickle.dumps(dict(G_ema=1)))
     with pytest.raises(ValueError, match='no network under "ema"'):
         read_edm(path)
+
+
+def test_networks_of_any_size_are_not_built(tmp_path):
+    """A few bytes may ask for millions of layers: the numbers are looked at before a layer is made."""
+    path = tmp_path / "n.pkl"
+    for changes in (dict(num_blocks=10**7), dict(model_channels=10**9), dict(img_resolution=-8), dict(channel_mult=[1] * 50), dict(label_dim=2.5)):
+        write_published(path, CASES[0], **changes)
+        with pytest.raises(ValueError, match=f"n.pkl.*{next(iter(changes))}="):
+            read_edm(path)
+    good = EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,))
+    for header in (dict(format="gas_nb.edm", config="[1]"), dict(format="gas_nb.edm"), dict(format="other", config="{}"), dict(format="gas_nb.edm", config="{")):
+        save_safetensors_atomic(tmp_path / "n.safetensors", good.state_dict(), header)
+        with pytest.raises(ValueError, match="n.safetensors is not an EDM network"):
+            read_edm(tmp_path / "n.safetensors")
+    for data in (b"", b"hello", (10**9).to_bytes(8, "little") + b"{}"):
+        (tmp_path / "n.safetensors").write_bytes(data)
+        with pytest.raises(ValueError, match="n.safetensors is not an EDM network"):
+            read_edm(tmp_path / "n.safetensors")
 
 
 def test_hostile_and_damaged_files(tmp_path):

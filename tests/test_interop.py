@@ -5,14 +5,16 @@ import io
 import json
 import os
 import pickle
+import re
 import types
+from pathlib import Path
 
 import numpy as np
 import nvidia_pickle
 import pipelines
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDPMPipeline, DDPMScheduler, DiffusionPipeline, StableDiffusionImg2ImgPipeline
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, StableDiffusionImg2ImgPipeline, UNet2DModel
 from golden import GOLDEN, load, make_schedule, relative_error
 
 from gas_nb.classic import classic_tableau, ddim, dpm_solver_pp
@@ -26,12 +28,14 @@ from gas_nb.interop import (
     load_published_dataset,
     load_published_discriminator,
     model_card,
+    shipped_scheduler,
     start_at,
 )
 from gas_nb.pickles import Unreadable, read_pickle
 from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.solver import GeneralizedSolver
 from gas_nb.tableau import Tableau, sample
+from gas_nb.teacher import load_teacher
 from gas_nb.teachers.diffusers import DiffusersTeacher
 
 CHECKPOINTS = json.loads((GOLDEN / "official_checkpoints.json").read_text())
@@ -230,6 +234,28 @@ def test_published_discriminator_in_a_snapshot(tmp_path):
     net = load_published_discriminator(tmp_path / "snapshot.pkl")
     with torch.no_grad():
         assert relative_error(net(data["real"]), data["real_logits"]) < 1e-9
+
+
+def test_hostile_and_damaged_discriminators(tmp_path):
+    ran = tmp_path / "ran"
+    state = {"Model." + k: v for k, v in published_discriminator(load("r3gan_discriminator")[0][0])[0].items()}
+    torch.save(state, tmp_path / "good.pt")
+    torch.save(state | {"x": MakesFolder(ran)}, tmp_path / "hostile.pt")
+    (tmp_path / "hostile.pkl").write_bytes(pickle.dumps({"D": MakesFolder(ran)}))
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "good.pt").read_bytes()[:2000])
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "text.pkl").write_bytes(b"hello")
+    (tmp_path / "noD.pkl").write_bytes(pickle.dumps({"G": 1}))
+    (tmp_path / "number.pkl").write_bytes(pickle.dumps({"D": 1}))
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save(dict(list(state.items())[:-3]), tmp_path / "less.pt")
+    before = sorted(tmp_path.iterdir())
+    names = {"hostile.pt": "posix.mkdir", "hostile.pkl": "posix.mkdir", "cut.pt": "damaged", "empty.safetensors": "cannot be read", "none.pt": "does not exist",
+             "text.pkl": "not a complete pickle", "noD.pkl": 'no entry "D"', "number.pkl": "not a module", "list.pt": "not a state dictionary", "less.pt": "lacks"}
+    for name, message in names.items():
+        with pytest.raises(ValueError, match=f"(?s){name}.*{message}"):
+            load_published_discriminator(tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 # --- solvers out
@@ -474,6 +500,57 @@ def test_scheduler_from_runs(tmp_path):
         GASScheduler.from_runs(tmp_path)
 
 
+def test_runs_that_do_not_fit(tmp_path):
+    run, other = tmp_path / "a", tmp_path / "b"
+    for folder, schedule, n in ((run, NoiseSchedule.vp_linear(), 4), (other, NoiseSchedule.vp_edm(), 5)):
+        folder.mkdir()
+        random_solver(schedule, n).save(folder / "solver.json")
+    with pytest.raises(ValueError, match="different noise schedules"):
+        GASScheduler.from_runs([run, other])
+    for text in ("", "[]", "{}", '{"rows": 3}', "\x80"):
+        (run / "metrics.json").write_bytes(text.encode("latin1"))
+        with pytest.raises(ValueError, match="metrics.json"):
+            GASScheduler.from_runs(run)
+    with pytest.raises(ValueError, match="no files"):
+        GASScheduler.from_files([])
+    with pytest.raises(ValueError, match="none.json cannot be read"):
+        GASScheduler.from_files(tmp_path / "none.json")
+
+
+def test_folders_that_hold_no_scheduler(tmp_path):
+    """Empty, cut off, something else, hostile, or not there at all: one kind of error, with the place and what to do."""
+    schedule = NoiseSchedule.vp_linear()
+    GASScheduler.from_tableau(random_solver(schedule, 4), schedule).save_pretrained(tmp_path / "good")
+    whole = (tmp_path / "good" / "scheduler_config.json").read_text()
+    config, folder = json.loads(whole), tmp_path / "bad"
+    folder.mkdir()
+    with pytest.raises(ValueError, match="bad.scheduler_config.json does not exist"):
+        GASScheduler.from_pretrained(folder)
+
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    not_json = [b"", b"[" * 100_000, b"\x89PNG", pickle.dumps(Hostile()), *(whole[:n].encode() for n in (1, 100, len(whole) // 2, len(whole) - 3))]
+    wrong = [dict(solvers={}), dict(solvers={"5": config["solvers"]["4"]}), dict(solvers={"\u00b2": {}}), dict(prediction_type="score"),
+             dict(schedule=None), dict(schedule={"kind": "x"}), dict(num_train_timesteps="x"), dict(card="x"),
+             dict(schedule=dict(kind="discrete", beta_schedule="linear", beta_start=0.1, beta_end=0.2, n=-4))]
+    cases = [(data, "not JSON, or cut off") for data in not_json]
+    cases += [(json.dumps(d).encode(), "describes no GASScheduler") for d in ({"a": 1}, [1], DDIMScheduler().config)]
+    cases += [(json.dumps(config | change).encode(), next(iter(change)).rstrip("s")) for change in wrong]
+    for data, message in cases:
+        (folder / "scheduler_config.json").write_bytes(data)
+        with pytest.raises(ValueError, match=f"(?s)bad.*{message}"):
+            GASScheduler.from_pretrained(folder)
+    with pytest.raises(ValueError, match="is a file"):
+        GASScheduler.from_pretrained(folder / "scheduler_config.json")
+    with pytest.raises(ValueError, match="path=None"):
+        GASScheduler.from_pretrained()
+    with pytest.raises(ValueError, match="offline"):
+        GASScheduler.from_pretrained("nobody/no-such-solver")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_push_to_hub(monkeypatch):
     """Against stand-ins for the two calls that reach the hub."""
     import huggingface_hub
@@ -500,6 +577,71 @@ def test_push_to_hub_offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "create_repo", unreachable)
     with pytest.raises(ConnectionError, match="save_pretrained"):
         GASScheduler.from_tableau(random_solver(NoiseSchedule.vp_linear(), 4)).push_to_hub("solvers")
+
+
+# --- what comes with the package
+
+
+def fmnist_pipeline(label):
+    """The shipped network for one class as a plain pipeline: the class embedding moves into a bias."""
+    unet = load_teacher("fmnist", "cpu").denoiser.net.unet
+    plain, state = UNet2DModel.from_config(dict(unet.config, num_class_embeds=None)), dict(unet.state_dict())
+    embedding = state.pop("class_embedding.weight")[label]
+    state["time_embedding.linear_2.bias"] = state["time_embedding.linear_2.bias"] + embedding
+    plain.load_state_dict(state)
+    betas = dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
+    return pipelines.quiet(DDPMPipeline(plain, DDIMScheduler(**betas, clip_sample=False)))
+
+
+def test_shipped_scheduler_in_a_pipeline():
+    """One config with five solvers: what the pipeline makes with each is what `sample` makes, at the class that was asked for."""
+    scheduler, teacher = shipped_scheduler("fmnist"), load_teacher("fmnist", "cpu")
+    assert scheduler.nfes == [4, 5, 6, 8, 10] and scheduler.schedule == teacher.schedule
+    pipe = fmnist_pipeline(label=7)
+    pipe.scheduler = scheduler
+    x_T = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    for nfe in scheduler.nfes:
+        theirs = pipe(batch_size=1, num_inference_steps=nfe, generator=torch.Generator().manual_seed(1), output_type="np").images
+        assert abs(theirs - to_images(teacher.sample(x_T, 7, scheduler.tableaus[nfe]))).max() <= 1e-5
+        assert theirs.std() > 0.1
+
+
+def test_shipped_scheduler_is_in_step_with_the_solver_files(tmp_path):
+    """What `make solvers` writes beside the solver files is what lies there, and it is small."""
+    import make_solvers
+
+    solvers = Path(make_solvers.ROOT) / "gas_nb" / "solvers"
+    for file in solvers.glob("fmnist-gs-*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    made = make_solvers.bundle(tmp_path, "fmnist")
+    assert all(made.tableaus[n] == Tableau.load(solvers / f"fmnist-gs-{n}.json") for n in (4, 5, 6, 8, 10))
+    for name in ("scheduler_config.json", "README.md"):
+        without_version = [re.sub(r'"_diffusers_version": "[^"]*"', "", (d / "fmnist" / name).read_text()) for d in (tmp_path, solvers)]
+        assert without_version[0] == without_version[1], f"{name}: run `make solvers` or tools/make_solvers.py --bundle-only"
+    assert (solvers / "fmnist" / "scheduler_config.json").stat().st_size < 10_000
+    card = (solvers / "fmnist" / "README.md").read_text()
+    for text in ("Few-step solvers for fmnist", "| gs | 4 |", "| gs | 10 |", "n_eval", "num_inference_steps=4", "license: \"apache-2.0\""):
+        assert text in card
+    with pytest.raises(ValueError, match="no solvers for 'digits' in the package: there are fmnist"):
+        shipped_scheduler("digits")
+
+
+def test_the_numpy_runner_of_the_docs():
+    """The reference runner as the tableau chapter prints it runs a shipped file and agrees with `sample`."""
+    chapter = json.loads((Path(__file__).resolve().parent.parent / "nbs" / "foundations" / "tableau.ipynb").read_text())
+    code = next("".join(c["source"]) for c in chapter["cells"] if "def run_json" in "".join(c["source"]))
+    function = code[code.index("def run_json"):].split("\n\n")[0]
+    assert len(function.splitlines()) <= 20 and "torch" not in function and "gas_nb" not in function
+    scope = {"np": np}
+    exec(function, scope)
+    schedule = shipped_scheduler().schedule
+    tables = [*shipped_scheduler().tableaus.values(), random_solver(schedule, 5)]
+    x_T = torch.randn(2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for table in tables:
+        ours = sample(Denoiser(lambda x, t: torch.tanh(x + t[:, None] / 1000), schedule), x_T, table)
+        predict = lambda x, t: np.tanh(x + float(schedule.net_time(t)) / 1000)
+        theirs = scope["run_json"](table.to_json(), predict, lambda t: float(schedule.alpha(t)), lambda t: float(schedule.sigma(t)), x_T.numpy())
+        assert np.abs(ours.numpy() - theirs).max() < 1e-9 * np.abs(theirs).max()
 
 
 def test_discriminator_class_is_ours(tmp_path):

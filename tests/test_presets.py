@@ -2,16 +2,25 @@
 import gas_nb.compat  # noqa: F401  (before diffusers)
 
 import json
+import os
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
 
+import nvidia_pickle
 import pipelines
 import pytest
 import torch
 from golden import GOLDEN
 
 from gas_nb.schedule import NoiseSchedule
+from gas_nb.tableau import Tableau
 from gas_nb.teachers.edm import EDMPrecond, save_edm
-from gas_nb.teachers.presets import GITS_SIGMAS, SETTINGS, gits_tableau, load_paper_teacher, train_options
-from gas_nb.training import TrainConfig, train
+from gas_nb.teachers.presets import GITS_SIGMAS, SETTINGS, gits_tableau, load_paper_teacher, read_prompts, train_options
+from gas_nb.training import PRESETS, TrainConfig, resolve, teacher_of, train
+
+ROOT = Path(__file__).resolve().parent.parent
 
 PUBLISHED = {  # teacher: steps, spacing, t_eps, variant, guidance; student: t_eps, loss, adversarial weight, iterations, batch size
     "cifar10": (20, "logSNR", 1e-4, "bh1", None, 1e-3, "lpips", 0.1, 10_000, 24),
@@ -78,7 +87,7 @@ def test_coco(tmp_path):
     assert json.loads(json.dumps(teacher.config)) == teacher.config
     with pytest.raises(ValueError, match="needs captions"):
         load_paper_teacher("coco", tmp_path / "sd", "cpu")
-    with pytest.raises(ValueError, match="none.txt cannot be read"):
+    with pytest.raises(ValueError, match="none.txt' cannot be read"):
         load_paper_teacher("coco", tmp_path / "sd", "cpu", prompts=tmp_path / "none.txt")
 
 
@@ -89,3 +98,158 @@ def test_missing_weights_say_which(tmp_path):
         load_paper_teacher("cifar10", tmp_path / "none.pkl")
     with pytest.raises(ValueError, match="the paper's are"):
         train_options("mnist")
+
+
+# --- the same by way of the training notebook
+
+
+def edm_pickle(path):
+    """A small network in the published format."""
+    sizes = dict(img_resolution=8, model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[4])
+    torch.manual_seed(0)
+    state = EDMPrecond(**sizes).state_dict()
+    published = dict(img_channels=3, label_dim=0, use_fp16=False, model_type="SongUNet", embedding_type="positional", encoder_type="standard",
+                     decoder_type="standard", channel_mult_noise=1, resample_filter=[1, 1])
+    nvidia_pickle.dump(path, "ema", nvidia_pickle.tree(state), "EDMPrecond", published | sizes)
+    return path
+
+
+def parameters(tmp_path, **changes):
+    """The notebook's parameters as they stand in its cell, with `changes`."""
+    names = dict(nfe=4, teacher="cifar10", weights="", prompts="", preset="auto", method="", loss="", condition="random", adversarial=-1.0,
+                 iterations=0, batch_size=0, n_pairs=0, n_eval=0, lr=0.0, seed=0, device="cpu", output_dir=str(tmp_path / "runs"))
+    assert set(changes) <= set(names)
+    return names | changes
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Places that look like weights from outside, by setting; and captions."""
+    (tmp_path / "net.pkl").write_bytes(b"")
+    (tmp_path / "pipe").mkdir()
+    (tmp_path / "pipe" / "model_index.json").write_text("{}")
+    (tmp_path / "captions.txt").write_text("a cat\n")
+    return {name: str(tmp_path / ("net.pkl" if s.kind == "edm" else "pipe")) for name, s in SETTINGS.items()}
+
+
+@pytest.fixture
+def vgg(tmp_path, monkeypatch):
+    """As if VGG's weights were there."""
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth").write_bytes(b"")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+
+def test_a_setting_by_name_is_the_papers_run(tmp_path, weights, vgg):
+    for name, (*_, t_eps, loss, weight, iterations, batch) in PUBLISHED.items():
+        prompts = str(tmp_path / "captions.txt") if name == "coco" else ""
+        for preset in ("auto", "paper"):
+            config = resolve(parameters(tmp_path, teacher=name, weights=weights[name], prompts=prompts, preset=preset))
+            assert (config.method, config.t_eps, config.loss, config.adversarial_weight) == ("adam", t_eps, loss, weight)
+            assert (config.iterations, config.adversarial_iterations, config.batch_size) == (iterations, iterations, batch)
+            assert (config.lr, config.ema, config.clip, config.gamma, config.discriminator_lr) == (1e-3, 0.999, 1.0, 0.2, 1e-5)
+            assert (config.n_pairs, config.n_val) == (SETTINGS[name].train["n_pairs"], SETTINGS[name].train["n_val"])
+
+
+def test_what_the_user_says_wins(tmp_path, weights):
+    mine = dict(teacher="ffhq", weights=weights["ffhq"], loss="l2", adversarial=0.0, lr=0.01, iterations=7, n_pairs=20, n_eval=9, method="gauss_newton")
+    config = resolve(parameters(tmp_path, **mine))
+    assert (config.loss, config.adversarial_weight, config.lr, config.iterations, config.n_pairs, config.n_val, config.n_eval, config.method) == (
+        "l2", 0.0, 0.01, 7, 20, 20, 9, "gauss_newton")
+    assert config.t_eps == 1e-4 and config.batch_size == 24
+
+
+def test_another_budget_keeps_the_problem(tmp_path, weights, vgg):
+    config = resolve(parameters(tmp_path, teacher="afhqv2", weights=weights["afhqv2"], preset="cpu"))
+    assert (config.loss, config.t_eps) == ("lpips", 1e-4)
+    assert all(getattr(config, name) == value for name, value in PRESETS["cpu"].items())
+    assert resolve(parameters(tmp_path, teacher="digits")).loss == "l1"
+
+
+def test_lpips_without_weights_stops_at_once(tmp_path, weights, monkeypatch):
+    def no_network(*_, **__):
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    settings = parameters(tmp_path, weights=weights["cifar10"])
+    with pytest.raises(ValueError, match=r"VGG weights.*no route.*put vgg16-397923af\.pth from https.* into .*hub/checkpoints, or choose loss='l1'"):
+        resolve(settings)
+    assert resolve(settings | dict(loss="l1")).loss == "l1"
+    assert not (tmp_path / "hub").exists()
+
+
+def test_wrong_settings_stop_before_any_work(tmp_path, weights):
+    captions = str(tmp_path / "captions.txt")
+    coco = dict(teacher="coco", weights=weights["coco"], prompts=captions)
+    bad = [
+        (dict(teacher="cifar10", loss="l1"), "cifar10 needs weights='...', not given: give edm-cifar10"),
+        (dict(teacher="cifar10", loss="l1", weights=str(tmp_path / "no.pkl")), "which is not there"),
+        (dict(teacher="imagenet", weights=weights["cifar10"]), "folder with model_index.json"),
+        (coco | dict(prompts=""), "coco needs captions"),
+        (coco | dict(prompts=str(tmp_path / "no.txt")), "no.txt' cannot be read"),
+        (coco | dict(prompts=weights["cifar10"]), "is empty"),
+        (coco | dict(nfe=8), "nfe is 4 to 7"),
+        (dict(teacher="digits", prompts=captions), "is no text model"),
+    ]
+    for changes, message in bad:
+        with pytest.raises(ValueError, match=message):
+            resolve(parameters(tmp_path, **changes))
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read_prompts(tmp_path / "latin.txt")
+    assert not (tmp_path / "runs").exists()
+
+
+def papermill(tmp_path, **settings):
+    command = [sys.executable, "-m", "papermill", str(ROOT / "nbs" / "03_train_gas.ipynb"), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
+    command += [word for name, value in settings.items() for word in ("-p", name, str(value))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = next((tmp_path / "runs").glob("*-nfe*"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return Tableau.load(run / "solver.json"), *(json.loads((run / f"{name}.json").read_text()) for name in ("config", "metrics")), lines
+
+
+SMALL = dict(nfe=4, iterations=2, batch_size=4, n_pairs=8, n_eval=4, device="cpu")
+
+
+def test_papermill_cifar10(tmp_path):
+    """The published recipe from a file in the published format; only its size is changed, and LPIPS, whose weights tests do not have."""
+    solver, config, metrics, lines = papermill(tmp_path, teacher="cifar10", weights=edm_pickle(tmp_path / "net.pkl"), loss="l1", **SMALL)
+    assert [line["phase"] for line in lines] == ["gs", "gs", "gas", "gas"] and solver.nfe == 4 and solver.times[-1] == 1e-3
+    assert (config["method"], config["t_eps"], config["loss"], config["adversarial_weight"]) == ("adam", 1e-3, "l1", 0.1)
+    rows = {row["solver"]: row for row in metrics["rows"]}
+    assert rows["teacher"]["nfe"] == 20 and rows["teacher"]["l1"] < 1e-4 and set(rows) >= {"gs", "gas", "unipc"}
+
+
+@pytest.mark.slow
+def test_papermill_coco(tmp_path):
+    """Stable Diffusion under guidance 7.5, the teacher iPNDM on the GITS grid with one step more."""
+    pipelines.stable_diffusion().save_pretrained(tmp_path / "sd")
+    (tmp_path / "captions.txt").write_text("a cat\na red shoe\n")
+    solver, config, metrics, lines = papermill(tmp_path, teacher="coco", weights=tmp_path / "sd", prompts="captions.txt", adversarial=0.0, **SMALL)
+    assert [line["phase"] for line in lines] == ["gs", "gs"] and solver.nfe == 4
+    assert (config["loss"], config["t_eps"], config["prompts"]) == ("l1", 1e-3, "captions.txt")
+    teacher = next(row for row in metrics["rows"] if row["solver"] == "teacher" or row["nfe"] == 5)
+    assert teacher["nfe"] == 5 and teacher["l1"] < 1e-4
+
+
+def test_coco_trains(tmp_path):
+    """What the notebook does with these parameters, without the notebook."""
+    pipelines.stable_diffusion().save_pretrained(tmp_path / "sd")
+    (tmp_path / "captions.txt").write_text("a cat\na red shoe\n")
+    small = {k: v for k, v in SMALL.items() if k != "device"}
+    config = resolve(parameters(tmp_path, teacher="coco", weights=str(tmp_path / "sd"), prompts=str(tmp_path / "captions.txt"), **small))
+    records = list(train(config, run_dir=tmp_path / "run"))
+    assert [r.phase for r in records] == ["gs", "gs", "gas", "gas"] and records[-1].tableau.nfe == 4
+    teacher = records[-1].state.teacher
+    assert (teacher.tableau.nfe, teacher.tableau.name, teacher.denoiser.guidance_scale) == (5, "ipndm", 7.5)
+    assert teacher.class_names == ["a cat", "a red shoe"] and config.n_val == 8
+
+
+def test_a_text_folder_takes_prompts(tmp_path):
+    pipelines.stable_diffusion().save_pretrained(tmp_path / "sd")
+    (tmp_path / "captions.txt").write_text("a cat\na red shoe\n")
+    settings = parameters(tmp_path, teacher=str(tmp_path / "sd"), prompts=str(tmp_path / "captions.txt"), preset="quick")
+    assert teacher_of(resolve(settings)).class_names == ["a cat", "a red shoe"]
