@@ -202,8 +202,9 @@ class GASScheduler(SchedulerMixin, ConfigMixin):
         if not isinstance(schedule, Mapping): raise ValueError("GASScheduler has no schedule: make one with GASScheduler.from_tableau")
         self.schedule = expand_schedule(schedule)
         if prediction_type not in PREDICTIONS: raise ValueError(f"prediction_type {prediction_type!r}: choose one of {', '.join(PREDICTIONS)}")
-        if type(num_train_timesteps) is not int or num_train_timesteps < 1: raise ValueError(f"num_train_timesteps={num_train_timesteps!r}: 1 or more")
-        if card is not None and not isinstance(card, Mapping): raise ValueError(f"card={card!r}: give a dictionary, or None")
+        if type(num_train_timesteps) is not int or num_train_timesteps < 1:
+            raise ValueError(f"num_train_timesteps={num_train_timesteps!r}: need a whole number, 1 or more")
+        if not isinstance(card, Mapping | None): raise ValueError(f"card={card!r}: give a dictionary, or None")
         self.init_noise_sigma, self.num_inference_steps, self.timesteps = 1.0, None, torch.empty(0)
         self._tableau = self._begin_index = self._run = None
 
@@ -360,7 +361,7 @@ def _figures_table(rows: list[Mapping]) -> str:
 # %% ../nbs/foundations/interop.ipynb #3bfe33e4
 @patch
 def save_pretrained(self: GASScheduler, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
-    "Write scheduler_config.json and README.md into `save_directory`; with `push_to_hub`, then upload them (`repo_id`, `token`, `private`...)."
+    "Write scheduler_config.json and README.md into `save_directory`; `push_to_hub`: then upload them (`repo_id`, `token`, `private`)."
     folder = Path(save_directory)
     if folder.is_file(): raise ValueError(f"{folder} is a file: give a folder")
     config = json.loads(self.to_json_string())
@@ -370,17 +371,19 @@ def save_pretrained(self: GASScheduler, save_directory: str | os.PathLike, push_
     if push_to_hub: self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
 @patch
-def push_to_hub(self: GASScheduler, repo_id: str, commit_message: str = "Upload solvers", private: bool | None = None, token: str | None = None,
-                create_pr: bool = False, subfolder: str | None = None, **_) -> str:
-    "Create `repo_id` on the Hugging Face hub if need be, and upload config and card. ConnectionError, in words, without a network."
+def push_to_hub(self: GASScheduler, repo_id: str, commit_message: str = "Upload solvers", private: bool | None = None,
+                token: str | None = None, create_pr: bool = False, subfolder: str | None = None, **_) -> str:
+    "Create `repo_id` on the Hugging Face hub if need be, upload config and card. ConnectionError, in words, without a network."
     import huggingface_hub
-    try: repo_id = huggingface_hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    try:
+        repo_id = huggingface_hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, repo_id=repo_id)
+            return str(huggingface_hub.upload_folder(repo_id=repo_id, folder_path=folder, token=token, create_pr=create_pr,
+                                                     commit_message=commit_message, path_in_repo=subfolder))
     except (OSError, huggingface_hub.errors.OfflineModeIsEnabled) as e:
-        raise ConnectionError(f"{repo_id} was not uploaded: the hub cannot be reached or refused ({e}); save_pretrained(folder) works offline") from e
-    with tempfile.TemporaryDirectory() as folder:
-        self.save_pretrained(folder, repo_id=repo_id)
-        return str(huggingface_hub.upload_folder(repo_id=repo_id, folder_path=folder, token=token, commit_message=commit_message,
-                                                 create_pr=create_pr, path_in_repo=subfolder))
+        raise ConnectionError(f"{repo_id} was not uploaded: the hub cannot be reached or refused ({e}); "
+                              "save_pretrained(folder) works offline") from e
 
 # %% ../nbs/foundations/interop.ipynb #a96fedbe
 def _prediction_of_run(run: Path) -> str | None:
@@ -401,8 +404,9 @@ def _rows_of_run(run: Path) -> list[dict]:
     if not path.is_file(): return []
     try: rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     except (ValueError, RecursionError, KeyError, TypeError) as e:
-        raise ValueError(f"{path} is not the report of a finished run ({type(e).__name__}: {e}): run it again, or delete the file") from None
-    if not isinstance(rows, list) or not all(isinstance(r, dict) for r in rows): raise ValueError(f"{path}: rows is not a list of objects")
+        raise ValueError(f"{path} is not the report of a finished run ({type(e).__name__}: {e}): delete it, or run again") from None
+    good = isinstance(rows, list) and all(isinstance(r, dict) for r in rows)
+    if not good: raise ValueError(f"{path} is not the report of a finished run (rows is not a list of objects): delete it, or run again")
     return rows
 
 GASScheduler.from_runs = classmethod(_from_runs)
@@ -411,7 +415,8 @@ GASScheduler.from_runs = classmethod(_from_runs)
 def _bundle(cls, paths: Iterable[Path], prediction: str | None, figures: list[dict], card: dict) -> GASScheduler:
     "One scheduler of the solver files `paths`, of one schedule and different nfe."
     tableaus = [Tableau.load(p) for p in paths]
-    schedules = {json.dumps(compact_schedule(NoiseSchedule.from_config(t.meta["schedule"]))) for t in tableaus if "schedule" in t.meta}
+    configs = [t.meta["schedule"] for t in tableaus if "schedule" in t.meta]
+    schedules = {json.dumps(compact_schedule(NoiseSchedule.from_config(c))) for c in configs}
     if len(schedules) > 1: raise ValueError(f"{', '.join(map(str, paths))} have different noise schedules: one scheduler holds one")
     teachers = list(dict.fromkeys(t.meta["teacher"] for t in tableaus if "teacher" in t.meta))
     info = dict(teacher=", ".join(teachers) or "a diffusion model", **({"figures": figures} if figures else {})) | card
@@ -435,13 +440,15 @@ def _rows_of_solver(t: Tableau) -> list[dict]:
 GASScheduler.from_files = classmethod(_from_files)
 
 # %% ../nbs/foundations/interop.ipynb #f6f4209f
-def _from_pretrained(cls, path: str | os.PathLike | None = None, subfolder: str | None = None, return_unused_kwargs: bool = False, **kwargs):
+def _from_pretrained(cls, path: str | os.PathLike | None = None, subfolder: str | None = None,
+                     return_unused_kwargs: bool = False, **kwargs):
     "The scheduler in a folder that `save_pretrained` wrote, or under a hub id (owner/name). ValueError for anything else."
     if path is None: raise ValueError("path=None: give the folder of a GASScheduler or a hub id (owner/name)")
     folder = Path(path) / (subfolder or "")
     if Path(path).is_dir(): _check_config(folder / cls.config_name)
     elif Path(path).exists(): raise ValueError(f"{path} is a file: give the folder with {cls.config_name}")
-    try: return super(GASScheduler, cls).from_pretrained(path, subfolder=subfolder, return_unused_kwargs=return_unused_kwargs, **kwargs)
+    kwargs |= dict(subfolder=subfolder, return_unused_kwargs=return_unused_kwargs)
+    try: return super(GASScheduler, cls).from_pretrained(path, **kwargs)
     except ValueError as e: raise ValueError(f"{folder}: {e}") from None
     except OSError as e:
         raise ValueError(f"{path} is no folder, and cannot be found on the hub (offline?): {str(e).splitlines()[0]} "
@@ -450,7 +457,8 @@ def _from_pretrained(cls, path: str | os.PathLike | None = None, subfolder: str 
 def _check_config(path: Path) -> None:
     if not path.is_file(): raise ValueError(f"{path} does not exist: give a folder that save_pretrained wrote")
     try: config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e: raise ValueError(f"{path} is not JSON, or cut off ({e}): save or download it again") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise ValueError(f"{path} is not JSON, or cut off ({e}): save or download it again") from None
     if not isinstance(config, dict) or "solvers" not in config:
         raise ValueError(f"{path} describes no GASScheduler (no solvers): give a folder that save_pretrained wrote")
 

@@ -551,7 +551,7 @@ def test_folders_that_hold_no_scheduler(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_push_to_hub(monkeypatch):
+def test_push_to_hub(monkeypatch, tmp_path):
     """Against stand-ins for the two calls that reach the hub."""
     import huggingface_hub
 
@@ -566,6 +566,28 @@ def test_push_to_hub(monkeypatch):
     assert scheduler.push_to_hub("solvers", private=True) == "commit"
     assert seen["files"] == ["README.md", "scheduler_config.json"] and seen["repo_id"] == "me/solvers"
     assert "GASScheduler.from_pretrained('me/solvers')" in seen["card"]
+    seen.clear()
+    scheduler.save_pretrained(tmp_path / "here", push_to_hub=True, repo_id="others", token="t")
+    assert seen["repo_id"] == "me/others" and sorted(p.name for p in (tmp_path / "here").iterdir()) == ["README.md", "scheduler_config.json"]
+
+    def dropped(**_):
+        raise OSError("connection dropped")
+
+    monkeypatch.setattr(huggingface_hub, "upload_folder", dropped)
+    with pytest.raises(ConnectionError, match="me/solvers was not uploaded.*connection dropped.*save_pretrained"):
+        scheduler.push_to_hub("solvers")
+
+
+def test_model_card_says_all_there_is_to_know():
+    card = dict(teacher="a pipeline", base_model="me/pipe", figures=[dict(solver="gas", nfe=4, l1=0.5, spacing=None), dict(solver="unipc", nfe=4, l1=0.75)])
+    flow = NoiseSchedule.flow(1000.0)
+    text = model_card(GASScheduler.from_tableau(list(solvers(flow).values()), flow, "flow_prediction", card), "me/solver")
+    for part in ("# Few-step solvers for a pipeline", "4, 5 network evaluations", "`flow_prediction`", "schedule is `flow`", 'base_model: "me/pipe"',
+                 "| gas | 4 |  | 0.5 |", "| unipc | 4 |  | 0.75 |", "DiffusionPipeline.from_pretrained('me/pipe')",
+                 "GASScheduler.from_pretrained('me/solver')", "num_inference_steps=4", "one of 4, 5", "arXiv 2510.17699"):
+        assert part in text, part
+    bare = model_card(GASScheduler.from_tableau(random_solver(NoiseSchedule.vp_linear(), 4)))
+    assert "Figures" not in bare and "a diffusion model" in bare
 
 
 def test_push_to_hub_offline(monkeypatch):
@@ -594,16 +616,18 @@ def fmnist_pipeline(label):
 
 
 def test_shipped_scheduler_in_a_pipeline():
-    """One config with five solvers: what the pipeline makes with each is what `sample` makes, at the class that was asked for."""
-    scheduler, teacher = shipped_scheduler("fmnist"), load_teacher("fmnist", "cpu")
-    assert scheduler.nfes == [4, 5, 6, 8, 10] and scheduler.schedule == teacher.schedule
+    """One config with five solvers: what the pipeline makes with each is what `sample` makes, at the class that was asked for.
+    The embedded teacher adds the class embedding in another order, and its network makes rounding a little larger."""
+    scheduler, embedded = shipped_scheduler("fmnist"), load_teacher("fmnist", "cpu")
+    assert scheduler.nfes == [4, 5, 6, 8, 10] and scheduler.schedule == embedded.schedule
     pipe = fmnist_pipeline(label=7)
+    teacher = DiffusersTeacher(pipe)
     pipe.scheduler = scheduler
     x_T = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     for nfe in scheduler.nfes:
         theirs = pipe(batch_size=1, num_inference_steps=nfe, generator=torch.Generator().manual_seed(1), output_type="np").images
-        assert abs(theirs - to_images(teacher.sample(x_T, 7, scheduler.tableaus[nfe]))).max() <= 1e-5
-        assert theirs.std() > 0.1
+        assert abs(theirs - to_images(teacher.sample(x_T, tableau=scheduler.tableaus[nfe]))).max() <= 1e-5
+        assert abs(theirs - to_images(embedded.sample(x_T, 7, scheduler.tableaus[nfe]))).max() <= 1e-3 and theirs.std() > 0.1
 
 
 def test_shipped_scheduler_is_in_step_with_the_solver_files(tmp_path):

@@ -200,17 +200,19 @@ def read_edm_pickle(path: str | Path) -> EDMPrecond:
         return build_edm(config, {k: v.float() for k, v in module_state(content["ema"]).items()})
     except ValueError as e: raise ValueError(f"{path} is not an EDM network that can be read: {e}") from None
 
-_AT_MOST = dict(img_resolution=4096, in_channels=64, out_channels=64, label_dim=100_000, augment_dim=1_000, model_channels=4_096,
-                channel_mult_emb=64, num_blocks=64)
+_AT_MOST = dict(img_resolution=4096, in_channels=64, out_channels=64, label_dim=100_000, augment_dim=1_000,
+                model_channels=4_096, channel_mult_emb=64, num_blocks=64)
 
 def _check_sizes(config: dict) -> None:
     "ValueError for a network that no published file describes: building millions of layers would take for ever."
     if not isinstance(config, dict): raise ValueError("its constructor arguments are not a dictionary")
     for name, most in _AT_MOST.items():
         value = config.get(name, 0)
-        if type(value) is not int or not 0 <= value <= most: raise ValueError(f"{name}={value!r}: need a whole number, at most {most}")
-    if not isinstance(config.get("channel_mult", []), (list, tuple)) or len(config.get("channel_mult", [])) > 16:
-        raise ValueError(f"channel_mult={str(config['channel_mult'])[:60]}: need a list of at most 16 numbers")
+        if type(value) is not int or not 0 <= value <= most:
+            raise ValueError(f"{name}={str(value)[:40]}: need a whole number, at most {most}")
+    widths = config.get("channel_mult", [])
+    if not isinstance(widths, (list, tuple)) or len(widths) > 16 or any(isinstance(w, int) and w > 64 for w in widths):
+        raise ValueError(f"channel_mult={str(widths)[:40]}: need a list of at most 16 numbers, each at most 64")
 
 def build_edm(config: dict, state: dict[str, Tensor]) -> EDMPrecond:
     "The network that `config` describes, with the weights `state`. ValueError if they do not fit."

@@ -31,7 +31,8 @@ class Setting:
     train: dict
     guidance_scale: float | None = None
 
-def _unipc(nfe, spacing, t_eps, variant): return dict(solver="unipc", nfe=nfe, spacing=spacing, t_eps=t_eps, order=3, variant=variant)
+def _unipc(nfe, spacing, t_eps, variant):
+    return dict(solver="unipc", nfe=nfe, spacing=spacing, t_eps=t_eps, order=3, variant=variant)
 
 def _train(loss, t_eps, weight, iterations, batch_size, n_pairs=5_000, n_val=1_000, **more):
     return dict(method="adam", loss=loss, t_eps=t_eps, adversarial_weight=weight, iterations=iterations, adversarial_iterations=iterations,
@@ -47,11 +48,14 @@ SETTINGS = dict(
                  _train("lpips", 1e-4, 1.0, 10_000, 24)),
     afhqv2=Setting("AFHQv2, 64x64", "edm", _EDM.format("afhqv2-64x64-uncond"), _unipc(20, "logSNR", 1e-4, "bh1"),
                    _train("lpips", 1e-4, 1.0, 10_000, 24)),
-    lsun_bedroom=Setting("LSUN-Bedroom, 256x256, latent", "diffusers", "a diffusers folder with the unconditional latent model (LDMPipeline: unet, vqvae)",
+    lsun_bedroom=Setting("LSUN-Bedroom, 256x256, latent", "diffusers",
+                         "a diffusers folder with the unconditional latent model (LDMPipeline: unet, vqvae)",
                          _unipc(20, "time_uniform", 1e-3, "bh2"), _train("l1", 1e-3, 1.0, 30_000, 8)),
-    imagenet=Setting("ImageNet, 256x256, latent", "diffusers", "a diffusers folder with a class-conditional latent model (DiTPipeline)",
+    imagenet=Setting("ImageNet, 256x256, latent", "diffusers",
+                     "a diffusers folder with a class-conditional latent model (DiTPipeline)",
                      _unipc(10, "time_quadratic", 1e-3, "bh2"), _train("l1", 1e-3, 1.0, 30_000, 8), guidance_scale=2.0),
-    coco=Setting("MS-COCO with Stable Diffusion 1.5, 512x512, latent", "diffusers", "a diffusers folder of Stable Diffusion 1.5", None,
+    coco=Setting("MS-COCO with Stable Diffusion 1.5, 512x512, latent", "diffusers",
+                 "a diffusers folder of Stable Diffusion 1.5", None,
                  _train("l1", 1e-3, 1.0, 2_000, 4, n_val=128), guidance_scale=7.5))
 
 # %% ../../nbs/teachers/presets.ipynb #d77ba408
@@ -74,14 +78,16 @@ def setting(name: str) -> Setting:
     if name not in SETTINGS: raise ValueError(f"setting {name!r}: the paper's are {', '.join(SETTINGS)}")
     return SETTINGS[name]
 
+_ONE_A_LINE = "give a text file with one caption a line"
+
 def read_prompts(prompts: Sequence[str] | str | Path) -> list[str]:
     "A list of prompts as it is, or the lines of a text file that are not empty. ValueError if there are none."
     if not isinstance(prompts, (str, Path)): return list(prompts)
     try: lines = [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         reason = getattr(e, "strerror", None) or "not UTF-8 text"
-        raise ValueError(f"prompts={str(prompts)!r} cannot be read ({reason}): give a text file with one caption a line") from None
-    if not any(lines): raise ValueError(f"prompts={str(prompts)!r} is empty: give a text file with one caption a line")
+        raise ValueError(f"prompts={str(prompts)!r} cannot be read ({reason}): {_ONE_A_LINE}") from None
+    if not any(lines): raise ValueError(f"prompts={str(prompts)!r} is empty: {_ONE_A_LINE}")
     return [line for line in lines if line]
 
 # %% ../../nbs/teachers/presets.ipynb #57b61fb2
@@ -101,10 +107,11 @@ def _load_coco(weights, device, nfe, prompts, guidance_scale) -> Teacher:
     return load_diffusers_teacher(weights, device, prompts=prompts, guidance_scale=guidance_scale, recipe=recipe,
                                   tableau=lambda schedule: gits_tableau(schedule, nfe + 1))
 
-def check_setting(name: str, weights: str | Path | None, nfe: int = 4, prompts: Sequence[str] | str | Path | None = None) -> None:
-    "What can be seen before a network is loaded. ValueError for missing weights and, for coco, missing captions or another nfe than 4 to 7."
-    s, is_there = setting(name), bool(weights) and Path(weights).exists()
-    if not is_there:
+def check_setting(name: str, weights: str | Path | None, nfe: int = 4,
+                  prompts: Sequence[str] | str | Path | None = None) -> None:
+    "What shows before a network is loaded: ValueError for missing weights and, for coco, missing captions or nfe outside 4 to 7."
+    s = setting(name)
+    if not weights or not Path(weights).exists():
         raise ValueError(f"{name} needs weights={str(weights) if weights else '...'!r}, {'which is not there' if weights else 'not given'}: "
                          f"give {s.weights}")
     if s.kind == "diffusers" and not (Path(weights) / "model_index.json").is_file():
@@ -112,4 +119,5 @@ def check_setting(name: str, weights: str | Path | None, nfe: int = 4, prompts: 
     if name != "coco": return
     if not prompts: raise ValueError("coco needs captions: give prompts, a list or a text file with one caption a line")
     read_prompts(prompts)
-    if nfe + 1 not in GITS_SIGMAS: raise ValueError(f"nfe={nfe}: the coco teacher is one step ahead on GITS's grids of 5 to 8 steps, so nfe is 4 to 7")
+    if nfe + 1 not in GITS_SIGMAS:
+        raise ValueError(f"nfe={nfe}: the coco teacher is one step ahead, on GITS's grids of 5 to 8 steps, so nfe is 4 to 7")
