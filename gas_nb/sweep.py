@@ -420,8 +420,9 @@ def markdown_tables(means: list[dict], facts: dict) -> str:
     c, made = facts["config"], facts["provenance"]
     nfes = sorted({r["nfe"] for r in means if r["solver"] != "teacher"})
     known = {(r["solver"], r["choice"], r["nfe"]): r for r in means}
-    lines = [f"`{c['teacher']}`, {made['date'][:10]}: {c['n_samples']} samples per cell, mean ± standard deviation over {c['repeats']} disjoint sets of seeds; "
-             f"{made['device_name']}{', commit ' + made['commit'][:7] if made['commit'] else ''}. Best: the spacing that suits the solver best, searched on training pairs; default: uniform in log-SNR."]
+    sets = f"mean ± standard deviation over {c['repeats']} disjoint sets of seeds" if c["repeats"] > 1 else "one set of seeds"
+    lines = [f"`{c['teacher']}`, {made['date'][:10]}: {c['n_samples']:,} samples per cell, {sets}; {made['device_name']}{', commit ' + made['commit'][:7] if made['commit'] else ''}. "
+             f"Best: the spacing that comes closest to the teacher on {c['n_search']} training pairs; default: uniform in log-SNR."]
     for figure, title in TITLES.items():
         if not any(r.get(figure) is not None for r in means): continue
         lines += ["", f"{title} ({facts['features']})" if figure == "frechet" else title, "", "| solver | " + " | ".join(f"NFE {n}" for n in nfes) + " |", "| --- " * (len(nfes) + 1) + "|"]

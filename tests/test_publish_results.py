@@ -19,7 +19,7 @@ MEANS = [
 
 @pytest.fixture
 def results():
-    config = dict(teacher="digits", n_samples=60, repeats=2, reference="/somewhere/else/refs", weights="/w", inception="", device="cpu")
+    config = dict(teacher="digits", n_samples=60, repeats=2, n_search=20, reference="/somewhere/else/refs", weights="/w", inception="", device="cpu")
     made = dict(date="2026-01-02T03:04:05+00:00", commit="abcdef0123+", versions={}, device="cpu", device_name="x, 2 cores", threads=1)
     return dict(config=config, teacher=dict(weights="hash"), metrics=["l1"], features="pixels", reference="90 images of /somewhere/else/refs",
                 provenance=made, failed=[], rows=[dict(l1=1.0)], summary=MEANS)
