@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from safetensors import safe_open
 from fastcore.basics import patch
+from .classic import ddim
 from .compat import default_device
 from .data import EVAL_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, make_pairs, noise, train_seeds
 from .discriminator import Discriminator, discriminator_loss, generator_loss
@@ -141,6 +142,8 @@ class TrainState:
         self.fit: FitStep | None = None
         t_eps = config.t_eps or teacher.t_eps
         self.solver = GeneralizedSolver(teacher.schedule, config.nfe, config.order, t_eps)
+        if config.method == "adam" and teacher.schedule.alpha(1.0) == 0:         # a flow model
+            self.solver.load_tableau(ddim(teacher.schedule, self.solver.times.detach()))
         self.ema, self.gs = self.parameters(), self.parameters()
         self.optimizer = torch.optim.Adam(self.solver.parameters(), config.lr)
         self.discriminator = self.discriminator_optimizer = None
