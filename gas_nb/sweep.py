@@ -435,7 +435,7 @@ def markdown_tables(means: list[dict], facts: dict) -> str:
 
 def _entry(row: dict | None, figure: str) -> str:
     if row is None or row.get(figure) is None: return "-"
-    digits = lambda v: f"{v:.4f}" if figure.startswith("l1") else f"{v:.1f}"
+    digits = lambda v: f"{v:.4f}" if figure.startswith("l1") else f"{v:.1f}" if row[figure] >= 10 else f"{v:.2f}"
     spread = row.get(f"{figure}_std")
     return digits(row[figure]) + ("" if spread is None else f" ± {digits(spread)}")
 

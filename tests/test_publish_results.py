@@ -11,7 +11,7 @@ from gas_nb.sweep import NAMES, markdown_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 MEANS = [
-    dict(solver="teacher", choice="own", nfe=20, l1=0.0, l1_std=0.0, frechet=3.25, frechet_std=0.5, n=60, repeats=2),
+    dict(solver="teacher", choice="own", nfe=20, l1=0.0, l1_std=0.0, frechet=3.254, frechet_std=0.5, n=60, repeats=2),
     dict(solver="unipc", choice="best", nfe=4, l1=0.1234, l1_std=0.001, frechet=7.0, frechet_std=None, spacing="edm", n=60, repeats=2),
     dict(solver="gs", choice="learned", nfe=5, l1=0.05, l1_std=0.002, frechet=None, frechet_std=None, spacing="learned", n=60, repeats=2),
 ]
@@ -29,8 +29,8 @@ def test_tables_hold_means_and_spreads_and_a_dash_where_nothing_was_measured(res
     lines = markdown_tables(MEANS, results).splitlines()
     assert "2026-01-02" in lines[0] and "60 samples" in lines[0] and "abcdef0" in lines[0]
     assert "| UniPC, best | 0.1234 ± 0.0010 | - |" in lines and "| **GS** | - | 0.0500 ± 0.0020 |" in lines
-    assert "| UniPC, best | 7.0 | - |" in lines
-    assert "The teacher itself (20 evaluations): 3.2 ± 0.5." in lines
+    assert "| UniPC, best | 7.00 | - |" in lines
+    assert "The teacher itself (20 evaluations): 3.25 ± 0.50." in lines
 
 
 def test_what_is_kept_holds_no_path(results):
