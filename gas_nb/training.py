@@ -110,6 +110,7 @@ def lpips_features(device: str | torch.device = "cpu", decode: Callable = lambda
         return torch.cat(out, 1)
     return features
 
+# %% ../nbs/03_train_gas.ipynb #7a1c93de
 _VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
 
 def check_lpips() -> None:
