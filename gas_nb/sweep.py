@@ -415,18 +415,18 @@ Sweep.write_results = write_results
 NAMES = dict(teacher="Teacher", ddim="DDIM", dpm_solver_pp_2m="DPM-Solver++ 2M", dpm_solver_pp_3m="DPM-Solver++ 3M", unipc="UniPC", ipndm="iPNDM", gs="**GS**", gas="**GAS**")
 TITLES = dict(l1="L1 to the teacher", frechet="Frechet distance to real images", l1_exact="L1 to the exact solution")
 
-def markdown_tables(means: list[dict], facts: dict) -> str:
-    "The tables of a sweep in markdown: a row per solver, a column per NFE, mean ± spread; dated, with what it took."
+def markdown_tables(means: list[dict], facts: dict, brief: bool = False) -> str:
+    "The tables of a sweep in markdown: a row per solver, a column per NFE, mean ± spread; dated, with what it took. `brief`: no default spacings."
     c, made = facts["config"], facts["provenance"]
     nfes = sorted({r["nfe"] for r in means if r["solver"] != "teacher"})
     known = {(r["solver"], r["choice"], r["nfe"]): r for r in means}
     sets = f"mean ± standard deviation over {c['repeats']} disjoint sets of seeds" if c["repeats"] > 1 else "one set of seeds"
     lines = [f"`{c['teacher']}`, {made['date'][:10]}: {c['n_samples']:,} samples per cell, {sets}; {made['device_name']}{', commit ' + made['commit'][:7] if made['commit'] else ''}. "
-             f"Best: the spacing that comes closest to the teacher on {c['n_search']} training pairs; default: uniform in log-SNR."]
+             f"Best: the spacing that comes closest to the teacher on {c['n_search']} training pairs{'' if brief else '; default: uniform in log-SNR'}."]
     for figure, title in TITLES.items():
         if not any(r.get(figure) is not None for r in means): continue
         lines += ["", f"{title} ({facts['features']})" if figure == "frechet" else title, "", "| solver | " + " | ".join(f"NFE {n}" for n in nfes) + " |", "| --- " * (len(nfes) + 1) + "|"]
-        for solver, choice in dict.fromkeys((s, ch) for s, ch, _ in known if s != "teacher"):
+        for solver, choice in dict.fromkeys((s, ch) for s, ch, _ in known if s != "teacher" and not (brief and ch == "default")):
             name = NAMES[solver] + (f", {choice}" if solver in CLASSIC else "")
             lines.append(f"| {name} | " + " | ".join(_entry(known.get((solver, choice, n)), figure) for n in nfes) + " |")
         own = next((r for r in means if r["solver"] == "teacher"), None)

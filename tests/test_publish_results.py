@@ -80,3 +80,9 @@ def test_stored_results_of_our_own_come_from_sweeps():
         if path.stem != "paper":
             assert found["provenance"]["date"] and {r["solver"] for r in found["summary"]} <= set(NAMES)
             assert all(r["n"] == found["config"]["n_samples"] for r in found["summary"])
+
+
+def test_the_front_page_leaves_default_spacings_to_the_results_notebook(results):
+    means = [*MEANS, dict(MEANS[1], choice="default", l1=0.9)]
+    assert "UniPC, default | 0.9000" in markdown_tables(means, results)
+    assert "default" not in markdown_tables(means, results, brief=True)

@@ -3,7 +3,8 @@
 
 `python tools/publish_results.py runs` takes every sweep in runs/ (see nbs/04_evaluate.ipynb), or those named with
 `--teacher`. The table goes into nbs/index.ipynb between the comments `<!-- results: TEACHER -->` and `<!-- end -->`,
-if there are such; README.md is made from that notebook. Only what a sweep has measured is written. Run by `make results`.
+if there are such; README.md is made from that notebook. Then nbs/results.ipynb is run and keeps its outputs, so that it can
+be read where nothing runs. Only what a sweep has measured is written. Run by `make results`.
 """
 import argparse
 import json
@@ -12,6 +13,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from nbclient import NotebookClient
 
 from gas_nb.files import write_json_atomic, write_text_atomic
 from gas_nb.sweep import markdown_tables
@@ -48,9 +50,23 @@ def publish(folder: Path, root: Path) -> str:
         nb = nbformat.read(notebook, as_version=4)
         for cell in nb.cells:
             if cell.cell_type == "markdown":
-                cell.source = place(cell.source, teacher, markdown_tables(results["summary"], results))
+                cell.source = place(cell.source, teacher, markdown_tables(results["summary"], results, brief=True))
         write_text_atomic(notebook, nbformat.writes(nb) + "\n")
     return teacher
+
+
+def execute(notebook: Path) -> None:
+    """Run a notebook in its folder and store its outputs."""
+    nb = nbformat.read(notebook, as_version=4)
+    NotebookClient(nb, timeout=600, record_timing=False, resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    nb.metadata = {"kernelspec": nb.metadata["kernelspec"]}
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = None
+    write_text_atomic(notebook, nbformat.writes(nb) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{publish(folder, args.root)}: {folder}")
     if not folders:
         print(f"no finished sweep in {args.runs}: run `make sweep` first", file=sys.stderr)
+    elif (notebook := args.root / "nbs" / "results.ipynb").exists():
+        execute(notebook)
     return 0 if folders else 1
 
 
