@@ -4,7 +4,7 @@
 
 # %% ../nbs/03_train_gas.ipynb #f33c3195
 from __future__ import annotations
-import copy, hashlib, json, tempfile, time, urllib.request
+import copy, hashlib, json, math, tempfile, time, urllib.request
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +19,12 @@ from .data import EVAL_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, m
 from .discriminator import Discriminator, discriminator_loss, generator_loss
 from .files import save_safetensors_atomic, write_json_atomic, write_text_atomic
 from .fit import Chart, Distance, FitStep, gauss_newton_step, search_grid, to_tableau
+from .parallel import agree, in_order, is_main, on_main, share, sum_gradients, total
 from .solver import GeneralizedSolver
 from .tableau import Tableau, sample
 from .teacher import Teacher, load_teacher, teacher_kind
 from .teachers.presets import check_setting, read_prompts, train_options
+from .trackers import tracker_names
 
 # %% auto #0
 __all__ = ['PHASES', 'PRESETS', 'TrainConfig', 'make_distance', 'lpips_features', 'check_lpips', 'TrainState', 'load_state',
@@ -236,32 +238,38 @@ class NonFiniteLoss(FloatingPointError):
     "A loss that is nan or infinite; the last checkpoint is kept."
 
 def _apply(optimizer, loss: Tensor, parameters, clip: float | None, state: TrainState) -> None:
-    if not torch.isfinite(loss):
-        raise NonFiniteLoss(f"loss is {loss.item()} at step {state.step + 1} of phase {state.phase}: lower lr "
+    value = total(dict(loss=loss.item()))["loss"]         # of all processes, so that all stop or none
+    if not math.isfinite(value):
+        raise NonFiniteLoss(f"loss is {value} at step {state.step + 1} of phase {state.phase}: lower lr "
                             f"(now {state.config.lr:g}) or the adversarial weight; the last good checkpoint is kept")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    sum_gradients(p for group in optimizer.param_groups for p in group["params"])
     if clip is not None: torch.nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
 
 def gs_step(state: TrainState, batch: Pairs, distance: Distance) -> dict[str, float]:
     "One Adam step on the distance to the teacher; returns the loss."
-    student = state.solver.sample(state.teacher.denoiser, batch.x_T, batch.condition)
-    loss = distance.loss(distance.residual(student, batch.x_0))
+    part = share(batch)
+    student = state.solver.sample(state.teacher.denoiser, part.x_T, part.condition)
+    loss = distance.loss(distance.residual(student, part.x_0)) * (len(part) / len(batch))
     _apply(state.optimizer, loss, list(state.solver.parameters()), state.config.clip, state)
-    return dict(loss=loss.item())
+    return total(dict(loss=loss.item()))
 
 # %% ../nbs/03_train_gas.ipynb #0eb0bbcd
 def gas_step(state: TrainState, batch: Pairs, fresh: Pairs, distance: Distance) -> dict[str, float]:
     "One discriminator and one solver step; `fresh` carries noise and conditions that belong to no pair."
-    c, D = state.config, state.discriminator
+    c, D, n = state.config, state.discriminator, len(batch)
+    batch, fresh = share(batch), share(fresh)
+    weight = len(batch) / n                               # the processes' means add up to that of the whole batch
     both = None if batch.condition is None else torch.cat([batch.condition, fresh.condition])
     student, fake = state.solver.sample(state.teacher.denoiser, torch.cat([batch.x_T, fresh.x_T]), both).split([len(batch), len(fresh)])
     d = discriminator_loss(D, batch.x_0, fake.detach(), c.gamma)
-    _apply(state.discriminator_optimizer, d.loss.mean(), [], None, state)
+    _apply(state.discriminator_optimizer, d.loss.mean() * weight, [], None, state)
     close, fool = distance.loss(distance.residual(student, batch.x_0)), generator_loss(D, batch.x_0, fake).mean()
-    _apply(state.optimizer, close + c.adversarial_weight * fool, list(state.solver.parameters()), c.clip, state)
-    return dict(loss=close.item(), generator=fool.item(), discriminator=d.adversarial.mean().item(), r1=d.r1.mean().item(), r2=d.r2.mean().item())
+    _apply(state.optimizer, (close + c.adversarial_weight * fool) * weight, list(state.solver.parameters()), c.clip, state)
+    means = dict(loss=close, generator=fool, discriminator=d.adversarial.mean(), r1=d.r1.mean(), r2=d.r2.mean())
+    return total({name: v.item() * weight for name, v in means.items()})
 
 # %% ../nbs/03_train_gas.ipynb #7cf784dd
 def draw_batch(pairs: Pairs, config: TrainConfig, step: int) -> Pairs:
@@ -304,7 +312,7 @@ def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Pa
     teacher = teacher or teacher_of(config)
     state, distance = TrainState(config, teacher), make_distance(config.loss, teacher)
     checkpoint = Path(run_dir) / "checkpoint.safetensors" if run_dir is not None else None
-    if checkpoint and checkpoint.exists(): state.load(checkpoint)
+    if checkpoint and on_main(checkpoint.exists): state.load(checkpoint)
     if state.phase == "done": return
     training, held_out = (p.to(teacher.device) for p in pairs or make_training_pairs(config, teacher, run_dir, progress))
     clock = time.perf_counter() - state.seconds
@@ -320,10 +328,10 @@ def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Pa
             val = state.fit.val_loss if phase == "fit" else None
             if phase != "fit" and (last or state.step % config.val_every == 0): val = validate(state, held_out, distance)
             state.seconds = time.perf_counter() - clock
-            if checkpoint and (last or phase == "fit" or state.step % config.checkpoint_every == 0): state.save(checkpoint)
+            if checkpoint and is_main() and (last or phase == "fit" or state.step % config.checkpoint_every == 0): state.save(checkpoint)
             yield StepRecord(phase, state.step, steps, extras.pop("loss"), val, state.seconds, extras, state)
     state.start_phase("done")
-    if checkpoint: state.save(checkpoint)
+    if checkpoint and is_main(): state.save(checkpoint)
 
 # %% ../nbs/03_train_gas.ipynb #f76b5f7c
 def _steps(config: TrainConfig, phase: str) -> int:
@@ -357,8 +365,8 @@ def validate(state: TrainState, held_out: Pairs, distance: Distance) -> float:
     "Held-out distance of the EMA solver, in batches."
     table, size = state.tableau(), state.teacher.batch_size
     parts = [held_out[i:i + size] for i in range(0, len(held_out), size)]
-    losses = [distance.loss(distance.residual(sample(state.teacher.denoiser, p.x_T, table, p.condition), p.x_0)).item() * len(p) for p in parts]
-    return sum(losses) / len(held_out)
+    loss = lambda p: distance.loss(distance.residual(sample(state.teacher.denoiser, p.x_T, table, p.condition), p.x_0)).item() * len(p)
+    return sum(in_order(loss, parts)) / len(held_out)
 
 # %% ../nbs/03_train_gas.ipynb #2de011ea
 def _fit_step(state: TrainState, training: Pairs, held_out: Pairs, distance: Distance) -> dict:
@@ -372,6 +380,7 @@ def _fit_step(state: TrainState, training: Pairs, held_out: Pairs, distance: Dis
     else:
         part = training[batch_indices(len(training), n, state.step, c.seed)]
         state.fit = gauss_newton_step(teacher.denoiser, state.fit, part, held_out, distance, max_batch=teacher.batch_size)
+    state.fit = agree(state.fit)
     solver.load_tableau(to_tableau(state.fit.chart, teacher.schedule, solver.t_eps))
     state.ema = state.parameters()
     return dict(loss=state.fit.train_loss, damping=state.fit.damping)
@@ -423,6 +432,7 @@ def resolve(settings: dict) -> TrainConfig:
     if kind == "paper": check_setting(config.teacher, config.weights, config.nfe, config.prompts)
     elif config.prompts: _check_prompts(kind, config)
     if config.loss == "lpips": check_lpips()
+    tracker_names(settings.get("tracker", ""))
     results_folder(settings["output_dir"])
     return config
 

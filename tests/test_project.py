@@ -25,11 +25,11 @@ RUN_NOTEBOOKS = ("03_train_gas", "04_evaluate", "teachers/fmnist", "teachers/fmn
 
 # Imports run from left to right only; inside one layer they may not form a circle.
 LAYERS = (
-    {"compat", "files", "parallel", "pickles", "schedule"},
+    {"compat", "files", "parallel", "pickles", "schedule", "trackers"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
     {"data", "discriminator", "fit", "teacher", "teachers"},
-    {"evaluation", "interop", "training"},
+    {"distil", "evaluation", "interop", "training"},
     {"sweep"},
     {"figures"},
     {"app"},
