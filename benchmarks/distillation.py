@@ -155,9 +155,11 @@ def table(rows: list[dict]) -> str:
     head = ("teacher nfe seed", "Adam steps", "loss", "CPU s", "evals", "fit there: CPU s", "evals", "ratio s", "ratio evals", "fit ends: loss", "CPU s", "evals")
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for r in rows:
-        reached = [f"{r['reached_cpu']:.1f}", f"{r['reached_evaluations']:,.0f}", f"{r['seconds_ratio']:.0f}", f"{r['evaluations_ratio']:.0f}"]
         cells = [f"{r['teacher']} {r['nfe']} {r['seed']}", f"{r['adam_steps']:,}", f"{r['adam_loss']:.5f}", f"{r['adam_cpu']:.0f}", f"{r['adam_evaluations']:,.0f}"]
-        cells += reached if "reached_cpu" in r else ["never", "", "", ""]
+        if "reached_cpu" in r:
+            cells += [f"{r['reached_cpu']:.1f}", f"{r['reached_evaluations']:,.0f}", f"{r['seconds_ratio']:.0f}", f"{r['evaluations_ratio']:.0f}"]
+        else:
+            cells += ["never", "", "", ""]
         lines.append("| " + " | ".join(cells + [f"{r['fit_loss']:.5f}", f"{r['fit_cpu']:.1f}", f"{r['fit_evaluations']:,.0f}"]) + " |")
     return "\n".join(lines)
 

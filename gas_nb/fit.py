@@ -9,14 +9,16 @@ from typing import Any, Callable, Iterator, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from .data import Pairs
+from .classic import classic_tableau
+from .data import Pairs, batch_indices
 from .parallel import in_order
-from .schedule import NoiseSchedule, spacing
+from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['GRIDS', 'Chart', 'to_tableau', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid', 'Distance',
-           'evaluate', 'sensitivities', 'normal_equations', 'FitStep', 'gauss_newton_step']
+__all__ = ['GRIDS', 'SOLVERS', 'ARRIVED', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows',
+           'GridTrial', 'search_grid', 'try_classics', 'start_fit', 'Distance', 'calm', 'evaluate', 'sensitivities',
+           'normal_equations', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
 @dataclass(frozen=True)
@@ -65,6 +67,25 @@ def _falling(s: Tensor, t_eps: float, gap: float = 1e-3) -> Tensor:
     times = torch.where(logs == torch.cat([s[:1], s[1:], s[:1]]).log(), torch.cat([s, s[:1]]), logs.exp())
     times[0], times[-1] = 1.0, t_eps
     return times
+
+# %% ../nbs/foundations/fit.ipynb #316c4b69
+def to_chart(tableau: Tableau, schedule: NoiseSchedule) -> Chart:
+    "The chart of any tableau; exact, except that a row whose states have lost all of x_T cannot be told apart (ValueError)."
+    n, t, s = tableau.nfe, tableau.times[:-1], tableau.times[:-1] + tableau.offsets
+    A, C = tableau.A.detach().clone(), tableau.C.detach().clone()
+    for j in tableau.offsets.nonzero().flatten().tolist():
+        (alpha_s, alpha_t), (sigma_s, sigma_t) = (f(torch.stack([s[j], t[j]])) for f in (schedule.alpha, schedule.sigma))
+        C[:, j] *= (alpha_s * sigma_t) / (sigma_s * alpha_t)
+        A[:, j] -= C[:, j] * (1 / alpha_s - sigma_s / (alpha_s * sigma_t))
+    made = torch.zeros(n + 1, n + 1, dtype=torch.float64)         # row j: what x_j is made of, x_T first, then D_0, D_1, ...
+    made[0, 0], a = 1, torch.zeros(n, dtype=torch.float64)
+    for k in range(n):
+        made[k + 1] = A[k] @ made[:n]
+        made[k + 1, 1:] += C[k]
+        if made[k, 0] == 0: raise ValueError(f"row {k} of {tableau.name}: x_{k} has nothing left of x_T, so it has no chart")
+        a[k] = made[k + 1, 0] / made[k, 0]
+        C[k] = made[k + 1, 1:] - a[k] * made[k, 1:]
+    return Chart(s.detach(), a, C)
 
 # %% ../nbs/foundations/fit.ipynb #b8a14596
 def dense_output(path: Trajectory, schedule: NoiseSchedule, t: float) -> Tensor:
@@ -126,21 +147,56 @@ class _FirstCallShared:
         if key not in self.known: self.known[key] = (x, self.denoiser(x, t, offset, condition))
         return self.known[key][1]
 
+# %% ../nbs/foundations/fit.ipynb #b39d0265
+SOLVERS = ("unipc", "ipndm")
+
+def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distance: Distance, solvers: tuple = SOLVERS,
+                 batch_size: int = 500) -> list[GridTrial]:
+    "The training-free `solvers` (order 3) on every usual spacing as charts, judged on `val`; best first."
+    def trial(recipe):
+        try: chart = to_chart(classic_tableau(schedule=denoiser.schedule, nfe=nfe, t_eps=t_eps, order=min(3, nfe), **recipe), denoiser.schedule)
+        except ValueError: return None                    # for instance a spacing that a flow schedule does not have
+        return GridTrial(recipe, evaluate(denoiser, chart, val, distance, batch_size), chart)
+    recipes = [dict(solver=solver, spacing=kind) for solver in solvers for kind in SPACINGS]
+    return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
+
+def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
+              batch_size: int = 500, few: int = 48) -> FitStep:
+    "Step 0 of a fit: the best fitted rows or training-free solver on `val`. A trial on `few` pairs picks one of each; `path` is that of `train`."
+    denoiser, few_train, few_val = _FirstCallShared(denoiser), train[:few], val[:few]
+    short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
+    grid = search_grid(denoiser, nfe, t_eps, few_train, few_val, short, distance, batch_size=batch_size)[0].grid
+    candidates = search_grid(denoiser, nfe, t_eps, train, val, path, distance, (grid,), batch_size)
+    for found in try_classics(denoiser, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
+        candidates.append(found._replace(loss=evaluate(denoiser, found.chart, val, distance, batch_size)))
+    best = min(candidates, key=lambda trial: trial.loss)
+    return FitStep(0, best.loss, best.loss, 0.1, best.chart, True, len(train))
+
 # %% ../nbs/foundations/fit.ipynb #4a6bda25
 @dataclass(frozen=True)
 class Distance:
-    "`kind` l1 or l2, mean over elements; on `features(x)` (B, F) instead of pixels if given. `delta` softens l1's weights."
+    """`kind` l1 or l2, mean over elements; on `features(x)` (B, F) instead of pixels if given. `delta` softens l1's
+    weights, in units of the typical residual."""
     kind: str = "l1"
     features: Callable | None = None
-    delta: float = 0.05
+    delta: float = 0.3
 
     def __post_init__(self):
         if self.kind not in ("l1", "l2"): raise ValueError(f"distance kind {self.kind!r}: choose l1 or l2")
     def read(self, x: Tensor) -> Tensor: return x if self.features is None else self.features(x)
     def residual(self, x: Tensor, target: Tensor) -> Tensor: return self.read(x) - self.read(target)
     def loss(self, residual: Tensor) -> Tensor: return residual.abs().mean() if self.kind == "l1" else residual.square().mean()
-    def weights(self, residual: Tensor) -> Tensor:
-        return 1 / (residual.abs() + self.delta) if self.kind == "l1" else torch.ones_like(residual)
+    def weights(self, residual: Tensor, typical: float, J: Tensor | None = None) -> Tensor:
+        "IRLS weights for residuals (B, ...); `typical`: the mean absolute one. `J` (P, B, ...) lowers those of over-sensitive samples."
+        if self.kind == "l2": return torch.ones_like(residual)
+        w = 1 / (residual.abs() + max(self.delta * typical, 1e-8))
+        return w if J is None else w * calm(J).to(w.dtype).view(-1, *[1] * (w.ndim - 1))
+
+def calm(J: Tensor, cap: float = 3.0) -> Tensor:
+    "1 / (1 + u^2 / cap^2) per sample (B,): u, the rms of a sample's derivatives in units of each column's rms, over the median of u."
+    squares = J.flatten(2).double().square().mean(2)
+    u2 = (squares / squares.mean(1, keepdim=True).clamp_min(1e-30)).mean(0)
+    return 1 / (1 + u2 / (cap**2 * u2.median()).clamp_min(1e-30))
 
 # %% ../nbs/foundations/fit.ipynb #cb1eaed2
 @torch.no_grad()
@@ -197,9 +253,9 @@ def _in_batches(denoiser, inputs, at, condition, max_batch):
     return torch.cat(out)
 
 # %% ../nbs/foundations/fit.ipynb #27829091
-def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, epsilon: float = 1e-3,
+def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, typical: float, epsilon: float = 1e-3,
                      max_batch: int = 1000) -> tuple[Tensor, Tensor, float]:
-    "J^T W J (P, P), J^T W r (P,), both per sample, and the loss of `chart` on `pairs`."
+    "J^T W J (P, P), J^T W r (P,), both per sample, and the loss of `chart` on `pairs`; `typical`: the size of residuals that `distance` reckons with."
     size = len(chart.vector())
     chunk = max(1, 10 * max_batch // (size * chart.nfe))
     def summand(i):
@@ -207,7 +263,7 @@ def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: D
         x, J = sensitivities(denoiser, chart, part.x_T, part.condition, epsilon, max_batch)
         r = distance.residual(x, part.x_0)
         if distance.features is not None: J = _through_features(distance, x, J, epsilon)
-        w, J = distance.weights(r).flatten().double(), J.flatten(1).double()
+        w, J = distance.weights(r, typical, J).flatten().double(), J.flatten(1).double()
         return ((J * w) @ J.T).cpu(), ((J * w) @ r.flatten().double()).cpu(), distance.loss(r).item() * len(part)
     G, g, loss = map(sum, zip(*in_order(summand, range(0, len(pairs), chunk))))
     return G / len(pairs), g / len(pairs), loss / len(pairs)
@@ -221,26 +277,50 @@ def _through_features(distance, x, J, epsilon):
 
 # %% ../nbs/foundations/fit.ipynb #2f347461
 class FitStep(NamedTuple):
-    "One Gauss-Newton step: losses on the fitted and on held-out pairs, damping, the solver so far, whether the step was taken."
+    "One Gauss-Newton step: losses on the fitted and on held-out pairs, damping, the solver so far, whether it moved, pairs of the next step."
     step: int
     train_loss: float
     val_loss: float
     damping: float
     chart: Chart
     accepted: bool
+    pairs: int = 128
+
+ARRIVED = 1e9                                             # the damping of a fit that no step improves
 
 def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, max_stretch: float = 1.1,
-                      epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3)) -> FitStep:
-    "One damped step from `previous`, accepted if the loss on `val` falls; a pure function, so a fit resumes exactly."
-    chart, mu = previous.chart, previous.damping
-    G, g, train_loss = normal_equations(denoiser, chart, train, distance, epsilon, max_batch)
-    best = (previous.val_loss, mu * 100, chart, False)
-    for damping in (mu / 10, mu, mu * 10, mu * 100, mu * 1000):
+                      epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3), seed: int = 0) -> FitStep:
+    "One damped step from `previous` on `previous.pairs` of `train`, taken if the loss on `val` falls; a pure function, so a fit resumes exactly."
+    chart, n = previous.chart, min(previous.pairs, len(train))
+    part = train[batch_indices(len(train), n, previous.step, seed)]
+    G, g, train_loss = normal_equations(denoiser, chart, part, distance, previous.val_loss, epsilon, max_batch)
+    def trial(damping):
         step = torch.linalg.solve(G + damping * torch.diag(G.diagonal().clamp_min(1e-12 * G.diagonal().max())), -g)
         new = Chart.from_vector(chart.vector() + step, chart.nfe)
         s = new.s.clamp(chart.s / max_stretch, chart.s * max_stretch).clamp(*t_range)
         if denoiser.schedule.alpha(1.0) == 0: s = torch.cat([chart.s[:1], s[1:].clamp(max=0.999)])     # flow: the start is fixed
-        loss = evaluate(denoiser, new := Chart(s, new.a, new.C), val, distance, max_batch)
-        if loss < best[0]: best = (loss, max(damping, 1e-7), new, True)
-        if best[3] and damping >= mu * 10: break
-    return FitStep(previous.step + 1, train_loss, best[0], best[1], best[2], best[3])
+        new = Chart(s, new.a, new.C)
+        return Trial(evaluate(denoiser, new, val, distance, max_batch), max(damping, 1e-10), new)
+    best = search_damping(trial, previous.damping, previous.val_loss)
+    accepted = best.loss < previous.val_loss
+    if best.loss < 0.97 * previous.val_loss: pairs, damping = n, best.damping
+    else: pairs, damping = min(2 * n, len(train)), best.damping if accepted else ARRIVED if n == len(train) else previous.damping
+    if not accepted: best = Trial(previous.val_loss, damping, chart)
+    return FitStep(previous.step + 1, train_loss, best.loss, damping, best.chart, accepted, pairs)
+
+# %% ../nbs/foundations/fit.ipynb #706af2a6
+class Trial(NamedTuple):
+    loss: float
+    damping: float
+    chart: Chart
+
+def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, most: int = 5) -> Trial:
+    "The best of at most `most` + 1 trials: from `damping` down by tens while that helps, else up, at least until the loss is below `bar`."
+    best, factor = trial(damping), 0.1
+    new = trial(damping * factor)
+    if not new.loss < best.loss: factor, new = 10.0, trial(damping * 10)
+    for _ in range(most - 2):
+        if not (new.loss < best.loss or (factor > 1 and not best.loss < bar)): break
+        if new.loss < best.loss: best = new
+        new = trial(new.damping * factor)
+    return min(best, new, key=lambda t: t.loss if t.loss == t.loss else float("inf"))

@@ -166,6 +166,7 @@ def load_fmnist_teacher(device: str | torch.device = "auto", folder: str | Path 
     device = default_device(device)
     unet, sha = _load_unet(Path(folder) if folder else Path(str(files("gas_nb"))) / "weights" / "fmnist")
     c, size = unet.config.in_channels, unet.config.sample_size
+    if device.type == "cpu": unet.to(memory_format=torch.channels_last)   # half as fast again
     denoiser = Denoiser(LabelledUNet(unet).to(device), _ddpm_schedule(), "epsilon", null_condition=torch.tensor(10))
     classifier = load_classifier(device)
     return Teacher("fmnist", denoiser, (c, size, size), RECIPE, device, FMNIST_CLASSES, classifier.features, "classifier features",

@@ -18,7 +18,7 @@ from .compat import default_device
 from .data import EVAL_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, make_pairs, noise, train_seeds
 from .discriminator import Discriminator, discriminator_loss, generator_loss
 from .files import save_safetensors_atomic, write_json_atomic, write_text_atomic
-from .fit import Chart, Distance, FitStep, gauss_newton_step, search_grid, to_tableau
+from .fit import ARRIVED, Chart, Distance, FitStep, gauss_newton_step, start_fit, to_tableau
 from .parallel import agree, in_order, is_main, on_main, share, sum_gradients, total
 from .solver import GeneralizedSolver
 from .tableau import Tableau, sample
@@ -46,10 +46,10 @@ class TrainConfig:
     loss: str = "l1"                                 # l1, l2, features (the teacher's), lpips
     condition: str = "random"                        # class labels of the pairs: "random", or "none"
     iterations: int = 10_000                         # Adam steps of method="adam"
-    fit_steps: int = 8                               # Gauss-Newton steps of method="gauss_newton"
-    fit_pairs: int = 128                             # pairs that each Gauss-Newton step looks at
+    fit_steps: int = 24                              # Gauss-Newton steps of method="gauss_newton", at most
+    fit_pairs: int = 128                             # pairs that the first of them look at; more once a step gains too little
     n_pairs: int = 1_000                             # training pairs
-    n_val: int = 128                                 # held-out pairs, seeds behind the training pairs
+    n_val: int = 250                                 # held-out pairs, seeds behind the training pairs
     batch_size: int = 24
     lr: float = 1e-3
     clip: float = 1.0
@@ -188,7 +188,7 @@ def save(self: TrainState, path: Path) -> None:
     tensors = {f"{group}.{k}": v for group, d in self._groups().items() for k, v in d.items()}
     header = dict(config=asdict(self.config), phase=self.phase, step=self.step, seconds=self.seconds, teacher=self.teacher.config)
     if self.fit:
-        header["fit"] = {k: getattr(self.fit, k) for k in ("step", "train_loss", "val_loss", "damping", "accepted")}
+        header["fit"] = {k: getattr(self.fit, k) for k in ("step", "train_loss", "val_loss", "damping", "accepted", "pairs")}
         tensors["fit.vector"] = self.fit.chart.vector()
     save_safetensors_atomic(path, {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}, dict(state=json.dumps(header)))
 
@@ -341,7 +341,7 @@ def _steps(config: TrainConfig, phase: str) -> int:
 
 def _settled(state: TrainState) -> bool:
     "A fit that no damping improves any more has arrived."
-    return state.phase == "fit" and state.step > 0 and state.fit.damping > 1e4
+    return state.phase == "fit" and state.step > 0 and state.fit.damping >= ARRIVED
 
 def make_training_pairs(config: TrainConfig, teacher: Teacher, run_dir: str | Path | None = None,
                         progress: Callable[[int, int], None] | None = None) -> tuple[Pairs, Pairs]:
@@ -371,19 +371,15 @@ def validate(state: TrainState, held_out: Pairs, distance: Distance) -> float:
 # %% ../nbs/03_train_gas.ipynb #2de011ea
 def _fit_step(state: TrainState, training: Pairs, held_out: Pairs, distance: Distance) -> dict:
     c, teacher, solver = state.config, state.teacher, state.solver
-    n = min(c.fit_pairs, len(training))
     if state.fit is None:
-        part, path = training[:n], None
+        part = training[:c.fit_pairs]
         with torch.no_grad(): _, path = sample(teacher.denoiser, part.x_T, teacher.tableau, part.condition, return_trajectory=True)
-        best = search_grid(teacher.denoiser, c.nfe, solver.t_eps, part, held_out, path, distance, batch_size=teacher.batch_size)[0]
-        state.fit = FitStep(0, best.loss, best.loss, 0.1, best.chart, True)
-    else:
-        part = training[batch_indices(len(training), n, state.step, c.seed)]
-        state.fit = gauss_newton_step(teacher.denoiser, state.fit, part, held_out, distance, max_batch=teacher.batch_size)
+        state.fit = start_fit(teacher.denoiser, c.nfe, solver.t_eps, part, held_out, path, distance, teacher.batch_size)
+    else: state.fit = gauss_newton_step(teacher.denoiser, state.fit, training, held_out, distance, max_batch=teacher.batch_size, seed=c.seed)
     state.fit = agree(state.fit)
     solver.load_tableau(to_tableau(state.fit.chart, teacher.schedule, solver.t_eps))
     state.ema = state.parameters()
-    return dict(loss=state.fit.train_loss, damping=state.fit.damping)
+    return dict(loss=state.fit.train_loss, damping=state.fit.damping, pairs=state.fit.pairs)
 
 def _gs_step(state, training, held_out, distance):
     return gs_step(state, draw_batch(training, state.config, state.step), distance)
@@ -396,9 +392,9 @@ _STEP = dict(fit=_fit_step, gs=_gs_step, gas=_gas_step)
 # %% ../nbs/03_train_gas.ipynb #1a697f8e
 PRESETS = dict(
     quick=dict(fit_steps=2, fit_pairs=16, n_pairs=24, n_val=16, adversarial_iterations=2, discriminator_width=8, val_every=1, n_eval=24),
-    cpu=dict(fit_steps=4, fit_pairs=96, n_pairs=250, n_val=100, adversarial_iterations=60, discriminator_lr=2e-4, discriminator_width=16,
+    cpu=dict(fit_steps=6, fit_pairs=48, n_pairs=200, n_val=64, adversarial_iterations=60, discriminator_lr=2e-4, discriminator_width=16,
              lr=2e-4, ema=0.95, adversarial_weight=0.1, val_every=20, checkpoint_every=20, n_eval=500),
-    gpu=dict(fit_steps=12, fit_pairs=512, n_pairs=4_000, n_val=500, adversarial_iterations=2_000, discriminator_lr=1e-4,
+    gpu=dict(fit_steps=24, fit_pairs=512, n_pairs=4_000, n_val=500, adversarial_iterations=2_000, discriminator_lr=1e-4,
              lr=2e-4, adversarial_weight=0.1, val_every=100, checkpoint_every=500, n_eval=10_000),
     paper=dict(method="adam", n_eval=10_000))
 

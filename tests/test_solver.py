@@ -8,7 +8,23 @@ from golden import GOLDEN  # noqa: F401  (puts the helper on the path in the sam
 from gas_nb.classic import CLASSIC_SOLVERS, classic_tableau, dpm_solver_pp
 from gas_nb.data import Pairs, make_pairs
 from gas_nb.denoiser import Denoiser
-from gas_nb.fit import Chart, Distance, normal_equations, search_grid, sensitivities, to_tableau
+from gas_nb.fit import (
+    ARRIVED,
+    Chart,
+    Distance,
+    FitStep,
+    Trial,
+    calm,
+    evaluate,
+    gauss_newton_step,
+    normal_equations,
+    search_damping,
+    search_grid,
+    sensitivities,
+    start_fit,
+    to_chart,
+    to_tableau,
+)
 from gas_nb.schedule import SPACINGS, NoiseSchedule, spacing
 from gas_nb.solver import GeneralizedSolver, stick_breaking, stick_breaking_inverse
 from gas_nb.tableau import Tableau, sample
@@ -121,9 +137,9 @@ def test_sensitivities_are_the_derivative(digits, nfe):
 def test_normal_equations_do_not_depend_on_the_chunks(digits):
     pairs = make_pairs(digits, range(30), "random")
     chart = random_chart(3)
-    G, g, loss = normal_equations(digits.denoiser, chart, pairs, Distance("l2"), max_batch=1000)
+    G, g, loss = normal_equations(digits.denoiser, chart, pairs, Distance("l2"), 0.1, max_batch=1000)
     for size in (7, 40):
-        other = normal_equations(digits.denoiser, chart, pairs, Distance("l2"), max_batch=size)
+        other = normal_equations(digits.denoiser, chart, pairs, Distance("l2"), 0.1, max_batch=size)
         torch.testing.assert_close(other[0], G, rtol=2e-2, atol=2e-2 * G.abs().max().item())
         assert other[2] == pytest.approx(loss, rel=1e-4)
 
@@ -136,6 +152,81 @@ def test_the_table_of_a_chart_is_the_chart(digits):
         x, steps = torch.randn(3, 1, 8, 8, dtype=torch.float64), iter(s)
         direct = sample(lambda x, t, xi, c: digits.denoiser(x, next(steps)), x, chart.internal())
         torch.testing.assert_close(sample(digits.denoiser, x, table), direct, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["dpm_solver_pp", "unipc", "ipndm"])
+def test_every_tableau_has_a_chart(digits, solver):
+    """Also with offsets, and with rows that read old states."""
+    tab = classic_tableau(solver, digits.schedule, 5, "logSNR", 1e-3, order=3)
+    A = tab.A + 0.1 * torch.rand(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tril()
+    tab = Tableau(tab.times, torch.tensor([0.05, -0.02, 0.0, 0.01, 0.02], dtype=torch.float64), A, tab.C)
+    x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    same = to_tableau(to_chart(tab, digits.schedule), digits.schedule, 1e-3)
+    torch.testing.assert_close(sample(digits.denoiser, x, same), sample(digits.denoiser, x, tab), rtol=1e-7, atol=1e-7)
+
+
+def test_the_start_with_the_teachers_nfe_is_the_teacher(digits):
+    """At 20 evaluations one training-free solver hits the teacher exactly, and the fit has to see that and stay there."""
+    pairs = make_pairs(digits, range(24))
+    _, path = sample(digits.denoiser, pairs[:16].x_T, digits.tableau, return_trajectory=True)
+    start = start_fit(digits.denoiser, 20, 1e-3, pairs[:16], pairs[16:], path, Distance())
+    assert start.val_loss < 1e-4
+    assert evaluate(digits.denoiser, start.chart, make_pairs(digits, range(100, 110)), Distance()) < 1e-4
+
+
+def test_the_damping_search_goes_where_the_loss_falls():
+    asked = []
+
+    def valley(damping):
+        asked.append(damping)
+        return Trial(abs(torch.tensor(damping).log10().item() + 4), damping, None)
+
+    assert search_damping(valley, 1e-1, bar=9.0).damping == pytest.approx(1e-4, rel=1e-3)
+    assert search_damping(valley, 1e-6, bar=9.0).damping == pytest.approx(1e-4, rel=1e-3)
+    asked.clear()
+    nowhere = search_damping(lambda damping: asked.append(damping) or Trial(float("nan"), damping, None), 1.0, bar=1.0)
+    assert not nowhere.loss < 1.0 and len(asked) <= 6
+
+
+def test_a_fit_takes_more_pairs_and_then_arrives(digits):
+    """A step that cannot gain doubles the pairs; with all of them it says so and leaves the solver as it is."""
+    pairs = make_pairs(digits, range(40))
+    chart = random_chart(2)
+    state = FitStep(0, 0.0, 0.0, 0.1, chart, True, 8)  # nothing is below a loss of 0
+    seen = []
+    for _ in range(4):
+        state = gauss_newton_step(digits.denoiser, state, pairs[:20], pairs[20:], Distance())
+        seen.append(state.pairs)
+        assert not state.accepted and state.chart is chart
+    assert seen == [16, 20, 20, 20] and state.damping == ARRIVED
+
+
+class Watched:
+    """A linear stand-in for a network that notes its batches."""
+
+    def __init__(self, denoiser):
+        self.schedule, self.batches = denoiser.schedule, []
+
+    def __call__(self, x, t, offset=0.0, condition=None):
+        self.batches.append(len(x))
+        return 0.5 * x + (torch.as_tensor(t, dtype=x.dtype).view(-1, 1, 1, 1))
+
+
+def test_memory_of_a_step_grows_neither_with_nfe_nor_with_pairs(digits, monkeypatch):
+    """The largest network batch and the images that a chunk's Jacobian and its ingredients hold stay within the same bounds."""
+    import gas_nb.fit as fit
+
+    pairs, whole, held = make_pairs(digits, range(200)), fit.sensitivities, []
+
+    def noted(denoiser, chart, x_T, *rest):
+        held.append(len(x_T) * len(chart.vector()) * chart.nfe)  # columns, times one dD per earlier evaluation
+        return whole(denoiser, chart, x_T, *rest)
+
+    monkeypatch.setattr(fit, "sensitivities", noted)
+    for nfe, n in ((4, 50), (4, 200), (10, 50), (10, 200)):
+        watched, count = Watched(digits.denoiser), len(held)
+        fit.normal_equations(watched, random_chart(nfe), pairs[:n], Distance(), 0.1, max_batch=100)
+        assert max(watched.batches) <= 100 and max(held[count:]) <= 1000
 
 
 def test_the_grid_search_shares_the_first_call_and_sorts(digits):
@@ -160,8 +251,11 @@ def test_distance_kinds():
         Distance("huber")
     x, y = torch.randn(4, 6), torch.randn(4, 6)
     assert Distance("l1").loss(x - y).item() == pytest.approx((x - y).abs().mean().item())
-    weights = Distance("l1").weights(torch.tensor([0.0, 0.95]))
-    assert weights.tolist() == pytest.approx([20.0, 1.0])
+    assert Distance("l1").weights(torch.tensor([[0.0, 0.97]]), 0.1).flatten().tolist() == pytest.approx([1 / 0.03, 1.0])
+    J = torch.ones(2, 5, 6)
+    J[:, 3] = 100.0  # one sample of five is a hundred times as sensitive
+    assert calm(J).argmin() == 3 and calm(J)[3] < 0.01 and calm(J)[0] == pytest.approx(0.9)
+    assert (Distance("l1").weights(torch.ones(5, 6), 1.0, J)[3] < 0.01).all() and (Distance("l2").weights(torch.ones(5, 6), 1.0, J) == 1).all()
     features = Distance("l2", lambda v: v[:, :2])
     assert features.residual(x, y).shape == (4, 2)
 
