@@ -392,7 +392,7 @@ _STEP = dict(fit=_fit_step, gs=_gs_step, gas=_gas_step)
 # %% ../nbs/03_train_gas.ipynb #1a697f8e
 PRESETS = dict(
     quick=dict(fit_steps=2, fit_pairs=16, n_pairs=24, n_val=16, adversarial_iterations=2, discriminator_width=8, val_every=1, n_eval=24),
-    cpu=dict(fit_steps=6, fit_pairs=48, n_pairs=200, n_val=64, adversarial_iterations=60, discriminator_lr=2e-4, discriminator_width=16,
+    cpu=dict(fit_steps=4, fit_pairs=48, n_pairs=200, n_val=64, adversarial_iterations=60, discriminator_lr=2e-4, discriminator_width=16,
              lr=2e-4, ema=0.95, adversarial_weight=0.1, val_every=20, checkpoint_every=20, n_eval=500),
     gpu=dict(fit_steps=24, fit_pairs=512, n_pairs=4_000, n_val=500, adversarial_iterations=2_000, discriminator_lr=1e-4,
              lr=2e-4, adversarial_weight=0.1, val_every=100, checkpoint_every=500, n_eval=10_000),
