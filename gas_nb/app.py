@@ -325,10 +325,12 @@ def compare(self: Workbench, ask: Ask, names: dict[str, str] | None = None, uplo
     "(status, grid, results) after every cell; results hold the question and its cells by key, for the large view."
     cells, names = {}, names or {}
     with self.desk.enter() as place:
-        for line in wait_in_line(place): yield line, "", {}
-        teacher, start = self.teacher(ask.teacher), time.perf_counter()
+        teacher = self.teacher(ask.teacher)
         page = lambda running: (grid_html(ask, teacher.shape, cells, names, running), dict(ask=ask, cells=dict(cells), names=names))
-        yield status("starting", 0.0), *page(True)
+        empty = page(True)
+        for line in wait_in_line(place): yield line, *empty
+        start = time.perf_counter()
+        yield status("starting", 0.0), *empty
         for cell in generate(ask, teacher, self.solvers(uploads), self.run):
             place.ahead()
             cells[cell.key] = cell
@@ -630,7 +632,7 @@ def _compare_tab(bench: Workbench, demo: gr.Blocks, uploads: gr.State) -> dict:
     def compare(mine, *values):
         ask = _ask_from(values)
         names = {k: text for text, k in bench.solver_choices(ask.teacher, mine)}
-        for text, page, found in bench.compare(ask, names, mine): yield text, page or gr.skip(), found or gr.skip(), ""
+        for text, page, found in bench.compare(ask, names, mine): yield text, page, found, ""
     def look(found, event: gr.EventData):
         cell, target = found.get("cells", {}).get(str(event.cell)), found.get("cells", {}).get("teacher|20")
         if cell is None or target is None: return gr.skip()
@@ -670,7 +672,7 @@ def _tradeoff_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State, c: dict) -> 
         return status(f"{len(found)} results of the runs" if found else "the runs hold no results for this teacher: press Measure here"), found, draw(found, x, y)
     def measured(x, y, mine, *values):
         ask = _ask_from(values)
-        for text, found in bench.measure_tradeoff(replace(ask, nfes=(4, 6, 8, 10), n=min(ask.n, 8)), mine): yield text, found or gr.skip(), draw(found, x, y) or gr.skip()
+        for text, found in bench.measure_tradeoff(replace(ask, nfes=(4, 6, 8, 10), n=min(ask.n, 8)), mine): yield text, found, draw(found, x, y)
     quiet = dict(show_progress="hidden", api_visibility="private")
     tab.select(stored, [c["teacher"], x, y], [line, rows, plot], **quiet)
     for axis in (x, y): axis.change(draw, [rows, x, y], plot, **quiet)
@@ -691,7 +693,7 @@ def _train_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> None
     jobs = gr.State({})
     def distil(teacher, nfe, size, adversarial, seed, jobs):
         if not isinstance(seed, (int, float)) or not 0 <= seed < 2**31: raise ValueError(f"seed {seed!r}: give a whole number from 0")
-        for text, figure in bench.distil(teacher, int(nfe), size, bool(adversarial), int(seed), jobs): yield text, figure or gr.skip(), jobs
+        for text, figure in bench.distil(teacher, int(nfe), size, bool(adversarial), int(seed), jobs): yield text, figure, jobs
     def halt(jobs):
         if job := jobs.get("now"): job.stop.set()
     run = start.click(told(distil, [gr.skip()] * 2), [teacher, nfe, size, adversarial, seed, jobs], [line, curves, jobs], show_progress="hidden", concurrency_limit=None, api_visibility="private")

@@ -38,6 +38,7 @@ def told(what: str, since: float, every: float = 10.0) -> Callable[[int, int], N
 
 def training_free(teacher: Teacher, nfe: int, pairs: Pairs) -> dict[str, Tableau]:
     "Each training-free solver with the order and spacing that suit `teacher` best, judged on `pairs`."
+    teacher = teacher.remembering()
     return {name: best_classic(teacher, name, nfe, pairs) for name in SOLVER_ORDERS}
 
 # %% ../nbs/foundations/distil.ipynb #2625ba65
@@ -64,7 +65,7 @@ def save_solvers(state: TrainState, run_dir: Path) -> dict[str, Tableau]:
 def judge(teacher: Teacher, tables: dict[str, Tableau], pairs: Pairs) -> Iterator[tuple[dict, Any]]:
     "For each solver its row of the results table and its samples; printed as they come."
     for name, tab in tables.items():
-        row, x = measure(teacher, tab, pairs, teacher.reference())
+        row, x = measure(teacher, tab, pairs, teacher.reference(), known=pairs.x_0 if tab is teacher.tableau else None)
         say(f"{name:14} {', '.join(f'{k} {row[k]:.4f}' for k in ('l1', 'l2', 'frechet') if row[k] is not None)}")
         yield row | dict(solver=name), x
 
@@ -90,7 +91,7 @@ def distil(settings: dict) -> Path:
     make_distance(config.loss, teacher)
     say(f"{teacher}\n{config}\nresults: {run_dir}" + (f"\n{processes()} processes" if processes() > 1 else ""))
     pairs = make_training_pairs(config, teacher, run_dir, told("training pairs", begun))
-    classics = training_free(teacher, config.nfe, pairs[1][:64])
+    classics = training_free(teacher, config.nfe, pairs[1][:50])
     tracker, state = Tracker(settings["tracker"], run_dir, asdict(config)), None
     for record in followed(train(config, teacher, run_dir, pairs), run_dir, tracker): state = record.state
     state = state or load_state(config, teacher, run_dir)                     # None: this run had finished training before

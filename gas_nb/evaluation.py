@@ -457,13 +457,16 @@ def best_classic(teacher, solver: str, nfe: int, pairs: Pairs, spacings: tuple =
     return tables[min(range(len(tables)), key=distances.__getitem__)]
 
 # %% ../nbs/foundations/evaluation.ipynb #ca5a7117
-def measure(teacher, tableau: Tableau, pairs: Pairs, reference: tuple | None = None) -> tuple[dict, Tensor]:
+def measure(teacher, tableau: Tableau, pairs: Pairs, reference: tuple | None = None, known: Tensor | None = None) -> tuple[dict, Tensor]:
     """One row (solver, nfe, spacing, l1, l2, frechet, seconds_per_image) and the samples, for a few pairs that fit into memory.
-    `reference`: (mean, covariance) of features that the Frechet distance compares with; None: no such column value."""
-    start = time.perf_counter()
-    x = sample_pairs(teacher, tableau, pairs)
+    `reference`: (mean, covariance) of features that the Frechet distance compares with; None: no such column value.
+    `known`: its samples, if they were made before; then one block of them is made again, for the seconds alone."""
+    start, timed = time.perf_counter(), pairs if known is None else pairs[:block_size(teacher)]
+    x = sample_pairs(teacher, tableau, timed)
     row = dict(solver=tableau.name, nfe=tableau.nfe, spacing=tableau.meta.get("recipe", {}).get("spacing"), order=tableau.meta.get("recipe", {}).get("order"))
-    row |= dict(seconds_per_image=(time.perf_counter() - start) / len(x), l1=l1(x, pairs.x_0.cpu()).mean().item(), l2=l2(x, pairs.x_0.cpu()).mean().item())
+    seconds = (time.perf_counter() - start) / len(x)
+    x = x if known is None else known.cpu()
+    row |= dict(seconds_per_image=seconds, l1=l1(x, pairs.x_0.cpu()).mean().item(), l2=l2(x, pairs.x_0.cpu()).mean().item())
     return row | dict(frechet=None if reference is None else frechet(teacher, x, reference)), x
 
 @torch.no_grad()

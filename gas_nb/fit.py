@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from .classic import classic_tableau
 from .data import Pairs, batch_indices
+from .denoiser import Remembering
 from .parallel import in_order
 from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
@@ -18,7 +19,7 @@ from .tableau import Tableau, Trajectory, sample, weighted_sum
 # %% auto #0
 __all__ = ['GRIDS', 'SOLVERS', 'ARRIVED', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows',
            'GridTrial', 'search_grid', 'try_classics', 'start_fit', 'Distance', 'calm', 'evaluate', 'sensitivities',
-           'normal_equations', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping']
+           'normal_equations', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
 @dataclass(frozen=True)
@@ -130,22 +131,13 @@ class GridTrial(NamedTuple):
 def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
                 grids: tuple = GRIDS, batch_size: int = 500) -> list[GridTrial]:
     "Rows fitted on each grid (arguments of `spacing`), judged on `val`; best first."
-    denoiser = _FirstCallShared(denoiser)
+    denoiser = Remembering(denoiser)
     def trial(grid):
         try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **grid)
         except ValueError: return None                    # a flow schedule has no logSNR grid from t = 1
         chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition)
         return GridTrial(grid, evaluate(denoiser, chart, val, distance, batch_size), chart)
     return sorted((found for found in in_order(trial, grids) if found), key=lambda trial: trial.loss)
-
-class _FirstCallShared:
-    "Remembers D(x_T, 1): every grid starts with it."
-    def __init__(self, denoiser): self.denoiser, self.schedule, self.known = denoiser, denoiser.schedule, {}
-    def __call__(self, x, t, offset=0.0, condition=None):
-        if t != 1.0 or offset != 0.0: return self.denoiser(x, t, offset, condition)
-        key = (x.data_ptr(), tuple(x.shape))
-        if key not in self.known: self.known[key] = (x, self.denoiser(x, t, offset, condition))
-        return self.known[key][1]
 
 # %% ../nbs/foundations/fit.ipynb #b39d0265
 SOLVERS = ("unipc", "ipndm")
@@ -163,7 +155,7 @@ def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distanc
 def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
               batch_size: int = 500, few: int = 48) -> FitStep:
     "Step 0 of a fit: the best fitted rows or training-free solver on `val`. A trial on `few` pairs picks one of each; `path` is that of `train`."
-    denoiser, few_train, few_val = _FirstCallShared(denoiser), train[:few], val[:few]
+    denoiser, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
     short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
     grid = search_grid(denoiser, nfe, t_eps, few_train, few_val, short, distance, batch_size=batch_size)[0].grid
     candidates = search_grid(denoiser, nfe, t_eps, train, val, path, distance, (grid,), batch_size)
@@ -275,6 +267,20 @@ def _through_features(distance, x, J, epsilon):
         columns.append((distance.read(x + h * v) - base) / h)
     return torch.stack(columns)
 
+# %% ../nbs/foundations/fit.ipynb #2c1a7d3b
+def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor) -> Tensor:
+    """x (P,) that minimises g.x + x.(G + damping diag G)x / 2 with the first len(low) entries in [low, high]: one that would
+    leave is held at its bound, and the others are solved for again."""
+    n, x, held = len(low), torch.zeros_like(g), torch.zeros(len(g), dtype=torch.bool)
+    H = G + damping * torch.diag(G.diagonal().clamp_min(1e-12 * G.diagonal().max()))
+    for _ in range(n + 1):
+        x[~held] = torch.linalg.solve(H[~held][:, ~held], -g[~held] - H[~held][:, held] @ x[held])
+        inside = x[:n].clamp(low, high)
+        if torch.equal(inside, x[:n]): break
+        held[:n] |= inside != x[:n]
+        x[:n] = inside
+    return x
+
 # %% ../nbs/foundations/fit.ipynb #2f347461
 class FitStep(NamedTuple):
     "One Gauss-Newton step: losses on the fitted and on held-out pairs, damping, the solver so far, whether it moved, pairs of the next step."
@@ -294,12 +300,12 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
     chart, n = previous.chart, min(previous.pairs, len(train))
     part = train[batch_indices(len(train), n, previous.step, seed)]
     G, g, train_loss = normal_equations(denoiser, chart, part, distance, previous.val_loss, epsilon, max_batch)
+    low, high = ((chart.s * by).clamp(*t_range) - chart.s for by in (1 / max_stretch, max_stretch))
+    if denoiser.schedule.alpha(1.0) == 0:                 # a flow model has no times beyond 1, and its start is fixed
+        low[0] = high[0] = 0.0
+        high[1:] = torch.minimum(high[1:], 0.999 - chart.s[1:])
     def trial(damping):
-        step = torch.linalg.solve(G + damping * torch.diag(G.diagonal().clamp_min(1e-12 * G.diagonal().max())), -g)
-        new = Chart.from_vector(chart.vector() + step, chart.nfe)
-        s = new.s.clamp(chart.s / max_stretch, chart.s * max_stretch).clamp(*t_range)
-        if denoiser.schedule.alpha(1.0) == 0: s = torch.cat([chart.s[:1], s[1:].clamp(max=0.999)])     # flow: the start is fixed
-        new = Chart(s, new.a, new.C)
+        new = Chart.from_vector(chart.vector() + bounded_step(G, g, damping, low, high), chart.nfe)
         return Trial(evaluate(denoiser, new, val, distance, max_batch), max(damping, 1e-10), new)
     best = search_damping(trial, previous.damping, previous.val_loss)
     accepted = best.loss < previous.val_loss

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .classic import classic_tableau
 from .compat import default_device
 from .data import noise, random_labels
-from .denoiser import Denoiser
+from .denoiser import Denoiser, Remembering
 from .schedule import NoiseSchedule
 from .tableau import Tableau, sample as run_tableau
 
@@ -92,8 +92,17 @@ def random_conditions(self: Teacher, seeds: Iterable[int]) -> Tensor | None:
 @patch
 def with_guidance(self: Teacher, scale: float) -> Teacher:
     "The same teacher under a guidance scale (1 = none)."
-    return Teacher(self.name, self.denoiser.with_guidance(scale), self.shape, self.recipe, self.device, self.class_names, self.features,
-                   self.features_name, self.reference, self.decode, self.weights_hash, self.batch_size)
+    return self._with(self.denoiser.with_guidance(scale))
+
+@patch
+def remembering(self: Teacher) -> Teacher:
+    "The same teacher, which answers an equal question from memory (see `Remembering`): for trying many solvers from the same noise."
+    return self._with(Remembering(self.denoiser))
+
+@patch
+def _with(self: Teacher, denoiser) -> Teacher:
+    return Teacher(self.name, denoiser, self.shape, self.recipe, self.device, self.class_names, self.features, self.features_name, self.reference,
+                   self.decode, self.weights_hash, self.batch_size)
 
 # %% ../nbs/01_teacher.ipynb #57600ed8
 def to_uint8(images: Tensor) -> Tensor:

@@ -170,10 +170,29 @@ def test_the_one_who_waits_is_told_and_then_served(bench):
     with bench.desk.enter() as place:
         waiting = bench.compare(ASK)
         line, page, _ = next(waiting)
-        assert "1 request is before yours" in line and page == ""
+        assert "1 request is before yours" in line and "The same noise" in page and "<button" not in page
         place.leave()
         *_, (line, page, _) = waiting
     assert page.count("<button") == 2
+
+
+def test_waiting_leaves_nothing_behind_in_the_session(bench):
+    """Gradio keeps one more component of a session for every request that skips an output."""
+    from gradio_client import Client
+
+    page = app.build(bench=bench)
+    server, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **app.launch_options())
+    try:
+        visitor, components = Client(address, verbose=False), []
+        for seed in range(3):
+            place = bench.desk.enter()
+            threading.Timer(0.6, place.leave).start()
+            told = [update[0] for update in visitor.submit("digits", "mixed", 1, seed, 2, ["4"], ["ddim"], "best", api_name="/compare")]
+            assert "before yours" in told[0] and "pictures in" in told[-1]
+            components += [len(s.blocks_config.blocks) for s in server.state_holder.session_data.values()]
+        assert len(components) == 3 and len(set(components)) == 1
+    finally:
+        page.close()
 
 
 def test_two_at_once_get_their_own(bench):
