@@ -48,9 +48,9 @@ def digits():
 def test_zero_offsets_are_dpm_solver_pp_3m(schedule, nfe):
     mine = GeneralizedSolver(schedule, nfe, order=3).tableau()
     theirs = dpm_solver_pp(schedule, spacing(schedule, nfe, "time_uniform"), order=3)
-    x = torch.randn(4, 7, dtype=torch.float64)
+    x = torch.randn(4, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     denoiser = Denoiser(wavy, schedule)
-    torch.testing.assert_close(sample(denoiser, x, mine), sample(denoiser, x, theirs), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(sample(denoiser, x, mine), sample(denoiser, x, theirs), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("nfe", [2, 4, 7])
