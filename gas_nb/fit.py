@@ -4,6 +4,7 @@
 
 # %% ../nbs/foundations/fit.ipynb #a6f1190a
 from __future__ import annotations
+import math
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, NamedTuple
 import torch
@@ -17,9 +18,10 @@ from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['GRIDS', 'SOLVERS', 'ARRIVED', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows',
-           'GridTrial', 'search_grid', 'try_classics', 'start_fit', 'Distance', 'calm', 'evaluate', 'sensitivities',
-           'normal_equations', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping']
+__all__ = ['GRIDS', 'SOLVERS', 'ARRIVED', 'LADDER', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares',
+           'fit_rows', 'GridTrial', 'search_grid', 'try_classics', 'start_fit', 'Distance', 'calm', 'evaluate',
+           'sensitivities', 'normal_equations', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial',
+           'search_damping']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
 @dataclass(frozen=True)
@@ -153,16 +155,18 @@ def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distanc
     return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
 
 def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
-              batch_size: int = 500, few: int = 48) -> FitStep:
-    "Step 0 of a fit: the best fitted rows or training-free solver on `val`. A trial on `few` pairs picks one of each; `path` is that of `train`."
-    denoiser, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
+              batch_size: int = 500, few: int = 48, starts: int = 1) -> FitStep:
+    """Step 0 of a fit: the best fitted rows or training-free solver on `val`, or of the `starts` best the one that a first
+    Gauss-Newton step leads furthest. A trial on `few` pairs picks who competes; `path` is that of `train`."""
+    asked, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
     short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
-    grid = search_grid(denoiser, nfe, t_eps, few_train, few_val, short, distance, batch_size=batch_size)[0].grid
-    candidates = search_grid(denoiser, nfe, t_eps, train, val, path, distance, (grid,), batch_size)
-    for found in try_classics(denoiser, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
-        candidates.append(found._replace(loss=evaluate(denoiser, found.chart, val, distance, batch_size)))
-    best = min(candidates, key=lambda trial: trial.loss)
-    return FitStep(0, best.loss, best.loss, 0.1, best.chart, True, len(train))
+    grids = tuple(found.grid for found in search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, batch_size=batch_size)[:starts])
+    candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, grids, batch_size)
+    for found in try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
+        candidates.append(found._replace(loss=evaluate(asked, found.chart, val, distance, batch_size)))
+    first = [FitStep(0, c.loss, c.loss, 0.1, c.chart, True, len(train)) for c in sorted(candidates, key=lambda trial: trial.loss)[:starts]]
+    if starts > 1: first = [gauss_newton_step(denoiser, f, train, val, distance, max_batch=batch_size)._replace(step=0) for f in first]
+    return min(first, key=lambda f: f.val_loss)
 
 # %% ../nbs/foundations/fit.ipynb #4a6bda25
 @dataclass(frozen=True)
@@ -293,6 +297,7 @@ class FitStep(NamedTuple):
     pairs: int = 128
 
 ARRIVED = 1e9                                             # the damping of a fit that no step improves
+LADDER = tuple(10.0**k for k in range(-7, 2))             # the dampings that are tried before a step is given up
 
 def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, max_stretch: float = 1.1,
                       epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3), seed: int = 0) -> FitStep:
@@ -320,13 +325,20 @@ class Trial(NamedTuple):
     damping: float
     chart: Chart
 
-def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, most: int = 5) -> Trial:
-    "The best of at most `most` + 1 trials: from `damping` down by tens while that helps, else up, at least until the loss is below `bar`."
+def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, most: int = 5, enough: float = 0.97) -> Trial:
+    """The best of at most `most` + 1 trials: from `damping` down by tens while that helps, else up, at least until the loss is
+    below `bar`. If that stays above `enough` * `bar`, all of LADDER is tried."""
     best, factor = trial(damping), 0.1
-    new = trial(damping * factor)
-    if not new.loss < best.loss: factor, new = 10.0, trial(damping * 10)
+    tried, new = [best], trial(damping * factor)
+    if not new.loss < best.loss:
+        tried.append(new)
+        factor, new = 10.0, trial(damping * 10)
     for _ in range(most - 2):
+        tried.append(new)
         if not (new.loss < best.loss or (factor > 1 and not best.loss < bar)): break
         if new.loss < best.loss: best = new
         new = trial(new.damping * factor)
-    return min(best, new, key=lambda t: t.loss if t.loss == t.loss else float("inf"))
+    tried.append(new)
+    if not any(t.loss < enough * bar for t in tried):
+        tried += [trial(d) for d in LADDER if all(abs(math.log10(d / t.damping)) > 0.5 for t in tried)]
+    return min(tried, key=lambda t: t.loss if t.loss == t.loss else float("inf"))

@@ -47,6 +47,14 @@ def pytest_runtest_setup(item):
             pytest.skip("no CUDA GPU")
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_every_time():
+    """A test that passes once passes always: what it draws does not depend on the tests before it."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 def browser_programs() -> tuple[str, str]:
     """Paths of Chromium and its driver; skips the test where one is missing."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
