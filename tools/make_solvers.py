@@ -8,14 +8,14 @@ import argparse
 import json
 from pathlib import Path
 
-from gas_nb.evaluation import best_classic, measure
+from gas_nb.distil import training_free
+from gas_nb.evaluation import measure
 from gas_nb.interop import GASScheduler
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import load_teacher
 from gas_nb.training import make_eval_pairs, make_training_pairs, preset_config, train
 
 ROOT = Path(__file__).resolve().parent.parent
-CLASSIC = ("ddim", "dpm_solver_pp", "unipc", "ipndm")
 
 
 def bundle(out: Path, teacher: str) -> GASScheduler:
@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("--teacher", default="fmnist")
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 5, 6, 8, 10])
     parser.add_argument("--preset", default="auto")
+    parser.add_argument("--fit-steps", type=int, help="Gauss-Newton steps (default: the preset's)")
+    parser.add_argument("--fit-starts", type=int, help="starts of the fit (default: the preset's)")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the pairs are kept (default: runs)")
     parser.add_argument("--out", type=Path, default=ROOT / "gas_nb" / "solvers")
     parser.add_argument("--bundle-only", action="store_true", help="write the scheduler from the solvers that are there")
@@ -41,13 +43,14 @@ def main() -> None:
         return
     teacher = load_teacher(args.teacher)
     for nfe in args.nfe:
-        config = preset_config(args.preset, teacher=args.teacher, nfe=nfe, adversarial_weight=0.0)
+        config = preset_config(args.preset, teacher=args.teacher, nfe=nfe, adversarial_weight=0.0, fit_steps=args.fit_steps, fit_starts=args.fit_starts)
         pairs = make_training_pairs(config, teacher, args.runs / "shipped")
         judged = make_eval_pairs(config, teacher, args.runs / "shipped")
         for record in train(config, teacher, pairs=pairs):
             print(f"nfe {nfe}, {record.phase} {record.step}/{record.steps}: held-out {record.val_loss:.4f}", flush=True)
         gs, _ = measure(teacher, record.tableau, judged, teacher.reference())
-        rows = [measure(teacher, best_classic(teacher, s, nfe, pairs[1][:64]), judged, teacher.reference())[0] for s in CLASSIC]
+        tables = training_free(teacher, nfe, pairs[1][:50]).values()
+        rows = [measure(teacher, table, judged, teacher.reference())[0] for table in tables]
         classic = min(rows, key=lambda row: row["l1"])
         print(json.dumps(dict(gs=gs, classic=classic)), flush=True)
         t = record.tableau
