@@ -40,7 +40,7 @@ NO_LABEL = 10
 @dataclass(frozen=True)
 class TeacherConfig:
     "What decides the weights of a teacher: the U-Net, the plan of the training, and the seed."
-    widths: tuple[int, ...] = (32, 64, 96, 96)  # channels at 32x32, 16x16, 8x8, 4x4
+    widths: tuple[int, ...] = (32, 48, 64, 64)  # channels at 32x32, 16x16, 8x8, 4x4
     layers_per_block: int = 1
     attention_size: int = 8  # the side in pixels at which self-attention is used
     head_dim: int = 16
