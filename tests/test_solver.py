@@ -9,6 +9,7 @@ from gas_nb.classic import CLASSIC_SOLVERS, classic_tableau, dpm_solver_pp
 from gas_nb.data import Pairs, make_pairs
 from gas_nb.denoiser import Denoiser
 from gas_nb.fit import (
+    LADDER,
     ARRIVED,
     Chart,
     Distance,
@@ -185,7 +186,13 @@ def test_the_damping_search_goes_where_the_loss_falls():
     assert search_damping(valley, 1e-6, bar=9.0).damping == pytest.approx(1e-4, rel=1e-3)
     asked.clear()
     nowhere = search_damping(lambda damping: asked.append(damping) or Trial(float("nan"), damping, None), 1.0, bar=1.0)
-    assert not nowhere.loss < 1.0 and len(asked) <= 6
+    assert not nowhere.loss < 1.0 and len(asked) <= 6 + len(LADDER)
+
+    def two_valleys(damping):
+        where = torch.tensor(damping).log10().item()
+        return Trial(min(9.0 + abs(where - 3), 5.0 + abs(where + 5)), damping, None)
+
+    assert search_damping(two_valleys, 1e3, bar=9.1).damping == pytest.approx(1e-5, rel=1e-3)  # the near one gains too little
 
 
 def test_a_fit_takes_more_pairs_and_then_arrives(digits):
