@@ -18,7 +18,7 @@ from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['GRIDS', 'SOLVERS', 'ARRIVED', 'LADDER', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares',
+__all__ = ['GRIDS', 'SOLVERS', 'ARRIVED', 'ENOUGH', 'LADDER', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares',
            'fit_rows', 'GridTrial', 'search_grid', 'try_classics', 'start_fit', 'Distance', 'calm', 'evaluate',
            'sensitivities', 'normal_equations', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial',
            'search_damping']
@@ -133,7 +133,7 @@ class GridTrial(NamedTuple):
 def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
                 grids: tuple = GRIDS, batch_size: int = 500) -> list[GridTrial]:
     "Rows fitted on each grid (arguments of `spacing`), judged on `val`; best first."
-    denoiser = Remembering(denoiser)
+    if not isinstance(denoiser, Remembering): denoiser = Remembering(denoiser)
     def trial(grid):
         try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **grid)
         except ValueError: return None                    # a flow schedule has no logSNR grid from t = 1
@@ -297,6 +297,7 @@ class FitStep(NamedTuple):
     pairs: int = 128
 
 ARRIVED = 1e9                                             # the damping of a fit that no step improves
+ENOUGH = 0.97                                             # a step that leaves more of the held-out loss gains too little
 LADDER = tuple(10.0**k for k in range(-7, 2))             # the dampings that are tried before a step is given up
 
 def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, max_stretch: float = 1.1,
@@ -314,7 +315,7 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
         return Trial(evaluate(denoiser, new, val, distance, max_batch), max(damping, 1e-10), new)
     best = search_damping(trial, previous.damping, previous.val_loss)
     accepted = best.loss < previous.val_loss
-    if best.loss < 0.97 * previous.val_loss: pairs, damping = n, best.damping
+    if best.loss < ENOUGH * previous.val_loss: pairs, damping = n, best.damping
     else: pairs, damping = min(2 * n, len(train)), best.damping if accepted else ARRIVED if n == len(train) else previous.damping
     if not accepted: best = Trial(previous.val_loss, damping, chart)
     return FitStep(previous.step + 1, train_loss, best.loss, damping, best.chart, accepted, pairs)
@@ -325,20 +326,20 @@ class Trial(NamedTuple):
     damping: float
     chart: Chart
 
-def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, most: int = 5, enough: float = 0.97) -> Trial:
+def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, most: int = 5) -> Trial:
     """The best of at most `most` + 1 trials: from `damping` down by tens while that helps, else up, at least until the loss is
-    below `bar`. If that stays above `enough` * `bar`, all of LADDER is tried."""
-    best, factor = trial(damping), 0.1
-    tried, new = [best], trial(damping * factor)
-    if not new.loss < best.loss:
-        tried.append(new)
-        factor, new = 10.0, trial(damping * 10)
+    below `bar`. If that stays above ENOUGH * `bar`, all of LADDER is tried."""
+    tried = []
+    def attempt(d):
+        tried.append(trial(d))
+        return tried[-1]
+    best, factor = attempt(damping), 0.1
+    new = attempt(damping * factor)
+    if not new.loss < best.loss: factor, new = 10.0, attempt(damping * 10)
     for _ in range(most - 2):
-        tried.append(new)
         if not (new.loss < best.loss or (factor > 1 and not best.loss < bar)): break
         if new.loss < best.loss: best = new
-        new = trial(new.damping * factor)
-    tried.append(new)
-    if not any(t.loss < enough * bar for t in tried):
-        tried += [trial(d) for d in LADDER if all(abs(math.log10(d / t.damping)) > 0.5 for t in tried)]
+        new = attempt(new.damping * factor)
+    if not any(t.loss < ENOUGH * bar for t in tried):
+        for d in [d for d in LADDER if all(abs(math.log10(d / t.damping)) > 0.5 for t in tried)]: attempt(d)
     return min(tried, key=lambda t: t.loss if t.loss == t.loss else float("inf"))
