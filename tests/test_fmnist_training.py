@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from gas_nb.teachers import fmnist
 from gas_nb.teachers.fmnist import (CHECKPOINT, NO_LABEL, TeacherConfig, UNet2DModel, draw_step, ema_decay,
-                                    export_weights, finish_plan, learning_rate, loss_weights, make_network,
-                                    noise_errors, read_checkpoint_header, run_training, train_teacher)
+                                    export_weights, finish_plan, loss_weights, make_network,
+                                    noise_errors, rate_factor, read_checkpoint_header, run_training, train_teacher)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = TeacherConfig(widths=(8, 16), attention_size=16, head_dim=8, batch_size=4,
@@ -94,12 +94,12 @@ def test_min_snr_weights():
 
 
 def test_learning_rate_and_average_plans():
-    config = TeacherConfig(steps=1000, warmup_steps=100, decay_steps=200, lr=1e-3)
-    rates = [learning_rate(config, s) for s in range(1000)]
-    assert rates[0] == pytest.approx(1e-5) and rates[99] == rates[500] == rates[799] == pytest.approx(1e-3)
-    assert rates[900] == pytest.approx(5e-4) and rates[999] == pytest.approx(5e-6)
+    config = TeacherConfig(steps=1000, warmup_steps=100, decay_steps=200)
+    rates = [rate_factor(config, s) for s in range(1000)]
+    assert rates[0] == pytest.approx(0.01) and rates[99] == rates[500] == rates[799] == 1
+    assert rates[900] == pytest.approx(0.5) and rates[999] == pytest.approx(0.005)
     assert ema_decay(config, 0) == 0.1 and ema_decay(config, 10**6) == config.ema_decay
-    assert learning_rate(replace(config, warmup_steps=0, decay_steps=0), 999) == 1e-3
+    assert rate_factor(replace(config, warmup_steps=0, decay_steps=0), 999) == 1
 
 
 def test_training_lowers_the_loss_on_one_image(tmp_path):
@@ -190,7 +190,7 @@ def test_finish_plan_starts_the_decay_at_the_checkpoint_and_keeps_it(tmp_path):
 
 def test_other_settings_do_not_resume(tmp_path):
     list(train(TINY, tmp_path))
-    with pytest.raises(ValueError, match="lr: 0.0015 there, 0.01 asked.*output_dir"):
+    with pytest.raises(ValueError, match="lr: 0.003 there, 0.01 asked.*output_dir"):
         next(train(replace(TINY, lr=0.01), tmp_path))
     with pytest.raises(FileNotFoundError, match="train first"):
         finish_plan(tmp_path / "other", 4)
@@ -212,12 +212,12 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path, mo
     next(session)
     broken = torch.full((4,), torch.nan)
     monkeypatch.setattr(fmnist, "noise_errors", lambda network, *_: network.conv_in.weight.sum() * broken)
-    with pytest.raises(FloatingPointError, match="lower lr = 0.0015"):
+    with pytest.raises(FloatingPointError, match="lower lr = 0.003"):
         next(session)
     assert read_checkpoint_header(tmp_path)[0] == 1
 
 
-@pytest.mark.parametrize("field, value", [("widths", (12,)), ("widths", ()), ("size", 31), ("steps", 0), ("lr", 0.0),
+@pytest.mark.parametrize("field, value", [("widths", (12,)), ("widths", ()), ("size", 31), ("steps", 0), ("lr", 0.0), ("vector_lr", 2.0),
                                           ("ema_decay", 1.0), ("label_dropout", -0.1), ("min_snr_gamma", -1),
                                           ("precision", "float16"), ("decay_steps", 6), ("batch_size", 0)])
 def test_settings_are_checked_by_name(field, value):

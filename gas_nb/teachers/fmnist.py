@@ -23,9 +23,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # %% auto #0
 __all__ = ['NO_LABEL', 'CHECKPOINT', 'TeacherConfig', 'make_network', 'ddpm_alphas_cumprod', 'loss_weights', 'Draws', 'draw_step',
-           'noise_errors', 'learning_rate', 'ema_decay', 'update_ema', 'TrainingState', 'save_checkpoint',
-           'read_checkpoint_header', 'load_checkpoint', 'finish_plan', 'numerics', 'update', 'train_teacher',
-           'save_diffusers', 'export_weights', 'kept_metrics', 'run_training']
+           'noise_errors', 'rate_factor', 'ema_decay', 'update_ema', 'orthogonalised', 'Muon', 'make_optimizers',
+           'TrainingState', 'save_checkpoint', 'read_checkpoint_header', 'load_checkpoint', 'finish_plan', 'numerics',
+           'update', 'train_teacher', 'save_diffusers', 'export_weights', 'kept_metrics', 'run_training']
 
 # %% ../../nbs/teachers/fmnist.ipynb #a232997c
 from ..compat import default_device
@@ -47,9 +47,10 @@ class TeacherConfig:
     size: int = 32
     steps: int = 8000
     decay_steps: int = 1600  # the last steps, in which the learning rate goes to zero
-    warmup_steps: int = 300
+    warmup_steps: int = 100
     batch_size: int = 64
-    lr: float = 1.5e-3
+    lr: float = 3e-3  # of the matrices, by Muon
+    vector_lr: float = 1.5e-3  # of all else, by AdamW
     ema_decay: float = 0.9995
     label_dropout: float = 0.1
     min_snr_gamma: float = 5.0  # 0: the plain loss
@@ -72,7 +73,8 @@ def _check_config(config: "TeacherConfig") -> None:
     need("size", config.size % 2 ** (len(config.widths) - 1) == 0, "it must halve at every level of widths")
     need("warmup_steps", config.warmup_steps >= 0, "use 0 or more")
     need("decay_steps", 0 <= config.decay_steps <= config.steps, f"use 0..steps = {config.steps}")
-    need("lr", 0 < config.lr < 1, "use a value in (0, 1), such as 1e-3")
+    for name in ("lr", "vector_lr"):
+        need(name, 0 < getattr(config, name) < 1, "use a value in (0, 1), such as 1e-3")
     need("ema_decay", 0 <= config.ema_decay < 1, "use a value in [0, 1)")
     need("label_dropout", 0 <= config.label_dropout <= 1, "use a probability")
     need("min_snr_gamma", config.min_snr_gamma >= 0, "use 0 (off) or about 5")
@@ -134,11 +136,11 @@ def noise_errors(network: torch.nn.Module, images: torch.Tensor, labels: torch.T
     return (predicted.float() - noise).square().mean((1, 2, 3))
 
 # %% ../../nbs/teachers/fmnist.ipynb #3c55cd10
-def learning_rate(config: TeacherConfig, step: int) -> float:
-    "The learning rate of step 0..steps-1: linear warm-up, constant, linear decay to zero."
+def rate_factor(config: TeacherConfig, step: int) -> float:
+    "What step 0..steps-1 takes of the full learning rate, in (0, 1]: linear warm-up, constant, linear decay to zero."
     rise = (step + 1) / config.warmup_steps if config.warmup_steps else 1.0
     fall = (config.steps - step) / config.decay_steps if config.decay_steps else 1.0
-    return config.lr * min(1.0, rise, fall)
+    return min(1.0, rise, fall)
 
 # %% ../../nbs/teachers/fmnist.ipynb #b94fe692
 def ema_decay(config: TeacherConfig, step: int) -> float:
@@ -151,25 +153,63 @@ def update_ema(average: torch.nn.Module, network: torch.nn.Module, decay: float)
     "average <- decay * average + (1 - decay) * network, in place."
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1.0 - decay)
 
+# %% ../../nbs/teachers/fmnist.ipynb #3a7c51e1
+def orthogonalised(m: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    "About U V^T for a matrix U S V^T: singular values between 0.7 and 1.2, by Newton-Schulz steps of degree five."
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = m.mT if m.shape[0] > m.shape[1] else m
+    x = x / x.norm().clamp_min(1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if m.shape[0] > m.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    "Nesterov momentum, orthogonalised; for parameters with two axes or more, of which the first counts as rows."
+
+    def __init__(self, params, lr: float, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                average = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalised(p.grad.lerp(average, group["momentum"]).flatten(1))
+                p.sub_(update.view_as(p), alpha=0.2 * max(update.shape) ** 0.5 * group["lr"])
+
+
+def make_optimizers(network: torch.nn.Module, config: TeacherConfig) -> dict[str, torch.optim.Optimizer]:
+    "Muon for the matrices inside the U-Net, AdamW for its ends, embeddings, norms and biases."
+    inside = {name: p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "class_embedding"))
+              for name, p in network.named_parameters()}
+    matrices, others = ([p for name, p in network.named_parameters() if inside[name] is which] for which in (True, False))
+    return {"muon": Muon(matrices, config.lr),
+            "adam": torch.optim.AdamW(others, config.vector_lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)}
+
 # %% ../../nbs/teachers/fmnist.ipynb #28813754
 class TrainingState:
-    "Network, its average, AdamW and the number of steps done, on one device."
+    "Network, its average, optimisers and the number of steps done, on one device."
 
     def __init__(self, config: TeacherConfig, device: torch.device):
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.config, self.device, self.step = config, device, 0
         self.network = make_network(config).to(device, memory_format=layout).train()
         self.average = deepcopy(self.network).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=config.lr, betas=(0.9, 0.99),
-                                           weight_decay=1e-4, fused=True)
+        self.optimizers = make_optimizers(self.network, config)
+        self.rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
         self.smoothed = torch.full((2,), torch.nan, device=device)  # weighted loss, plain error
 
     def tensors(self) -> dict[str, torch.Tensor]:
         "All tensors of the state by name."
         named = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         named |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            named |= {f"adam.{index}.{k}": v for k, v in values.items()}
+        for name, optimizer in self.optimizers.items():
+            for index, values in optimizer.state_dict()["state"].items():
+                named |= {f"{name}.{index}.{k}": v for k, v in values.items()}
         return named | {"smoothed": self.smoothed}
 
 # %% ../../nbs/teachers/fmnist.ipynb #e19276de
@@ -207,13 +247,12 @@ def load_checkpoint(config: TeacherConfig, folder: str | os.PathLike, device: to
     for name in ("network", "average"):
         part = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
         getattr(state, name).load_state_dict(part)
-    moments = {}
-    for key, value in tensors.items():
-        if key.startswith("adam."):
+    for name, optimizer in state.optimizers.items():
+        memory = {}
+        for key in (key for key in tensors if key.startswith(f"{name}.")):
             _, index, field = key.split(".")
-            moments.setdefault(int(index), {})[field] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+            memory.setdefault(int(index), {})[field] = tensors[key]
+        optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
     state.smoothed.copy_(tensors["smoothed"])
     state.step = step
     return state
@@ -241,17 +280,17 @@ def numerics(config: TeacherConfig, device: torch.device) -> Iterator[None]:
 
 
 def update(state: TrainingState, images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> None:
-    "One step of AdamW on the weighted loss, gradients clipped to norm 1, then the average."
+    "One step of the optimisers on the weighted loss, gradients clipped to norm 1, then the average."
     draws = draw_step(state.config, state.step, len(images))
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate(state.config, state.step)
     with numerics(state.config, state.device):
         errors = noise_errors(state.network, images, labels, draws)
         loss = (errors * weights[draws.timesteps.to(state.device)]).mean()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.network.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
-    state.optimizer.step()
+    for name, optimizer in state.optimizers.items():
+        optimizer.param_groups[0]["lr"] = state.rates[name] * rate_factor(state.config, state.step)
+        optimizer.step()
     update_ema(state.average, state.network, ema_decay(state.config, state.step))
     new = torch.stack([loss.detach(), errors.detach().mean()])
     state.smoothed = torch.where(state.smoothed.isnan(), new, state.smoothed.lerp(new, 0.02))
@@ -309,7 +348,7 @@ def train_teacher(config: TeacherConfig, images: torch.Tensor, labels: torch.Ten
             rate = (state.step - since) * config.batch_size / max(now - logged, 1e-9)
             since, logged = state.step, now
             yield {"step": state.step, "images": state.step * config.batch_size, "loss": loss, "error": error,
-                   "lr": learning_rate(config, state.step - 1), "images_per_second": rate}
+                   "lr": config.lr * rate_factor(config, state.step - 1), "images_per_second": rate}
         if ends:
             return
 
