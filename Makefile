@@ -16,11 +16,14 @@ ARGS ?=
 # make sweep: how many NFEs at a time
 PROCESSES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
+# make bench
+BENCH ?= sampling
+
 # make test
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint check notebooks pytest lab app solvers export readme bench hooks clean
+.PHONY: help train sweep results test lint check notebooks pytest lab app solvers card export readme bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -96,15 +99,20 @@ app: $(STAMP) ## start the Gradio app
 solvers: $(STAMP) ## distil the solvers that ship with the package (ARGS='--nfe 4 6 --teacher digits')
 	$(BIN)/python tools/make_solvers.py $(ARGS)
 
+# Measures what is not there yet for the present weights.
+card: $(STAMP) ## measure the fmnist teacher anew and write its model card (half an hour on two cores)
+	@mkdir -p "$(OUT)/card"
+	$(BIN)/papermill nbs/teachers/fmnist_card.ipynb "$(OUT)/card/out.ipynb" --log-output --no-progress-bar -p output_dir "$(OUT)/card" $(ARGS)
+	cp "$(OUT)"/card/README.md "$(OUT)"/card/card.json "$(OUT)"/card/*.png gas_nb/weights/fmnist/
+
 export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 	$(BIN)/python tools/export.py
 
 readme: $(STAMP) ## nbs/index.ipynb -> README.md
 	$(BIN)/python tools/make_readme.py
 
-bench: $(STAMP) ## run every benchmarks/bench_*.py
-	@set -e; set -- benchmarks/bench_*.py; test -e "$$1" || { echo "there is no benchmarks/bench_*.py" >&2; exit 1; }; \
-	for file in "$$@"; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+bench: $(STAMP) ## run a benchmark (BENCH=sampling, distillation or app_load; ARGS='...')
+	$(BIN)/python "benchmarks/$(BENCH).py" $(ARGS)
 
 hooks: $(STAMP) ## let git merge notebooks cell by cell in this clone
 	git config merge.nbdev-merge.name "merge notebooks cell by cell"

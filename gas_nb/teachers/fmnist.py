@@ -25,7 +25,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 __all__ = ['NO_LABEL', 'CHECKPOINT', 'TeacherConfig', 'make_network', 'ddpm_alphas_cumprod', 'loss_weights', 'Draws', 'draw_step',
            'noise_errors', 'rate_factor', 'ema_decay', 'update_ema', 'orthogonalised', 'Muon', 'make_optimizers',
            'TrainingState', 'save_checkpoint', 'read_checkpoint_header', 'load_checkpoint', 'finish_plan', 'numerics',
-           'update', 'train_teacher', 'save_diffusers', 'export_weights', 'kept_metrics', 'run_training']
+           'update', 'train_teacher', 'save_diffusers', 'kept_metrics', 'learning_curve', 'export_weights',
+           'run_training']
 
 # %% ../../nbs/teachers/fmnist.ipynb #a232997c
 from ..compat import default_device
@@ -365,18 +366,6 @@ def save_diffusers(network: UNet2DModel, folder: str | os.PathLike, dtype: torch
     return Path(folder)
 
 
-def export_weights(run: str | os.PathLike, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> Path:
-    "Export the averaged network of the run in `run` to `folder`, with training.json: steps done, settings, losses."
-    step, config = read_checkpoint_header(run)
-    state = load_checkpoint(config, run, torch.device("cpu"))
-    loss, error = state.smoothed.tolist()
-    write_json_atomic(Path(folder) / "training.json", {
-        "data": "Fashion-MNIST, 60,000 training images, padded to 32x32 with black, scaled to [-1, 1]",
-        "parameters": sum(p.numel() for p in state.average.parameters()), "steps_done": step,
-        "images_seen": step * config.batch_size, "loss": loss, "noise_error": error, "config": asdict(config)})
-    return save_diffusers(state.average, folder, dtype)
-
-# %% ../../nbs/teachers/fmnist.ipynb #46e66e4c
 def kept_metrics(folder: str | os.PathLike) -> list[dict]:
     "The records in `folder`/metrics.jsonl up to its checkpoint's step; a line cut off by a kill is dropped."
     folder, records = Path(folder), []
@@ -391,6 +380,28 @@ def kept_metrics(folder: str | os.PathLike) -> list[dict]:
     return records
 
 
+def learning_curve(records: list[dict], points: int = 60) -> list[dict]:
+    "At most about `points` of a run's records as images, hours spent and noise error."
+    hours, seen, curve = 0.0, 0, []
+    for record in records:
+        hours += (record["images"] - seen) / record["images_per_second"] / 3600
+        seen = record["images"]
+        curve.append({"images": seen, "hours": round(hours, 3), "error": round(record["error"], 5)})
+    return curve[::-1][::max(1, math.ceil(len(curve) / points))][::-1]
+
+
+def export_weights(run: str | os.PathLike, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> Path:
+    "Export the averaged network of the run in `run` to `folder`, with training.json: steps done, settings, losses, curve."
+    step, config = read_checkpoint_header(run)
+    state = load_checkpoint(config, run, torch.device("cpu"))
+    loss, error = state.smoothed.tolist()
+    write_json_atomic(Path(folder) / "training.json", {
+        "data": "Fashion-MNIST, 60,000 training images, padded to 32x32 with black, scaled to [-1, 1]",
+        "parameters": sum(p.numel() for p in state.average.parameters()), "steps_done": step,
+        "images_seen": step * config.batch_size, "loss": loss, "noise_error": error, "config": asdict(config), "curve": learning_curve(kept_metrics(run))})
+    return save_diffusers(state.average, folder, dtype)
+
+# %% ../../nbs/teachers/fmnist.ipynb #46e66e4c
 def run_training(config: TeacherConfig, images: torch.Tensor, labels: torch.Tensor, output_dir: str | os.PathLike,
                  **options) -> Iterator[dict]:
     "`train_teacher`, with its records also appended to `output_dir`/metrics.jsonl."
