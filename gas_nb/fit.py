@@ -179,6 +179,8 @@ class Distance:
 
     def __post_init__(self):
         if self.kind not in ("l1", "l2"): raise ValueError(f"distance kind {self.kind!r}: choose l1 or l2")
+    @property
+    def rounding(self) -> float: return 1e-6 if self.kind == "l1" else 1e-12
     def read(self, x: Tensor) -> Tensor: return x if self.features is None else self.features(x)
     def residual(self, x: Tensor, target: Tensor) -> Tensor: return self.read(x) - self.read(target)
     def loss(self, residual: Tensor) -> Tensor: return residual.abs().mean() if self.kind == "l1" else residual.square().mean()
@@ -303,6 +305,7 @@ LADDER = tuple(10.0**k for k in range(-7, 2))             # the dampings that ar
 def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, max_stretch: float = 1.1,
                       epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3), seed: int = 0) -> FitStep:
     "One damped step from `previous` on `previous.pairs` of `train`, taken if the loss on `val` falls; a pure function, so a fit resumes exactly."
+    if previous.val_loss <= distance.rounding: return previous._replace(step=previous.step + 1, damping=ARRIVED, accepted=False)
     chart, n = previous.chart, min(previous.pairs, len(train))
     part = train[batch_indices(len(train), n, previous.step, seed)]
     G, g, train_loss = normal_equations(denoiser, chart, part, distance, previous.val_loss, epsilon, max_batch)
