@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, NamedTuple
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -18,9 +19,10 @@ from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['GRIDS', 'SOLVERS', 'ARRIVED', 'ENOUGH', 'LADDER', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares',
-           'fit_rows', 'GridTrial', 'search_grid', 'try_classics', 'start_fit', 'Distance', 'calm', 'evaluate',
-           'sensitivities', 'normal_equations', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial',
+__all__ = ['GRIDS', 'SOLVERS', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'LADDER', 'Chart', 'to_tableau',
+           'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid', 'try_classics',
+           'start_fit', 'Distance', 'calm', 'sample_losses', 'evaluate', 'sensitivities', 'normal_equations', 'spread',
+           'refit_last_row', 'newton_terms', 'Straight', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial',
            'search_damping']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
@@ -129,6 +131,7 @@ class GridTrial(NamedTuple):
     grid: dict
     loss: float
     chart: Chart
+    losses: Tensor
 
 def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
                 grids: tuple = GRIDS, batch_size: int = 500) -> list[GridTrial]:
@@ -138,7 +141,8 @@ def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: P
         try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **grid)
         except ValueError: return None                    # a flow schedule has no logSNR grid from t = 1
         chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition)
-        return GridTrial(grid, evaluate(denoiser, chart, val, distance, batch_size), chart)
+        losses = sample_losses(denoiser, chart, val, distance, batch_size)
+        return GridTrial(grid, losses.mean().item(), chart, losses)
     return sorted((found for found in in_order(trial, grids) if found), key=lambda trial: trial.loss)
 
 # %% ../nbs/foundations/fit.ipynb #b39d0265
@@ -150,7 +154,8 @@ def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distanc
     def trial(recipe):
         try: chart = to_chart(classic_tableau(schedule=denoiser.schedule, nfe=nfe, t_eps=t_eps, order=min(3, nfe), **recipe), denoiser.schedule)
         except ValueError: return None                    # for instance a spacing that a flow schedule does not have
-        return GridTrial(recipe, evaluate(denoiser, chart, val, distance, batch_size), chart)
+        losses = sample_losses(denoiser, chart, val, distance, batch_size)
+        return GridTrial(recipe, losses.mean().item(), chart, losses)
     recipes = [dict(solver=solver, spacing=kind) for solver in solvers for kind in SPACINGS]
     return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
 
@@ -163,10 +168,11 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
     grids = tuple(found.grid for found in search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, batch_size=batch_size)[:starts])
     candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, grids, batch_size)
     for found in try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
-        candidates.append(found._replace(loss=evaluate(asked, found.chart, val, distance, batch_size)))
-    first = [FitStep(0, c.loss, c.loss, 0.1, c.chart, True, len(train)) for c in sorted(candidates, key=lambda trial: trial.loss)[:starts]]
-    if starts > 1: first = [gauss_newton_step(denoiser, f, train, val, distance, max_batch=batch_size)._replace(step=0) for f in first]
-    return min(first, key=lambda f: f.val_loss)
+        losses = sample_losses(asked, found.chart, val, distance, batch_size)
+        candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
+    first = [FitStep(0, c.loss, c.loss, 0.1, c.chart, True, len(train), *spread(c.losses)) for c in sorted(candidates, key=lambda trial: trial.loss)[:starts]]
+    if starts > 1: first = [gauss_newton_step(denoiser, f, train, val, distance, t_eps, max_batch=batch_size)._replace(step=0) for f in first]
+    return min(first, key=lambda f: f.capped)
 
 # %% ../nbs/foundations/fit.ipynb #4a6bda25
 @dataclass(frozen=True)
@@ -183,7 +189,10 @@ class Distance:
     def rounding(self) -> float: return 1e-6 if self.kind == "l1" else 1e-12
     def read(self, x: Tensor) -> Tensor: return x if self.features is None else self.features(x)
     def residual(self, x: Tensor, target: Tensor) -> Tensor: return self.read(x) - self.read(target)
-    def loss(self, residual: Tensor) -> Tensor: return residual.abs().mean() if self.kind == "l1" else residual.square().mean()
+    def losses(self, residual: Tensor) -> Tensor:
+        "Per sample: (B, ...) to (B,)."
+        return (residual.abs() if self.kind == "l1" else residual.square()).flatten(1).mean(1)
+    def loss(self, residual: Tensor) -> Tensor: return self.losses(residual).mean()
     def weights(self, residual: Tensor, typical: float, J: Tensor | None = None) -> Tensor:
         "IRLS weights for residuals (B, ...); `typical`: the mean absolute one. `J` (P, B, ...) lowers those of over-sensitive samples."
         if self.kind == "l2": return torch.ones_like(residual)
@@ -198,14 +207,20 @@ def calm(J: Tensor, cap: float = 3.0) -> Tensor:
 
 # %% ../nbs/foundations/fit.ipynb #cb1eaed2
 @torch.no_grad()
+def sample_losses(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, batch_size: int = 500) -> Tensor:
+    "Distance of each of the chart's samples to the teacher's, (n,) float64 on the CPU, in batches."
+    def losses(part): return distance.losses(distance.residual(_run(denoiser, chart, part)[0], part.x_0)).double().cpu()
+    return torch.cat(list(in_order(losses, _batches(pairs, batch_size))))
+
 def evaluate(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, batch_size: int = 500) -> float:
-    "Mean distance of the chart's samples to the teacher's, in batches."
-    def loss(part): return distance.loss(distance.residual(_run(denoiser, chart, part), part.x_0)).item() * len(part)
-    return sum(in_order(loss, [pairs[i:i + batch_size] for i in range(0, len(pairs), batch_size)])) / len(pairs)
+    "Mean distance of the chart's samples to the teacher's."
+    return sample_losses(denoiser, chart, pairs, distance, batch_size).mean().item()
+
+def _batches(pairs, size): return [pairs[i:i + size] for i in range(0, len(pairs), size)]
 
 def _run(denoiser, chart, pairs):
     steps = iter(chart.s.tolist())
-    return sample(lambda x, t, offset, c: denoiser(x, next(steps), 0.0, c), pairs.x_T, chart.internal(), pairs.condition)
+    return sample(lambda x, t, offset, c: denoiser(x, next(steps), 0.0, c), pairs.x_T, chart.internal(), pairs.condition, return_trajectory=True)
 
 # %% ../nbs/foundations/fit.ipynb #375204b0
 @torch.no_grad()
@@ -262,7 +277,7 @@ def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: D
         r = distance.residual(x, part.x_0)
         if distance.features is not None: J = _through_features(distance, x, J, epsilon)
         w, J = distance.weights(r, typical, J).flatten().double(), J.flatten(1).double()
-        return ((J * w) @ J.T).cpu(), ((J * w) @ r.flatten().double()).cpu(), distance.loss(r).item() * len(part)
+        return ((J * w) @ J.T).cpu(), ((J * w) @ r.flatten().double()).cpu(), distance.losses(r).sum().item()
     G, g, loss = map(sum, zip(*in_order(summand, range(0, len(pairs), chunk))))
     return G / len(pairs), g / len(pairs), loss / len(pairs)
 
@@ -272,6 +287,89 @@ def _through_features(distance, x, J, epsilon):
         h = epsilon * _rms(x) / max(_rms(v), 1e-12)
         columns.append((distance.read(x + h * v) - base) / h)
     return torch.stack(columns)
+
+# %% ../nbs/foundations/fit.ipynb #59066403
+CAP = 8.0                                                 # times the median: where a sample's distance is cut off
+
+def spread(losses: Tensor, cap: float | None = None) -> tuple[float, float]:
+    "The median of `losses` (n,), and their mean when all are cut off at `cap` (default: CAP times the median)."
+    median = losses.median().item()
+    return median, losses.clamp(max=CAP * median if cap is None else cap).mean().item()
+
+# %% ../nbs/foundations/fit.ipynb #59066406
+REFIT, EQUATIONS = 256, 2**18                             # pairs and numbers that the last row is fitted on, at most
+
+@torch.no_grad()
+def refit_last_row(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, typical: float, max_batch: int = 500, rounds: int = 3) -> Chart:
+    """`chart` with the last row that brings the samples of `pairs` closest to the teacher's, by `rounds` of reweighted least squares;
+    N network calls. Unchanged for a distance of features, in which the samples are not linear."""
+    if distance.features is not None: return chart
+    stride = max(1, math.ceil(pairs.x_0.numel() / EQUATIONS))
+    def equations(part):
+        _, path = _run(denoiser, chart, part)
+        return torch.stack([v.flatten()[::stride].double().cpu() for v in (path.states[-2], *path.predictions, part.x_0)])
+    *columns, target = torch.cat(list(in_order(equations, _batches(pairs, max_batch))), dim=1)
+    M, row = torch.stack(columns), torch.cat([chart.a[-1:], chart.C[-1]])
+    for _ in range(rounds if distance.kind == "l1" else 1):
+        r = row @ M - target
+        weighted = M * distance.weights(r, typical)
+        G = weighted @ M.T
+        row = row - torch.linalg.solve(G + 1e-9 * torch.diag(G.diagonal()), weighted @ r)
+    return Chart(chart.s, torch.cat([chart.a[:-1], row[:1]]), torch.cat([chart.C[:-1], row[None, 1:]]))
+
+# %% ../nbs/foundations/fit.ipynb #59066411
+NEWTON = 6                                                # the highest terms are plain predictions
+
+def newton_terms(s: Tensor, schedule: NoiseSchedule, t_eps: float) -> tuple[Tensor, list[Tensor]]:
+    "What a (N,) and the rows of C are multiplied by: sigma ratios (N,), and per row k a matrix (k+1, k+1) whose row m holds the m-th term's weights of D_0..D_k."
+    times = torch.cat([s, s.new_tensor([t_eps])])
+    lam, alpha, sigma = (f(times).double() for f in (schedule.lambda_, schedule.alpha, schedule.sigma))
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(24))
+    matrices = []
+    for k in range(len(s)):
+        h = lam[k + 1] - lam[k]
+        at, newest = lam[k] + h * (nodes + 1) / 2, lam[:k + 1].flip(0)
+        measure = alpha[k + 1] * torch.exp(at - lam[k + 1]) * weights * h / 2
+        M = torch.zeros(k + 1, k + 1, dtype=torch.float64)
+        for m in range(k + 1):
+            if m >= NEWTON: M[m, k - m] = measure.sum(); continue
+            gaps = newest[:m + 1, None] - newest[:m + 1] + torch.eye(m + 1, dtype=torch.float64)
+            M[m, k - m:] = ((at[:, None] - newest[:m]).prod(1) * measure).sum() / gaps.prod(1).flip(0)
+        matrices.append(M)
+    return sigma[1:] / sigma[:-1], matrices
+
+class Straight:
+    "The coordinates s, then per row a^_k, b_k0..b_kk, of charts on `schedule` that end at `t_eps`; the chart's own where those do not exist."
+    def __init__(self, chart: Chart, schedule: NoiseSchedule, t_eps: float):
+        self.schedule, self.t_eps, self.n = schedule, t_eps, chart.nfe
+        lam = schedule.lambda_(torch.cat([chart.s, chart.s.new_tensor([t_eps])])).double()
+        self.exists = bool(lam.isfinite().all() and (lam.diff() > 0.02).all())
+        self.origin = chart.vector()
+        if self.exists: self.origin = self._read(chart)
+
+    def _read(self, chart):
+        ratios, matrices = newton_terms(chart.s, self.schedule, self.t_eps)
+        rows = [torch.cat([chart.a[k:k + 1] / ratios[k], torch.linalg.solve(M.T, chart.C[k, :k + 1])]) for k, M in enumerate(matrices)]
+        return torch.cat([chart.s, *rows])
+
+    def chart(self, v: Tensor) -> Chart:
+        "The chart at coordinates v (P,)."
+        if not self.exists: return Chart.from_vector(v, self.n)
+        plain = Chart.from_vector(v, self.n)
+        ratios, matrices = newton_terms(plain.s, self.schedule, self.t_eps)
+        C = torch.stack([torch.cat([plain.C[k, :k + 1] @ M, plain.C.new_zeros(self.n - 1 - k)]) for k, M in enumerate(matrices)])
+        return Chart(plain.s, plain.a * ratios, C)
+
+    def derivative(self, h: float = 1e-5) -> Tensor:
+        "d chart.vector() / d coordinates at the origin, (P, P)."
+        if not self.exists: return torch.eye(len(self.origin), dtype=torch.float64)
+        ratios, matrices = newton_terms(self.origin[:self.n], self.schedule, self.t_eps)
+        T = torch.block_diag(torch.eye(self.n, dtype=torch.float64), *[torch.block_diag(ratios[k].view(1, 1), M.T) for k, M in enumerate(matrices)])
+        for j in range(self.n):
+            moved = [self.origin.clone() for _ in range(2)]
+            for v, sign in zip(moved, (1, -1)): v[j] += sign * h * self.origin[j]
+            T[:, j] = (self.chart(moved[0]).vector() - self.chart(moved[1]).vector()) / (2 * h * self.origin[j])
+        return T
 
 # %% ../nbs/foundations/fit.ipynb #2c1a7d3b
 def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor) -> Tensor:
@@ -289,7 +387,8 @@ def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor
 
 # %% ../nbs/foundations/fit.ipynb #2f347461
 class FitStep(NamedTuple):
-    "One Gauss-Newton step: losses on the fitted and on held-out pairs, damping, the solver so far, whether it moved, pairs of the next step."
+    """One Gauss-Newton step: mean losses on the fitted and on held-out pairs, damping, the solver so far, whether it moved, pairs of the
+    next step, and `spread` of the held-out losses: their median and what is compared."""
     step: int
     train_loss: float
     val_loss: float
@@ -297,14 +396,16 @@ class FitStep(NamedTuple):
     chart: Chart
     accepted: bool
     pairs: int = 128
+    typical: float = math.inf
+    capped: float = math.inf
 
 ARRIVED = 1e9                                             # the damping of a fit that no step improves
-ENOUGH = 0.97                                             # a step that leaves more of the held-out loss gains too little
-LADDER = tuple(10.0**k for k in range(-7, 2))             # the dampings that are tried before a step is given up
+ENOUGH = 0.99                                             # a step that leaves more of the held-out loss gains too little
+LADDER = (1e-7, 1e-5, 1e-3, 1e-1)                         # the dampings that are tried before a step is given up
 
-def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, max_stretch: float = 1.1,
+def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, t_eps: float = 1e-3, max_stretch: float = 1.1,
                       epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3), seed: int = 0) -> FitStep:
-    "One damped step from `previous` on `previous.pairs` of `train`, taken if the loss on `val` falls; a pure function, so a fit resumes exactly."
+    "One damped step from `previous` on `previous.pairs` of `train`, taken if what `spread` says of `val` falls; a pure function, so a fit resumes exactly."
     if previous.val_loss <= distance.rounding: return previous._replace(step=previous.step + 1, damping=ARRIVED, accepted=False)
     chart, n = previous.chart, min(previous.pairs, len(train))
     part = train[batch_indices(len(train), n, previous.step, seed)]
@@ -313,21 +414,28 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
     if denoiser.schedule.alpha(1.0) == 0:                 # a flow model has no times beyond 1, and its start is fixed
         low[0] = high[0] = 0.0
         high[1:] = torch.minimum(high[1:], 0.999 - chart.s[1:])
+    place = Straight(chart, denoiser.schedule, t_eps)
+    T = place.derivative()
+    G, g = T.T @ G @ T, T.T @ g
     def trial(damping):
-        new = Chart.from_vector(chart.vector() + bounded_step(G, g, damping, low, high), chart.nfe)
-        return Trial(evaluate(denoiser, new, val, distance, max_batch), max(damping, 1e-10), new)
-    best = search_damping(trial, previous.damping, previous.val_loss)
-    accepted = best.loss < previous.val_loss
-    if best.loss < ENOUGH * previous.val_loss: pairs, damping = n, best.damping
-    else: pairs, damping = min(2 * n, len(train)), best.damping if accepted else ARRIVED if n == len(train) else previous.damping
-    if not accepted: best = Trial(previous.val_loss, damping, chart)
-    return FitStep(previous.step + 1, train_loss, best.loss, damping, best.chart, accepted, pairs)
+        new = place.chart(place.origin + bounded_step(G, g, damping, low, high))
+        new = refit_last_row(denoiser, new, part[:REFIT], distance, previous.val_loss, max_batch)
+        losses = sample_losses(denoiser, new, val, distance, max_batch)
+        return Trial(spread(losses, CAP * previous.typical)[1], max(damping, 1e-10), new, losses)
+    best = search_damping(trial, min(previous.damping, LADDER[-1]), previous.capped)
+    if best.loss < previous.capped:
+        enough = best.loss < ENOUGH * previous.capped
+        return FitStep(previous.step + 1, train_loss, best.losses.mean().item(), best.damping, best.chart, True,
+                       n if enough else min(2 * n, len(train)), *spread(best.losses))
+    damping = ARRIVED if n == len(train) else previous.damping
+    return previous._replace(step=previous.step + 1, train_loss=train_loss, damping=damping, accepted=False, pairs=min(2 * n, len(train)))
 
 # %% ../nbs/foundations/fit.ipynb #706af2a6
 class Trial(NamedTuple):
     loss: float
     damping: float
     chart: Chart
+    losses: Tensor | None = None
 
 def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, most: int = 5) -> Trial:
     """The best of at most `most` + 1 trials: from `damping` down by tens while that helps, else up, at least until the loss is

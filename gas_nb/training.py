@@ -189,7 +189,7 @@ def save(self: TrainState, path: Path) -> None:
     tensors = {f"{group}.{k}": v for group, d in self._groups().items() for k, v in d.items()}
     header = dict(config=asdict(self.config), phase=self.phase, step=self.step, seconds=self.seconds, teacher=self.teacher.config)
     if self.fit:
-        header["fit"] = {k: getattr(self.fit, k) for k in ("step", "train_loss", "val_loss", "damping", "accepted", "pairs")}
+        header["fit"] = {k: getattr(self.fit, k) for k in FitStep._fields if k != "chart"}
         tensors["fit.vector"] = self.fit.chart.vector()
     save_safetensors_atomic(path, {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}, dict(state=json.dumps(header)))
 
@@ -376,7 +376,7 @@ def _fit_step(state: TrainState, training: Pairs, held_out: Pairs, distance: Dis
         part = training[:c.fit_pairs]
         with torch.no_grad(): _, path = sample(teacher.denoiser, part.x_T, teacher.tableau, part.condition, return_trajectory=True)
         state.fit = start_fit(teacher.denoiser, c.nfe, solver.t_eps, part, held_out, path, distance, teacher.batch_size, starts=c.fit_starts)
-    else: state.fit = gauss_newton_step(teacher.denoiser, state.fit, training, held_out, distance, max_batch=teacher.batch_size, seed=c.seed)
+    else: state.fit = gauss_newton_step(teacher.denoiser, state.fit, training, held_out, distance, solver.t_eps, max_batch=teacher.batch_size, seed=c.seed)
     state.fit = agree(state.fit)
     solver.load_tableau(to_tableau(state.fit.chart, teacher.schedule, solver.t_eps))
     state.ema = state.parameters()

@@ -10,6 +10,7 @@ from gas_nb.data import Pairs, make_pairs
 from gas_nb.denoiser import Denoiser
 from gas_nb.fit import (
     LADDER,
+    Straight,
     ARRIVED,
     Chart,
     Distance,
@@ -19,9 +20,11 @@ from gas_nb.fit import (
     evaluate,
     gauss_newton_step,
     normal_equations,
+    refit_last_row,
     search_damping,
     search_grid,
     sensitivities,
+    spread,
     start_fit,
     to_chart,
     to_tableau,
@@ -192,14 +195,71 @@ def test_the_damping_search_goes_where_the_loss_falls():
         where = torch.tensor(damping).log10().item()
         return Trial(min(9.0 + abs(where - 3), 5.0 + abs(where + 5)), damping, None)
 
-    assert search_damping(two_valleys, 1e3, bar=9.1).damping == pytest.approx(1e-5, rel=1e-3)  # the near one gains too little
+    assert search_damping(two_valleys, 1e3, bar=9.05).damping == pytest.approx(1e-5, rel=1e-3)  # the near one gains too little
+
+
+@pytest.mark.parametrize("nfe", [1, 4, 9])
+def test_straight_coordinates_keep_a_method_on_other_times(nfe):
+    """They lead back to the chart, their derivative is that of the map, and DDIM stays DDIM wherever the times go."""
+    vp = NoiseSchedule.vp_linear()
+    chart = random_chart(nfe)
+    place = Straight(chart, vp, 1e-3)
+    torch.testing.assert_close(place.chart(place.origin).vector(), chart.vector(), rtol=1e-7, atol=1e-7)
+    exact = torch.autograd.functional.jacobian(lambda v: place.chart(v).vector()[nfe:], place.origin)[:, nfe:]
+    torch.testing.assert_close(place.derivative()[nfe:, nfe:], exact, rtol=1e-7, atol=1e-7)
+    step = torch.zeros_like(place.origin)
+    step[0] = 1e-4
+    change = (place.chart(place.origin + step).vector() - place.chart(place.origin - step).vector()) / 2e-4
+    torch.testing.assert_close(place.derivative()[:, 0], change, rtol=1e-3, atol=1e-3 * change.abs().max().item())
+
+    ddim = to_chart(classic_tableau("ddim", vp, nfe, "logSNR", 1e-3), vp)
+    place = Straight(ddim, vp, 1e-3)
+    s = torch.linspace(1, 0.1, nfe, dtype=torch.float64) if nfe > 1 else torch.tensor([0.9], dtype=torch.float64)
+    moved = place.chart(torch.cat([s, place.origin[nfe:]]))
+    times = torch.cat([s, torch.tensor([1e-3], dtype=torch.float64)])
+    lam, alpha = vp.lambda_(times), vp.alpha(times)
+    torch.testing.assert_close(moved.a, vp.sigma(times)[1:] / vp.sigma(times)[:-1])
+    torch.testing.assert_close(moved.C, torch.diag(-alpha[1:] * torch.expm1(-lam.diff())), rtol=1e-7, atol=1e-7)
+
+
+def test_straight_coordinates_give_way_where_lambda_is_infinite_or_does_not_rise():
+    flow, chart = NoiseSchedule.flow(), random_chart(3)
+    from_pure_noise = Chart(torch.tensor([1.0, 0.6, 0.2], dtype=torch.float64), chart.a, chart.C)
+    back_and_forth = Chart(torch.tensor([1.0, 0.4, 0.6], dtype=torch.float64), chart.a, chart.C)
+    for c, schedule in ((from_pure_noise, flow), (back_and_forth, NoiseSchedule.vp_linear())):
+        place = Straight(c, schedule, 1e-3)
+        assert torch.equal(place.origin, c.vector()) and torch.equal(place.chart(c.vector()).vector(), c.vector())
+        assert torch.equal(place.derivative(), torch.eye(len(c.vector()), dtype=torch.float64))
+
+
+def test_the_refitted_last_row_is_the_best_one(digits):
+    pairs, chart = make_pairs(digits, range(60)), to_chart(classic_tableau("ddim", digits.schedule, 4, "logSNR", 1e-3), digits.schedule)
+    best = refit_last_row(digits.denoiser, chart, pairs, Distance("l2"), 0.1)
+    assert torch.equal(best.s, chart.s) and torch.equal(best.C[:-1], chart.C[:-1]) and torch.equal(best.a[:-1], chart.a[:-1])
+    loss = evaluate(digits.denoiser, best, pairs, Distance("l2"))
+    assert loss < evaluate(digits.denoiser, chart, pairs, Distance("l2"))
+    for i in range(4):  # no coefficient of it can move without loss
+        C = best.C.clone()
+        for by in (-0.02, 0.02):
+            C[-1, i] = best.C[-1, i] + by
+            assert evaluate(digits.denoiser, Chart(best.s, best.a, C), pairs, Distance("l2")) > loss
+    l1, l1_refitted = (evaluate(digits.denoiser, c, pairs, Distance()) for c in (best, refit_last_row(digits.denoiser, best, pairs, Distance(), 0.1)))
+    assert l1_refitted < l1
+    assert refit_last_row(digits.denoiser, chart, pairs, Distance("l1", lambda v: v.flatten(1)), 0.1) is chart
+
+
+def test_a_flipped_sample_counts_as_eight_ordinary_errors():
+    losses = torch.linspace(0.5, 1.5, 101, dtype=torch.float64)
+    flipped = torch.cat([losses, torch.tensor([500.0], dtype=torch.float64)])
+    assert spread(losses) == (1.0, pytest.approx(1.0))
+    assert spread(flipped)[1] == pytest.approx((losses.sum().item() + 8 * spread(flipped)[0]) / 102)
 
 
 def test_a_fit_takes_more_pairs_and_then_arrives(digits):
     """A step that cannot gain doubles the pairs; with all of them it says so and leaves the solver as it is."""
     pairs = make_pairs(digits, range(40))
     chart = random_chart(2)
-    state = FitStep(0, 0.0, 0.0, 0.1, chart, True, 8)  # nothing is below a loss of 0
+    state = FitStep(0, 0.0, 1.0, 0.1, chart, True, 8, typical=1.0, capped=0.0)  # nothing is below a loss of 0
     seen = []
     for _ in range(4):
         state = gauss_newton_step(digits.denoiser, state, pairs[:20], pairs[20:], Distance())
@@ -258,6 +318,7 @@ def test_distance_kinds():
         Distance("huber")
     x, y = torch.randn(4, 6), torch.randn(4, 6)
     assert Distance("l1").loss(x - y).item() == pytest.approx((x - y).abs().mean().item())
+    assert Distance("l1").losses(x - y).tolist() == pytest.approx((x - y).abs().mean(1).tolist())
     assert Distance("l1").weights(torch.tensor([[0.0, 0.97]]), 0.1).flatten().tolist() == pytest.approx([1 / 0.03, 1.0])
     J = torch.ones(2, 5, 6)
     J[:, 3] = 100.0  # one sample of five is a hundred times as sensitive
