@@ -91,7 +91,7 @@ def distil(settings: dict) -> Path:
     make_distance(config.loss, teacher)
     say(f"{teacher}\n{config}\nresults: {run_dir}" + (f"\n{processes()} processes" if processes() > 1 else ""))
     pairs = make_training_pairs(config, teacher, run_dir, told("training pairs", begun))
-    classics = training_free(teacher, config.nfe, pairs[1][:50])
+    classics = training_free(teacher, config.nfe, pairs[1][:32])
     tracker, state = Tracker(settings["tracker"], run_dir, asdict(config)), None
     for record in followed(train(config, teacher, run_dir, pairs), run_dir, tracker): state = record.state
     state = state or load_state(config, teacher, run_dir)                     # None: this run had finished training before

@@ -160,7 +160,7 @@ def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distanc
     return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
 
 def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
-              batch_size: int = 500, few: int = 48, starts: int = 1) -> FitStep:
+              batch_size: int = 500, few: int = 32, starts: int = 1) -> FitStep:
     """Step 0 of a fit: the best fitted rows or training-free solver on `val`, or of the `starts` best the one that a first
     Gauss-Newton step leads furthest. A trial on `few` pairs picks who competes; `path` is that of `train`."""
     asked, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
@@ -171,7 +171,8 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
         losses = sample_losses(asked, found.chart, val, distance, batch_size)
         candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
     first = [FitStep(0, c.loss, c.loss, 0.1, c.chart, True, len(train), *spread(c.losses)) for c in sorted(candidates, key=lambda trial: trial.loss)[:starts]]
-    if starts > 1: first = [gauss_newton_step(denoiser, f, train, val, distance, t_eps, max_batch=batch_size)._replace(step=0) for f in first]
+    if starts > 1 and first[0].val_loss > distance.rounding:
+        first = [gauss_newton_step(denoiser, f, train, val, distance, t_eps, max_batch=batch_size)._replace(step=0) for f in first]
     return min(first, key=lambda f: f.capped)
 
 # %% ../nbs/foundations/fit.ipynb #4a6bda25

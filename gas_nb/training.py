@@ -27,8 +27,8 @@ from .teachers.presets import check_setting, read_prompts, train_options
 from .trackers import tracker_names
 
 # %% auto #0
-__all__ = ['PHASES', 'PRESETS', 'TrainConfig', 'make_distance', 'lpips_features', 'check_lpips', 'TrainState', 'load_state',
-           'NonFiniteLoss', 'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train',
+__all__ = ['PHASES', 'PRESETS', 'DIGITS', 'TrainConfig', 'make_distance', 'lpips_features', 'check_lpips', 'TrainState',
+           'load_state', 'NonFiniteLoss', 'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train',
            'make_training_pairs', 'make_eval_pairs', 'validate', 'preset_config', 'resolve', 'teacher_of',
            'results_folder', 'open_run', 'RunLog']
 
@@ -46,7 +46,7 @@ class TrainConfig:
     loss: str = "l1"                                 # l1, l2, features (the teacher's), lpips
     condition: str = "random"                        # class labels of the pairs: "random", or "none"
     iterations: int = 10_000                         # Adam steps of method="adam"
-    fit_steps: int = 24                              # Gauss-Newton steps of method="gauss_newton", at most
+    fit_steps: int = 40                              # Gauss-Newton steps of method="gauss_newton", at most
     fit_pairs: int = 128                             # pairs that the first of them look at; more once a step gains too little
     fit_starts: int = 3                              # starts of the fit that take one step before the best goes on
     n_pairs: int = 1_000                             # training pairs
@@ -395,9 +395,10 @@ PRESETS = dict(
     quick=dict(fit_steps=2, fit_pairs=16, fit_starts=1, n_pairs=24, n_val=16, adversarial_iterations=2, discriminator_width=8, val_every=1, n_eval=24),
     cpu=dict(fit_steps=3, fit_pairs=50, fit_starts=2, n_pairs=200, n_val=50, adversarial_iterations=20, batch_size=12, discriminator_lr=2e-4,
              discriminator_width=16, lr=2e-4, ema=0.95, adversarial_weight=0.1, val_every=10, checkpoint_every=10, n_eval=200),
-    gpu=dict(fit_steps=24, fit_pairs=512, n_pairs=4_000, n_val=500, adversarial_iterations=2_000, discriminator_lr=1e-4,
+    gpu=dict(fit_steps=40, fit_pairs=512, n_pairs=4_000, n_val=500, adversarial_iterations=2_000, discriminator_lr=1e-4,
              lr=2e-4, adversarial_weight=0.1, val_every=100, checkpoint_every=500, n_eval=10_000),
     paper=dict(method="adam", n_eval=10_000))
+DIGITS = dict(fit_steps=16, fit_pairs=128, fit_starts=3, n_pairs=2_000, n_val=250, n_eval=1_000)       # preset cpu, for a network that costs nothing
 
 def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     "The TrainConfig of a preset (auto, quick, cpu, gpu, paper), the teacher's paper setting and `overrides`, of which None means: as they say."
@@ -407,7 +408,8 @@ def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     setting = _paper_options(given, preset)
     name = ("paper" if setting else "gpu" if device.type == "cuda" else "cpu") if preset == "auto" else preset
     if name not in PRESETS: raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
-    return TrainConfig(**{**PRESETS[name], **setting, **given})
+    digits = DIGITS if name == "cpu" and given.get("teacher") == "digits" else {}
+    return TrainConfig(**{**PRESETS[name], **digits, **setting, **given})
 
 def _paper_options(given: dict, preset: str) -> dict:
     "What a teacher of the paper says about its student: all of it, or under a preset of another budget the distance and the last time."

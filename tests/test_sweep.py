@@ -171,6 +171,16 @@ def test_training_on_the_way_is_done_once(tmp_path):
     found = Sweep(replace(config, train=False), tmp_path / "other", tmp_path).trained("gs", 4)
     assert found == Tableau.load(run / "gs.json")
 
+    import make_solvers
+
+    sweep.write_results()
+    make_solvers.from_sweep(tmp_path, "digits", [4], tmp_path / "shipped")
+    kept, (row,) = Tableau.load(tmp_path / "shipped" / "digits-gs-4.json"), [r for r in sweep.results().to_dict("records") if r["solver"] == "gs"]
+    assert kept == found and kept.meta["weights"] == sweep.teacher.weights_hash and kept.meta["figures"]["l1"] == pytest.approx(row["l1"])
+    assert kept.meta["figures"]["best_training_free"]["solver"] == "ddim" and kept.meta["figures"]["n_eval"] == 40
+    with pytest.raises(ValueError, match=r"no GS for \[6\] evaluations"):
+        make_solvers.from_sweep(tmp_path, "digits", [4, 6], tmp_path / "shipped")
+
 
 def test_a_solver_of_another_network_is_not_taken(tmp_path):
     sweep = Sweep(replace(SMALL, solvers="gs"), tmp_path)
