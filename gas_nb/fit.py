@@ -114,15 +114,19 @@ def least_squares(columns: list[Tensor], target: Tensor, ridge: float = 1e-6) ->
     return torch.linalg.solve(G, M @ target.flatten().double()).cpu()
 
 @torch.no_grad()
-def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: Trajectory, condition: Any = None, ridge: float = 1e-6) -> Chart:
-    "Least-squares rows on the grid `times` (N+1,): each hits the teacher's state at the next time, the last hits x_0. N network calls."
+def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: Trajectory, condition: Any = None, ridge: float = 1e-6,
+             first: float | None = None) -> Chart:
+    """Least-squares rows on the grid `times` (N+1,): each hits the teacher's state at the next time, the last hits x_0. N network calls,
+    the first at the time `first` (None: times[0])."""
     n, x, D, rows = len(times) - 1, x_T, [], []
+    s = times[:-1].clone()
+    if first is not None: s[0] = first
     for k in range(n):
-        D.append(denoiser(x, times[k].item(), 0.0, condition))
+        D.append(denoiser(x, s[k].item(), 0.0, condition))
         goal = x_0 if k + 1 == n else dense_output(path, denoiser.schedule, times[k + 1].item())
         rows.append(least_squares([x, *D], goal, ridge))
         x = weighted_sum(list(zip(rows[-1].tolist(), [x, *D])), x_T.dtype)
-    return Chart.from_vector(torch.cat([times[:-1], *rows]), n)
+    return Chart.from_vector(torch.cat([s, *rows]), n)
 
 # %% ../nbs/foundations/fit.ipynb #3c226d90
 GRIDS = tuple(dict(kind="power", power=p) for p in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)) + (dict(kind="logSNR"), dict(kind="edm"))
@@ -135,12 +139,14 @@ class GridTrial(NamedTuple):
 
 def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
                 grids: tuple = GRIDS, batch_size: int = 500) -> list[GridTrial]:
-    "Rows fitted on each grid (arguments of `spacing`), judged on `val`; best first."
+    "Rows fitted on each grid (arguments of `spacing`, and `middle`: pure noise is asked about in the middle of the first step), judged on `val`; best first."
     if not isinstance(denoiser, Remembering): denoiser = Remembering(denoiser)
     def trial(grid):
-        try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **grid)
+        arguments = {k: v for k, v in grid.items() if k != "middle"}
+        try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **arguments)
         except ValueError: return None                    # a flow schedule has no logSNR grid from t = 1
-        chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition)
+        first = (times[0] * times[1]).sqrt().item() if grid.get("middle") else None
+        chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition, first=first)
         losses = sample_losses(denoiser, chart, val, distance, batch_size)
         return GridTrial(grid, losses.mean().item(), chart, losses)
     return sorted((found for found in in_order(trial, grids) if found), key=lambda trial: trial.loss)
@@ -165,12 +171,17 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
     Gauss-Newton step leads furthest. A trial on `few` pairs picks who competes; `path` is that of `train`."""
     asked, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
     short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
-    grids = tuple(found.grid for found in search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, batch_size=batch_size)[:starts])
-    candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, grids, batch_size)
+    grids = [found.grid for found in search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, batch_size=batch_size)[:starts]]
+    movable = starts > 1 and nfe > 1 and denoiser.schedule.alpha(1.0) > 0            # a flow model's first evaluation stays at t = 1
+    middles = [grid | dict(middle=True) for grid in grids[:starts - 1]] if movable else []
+    candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, (*grids, *middles), batch_size)
     for found in try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
         losses = sample_losses(asked, found.chart, val, distance, batch_size)
         candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
-    first = [FitStep(0, c.loss, c.loss, 0.1, c.chart, True, len(train), *spread(c.losses)) for c in sorted(candidates, key=lambda trial: trial.loss)[:starts]]
+    candidates.sort(key=lambda trial: trial.loss)
+    chosen, middle = candidates[:starts], [c for c in candidates if "middle" in c.grid]
+    if middle and not any(c is middle[0] for c in chosen): chosen[-1] = middle[0]
+    first = [FitStep(0, c.loss, c.loss, 0.1, c.chart, True, len(train), *spread(c.losses)) for c in chosen]
     if starts > 1 and first[0].val_loss > distance.rounding:
         first = [gauss_newton_step(denoiser, f, train, val, distance, t_eps, max_batch=batch_size)._replace(step=0) for f in first]
     return min(first, key=lambda f: f.capped)
@@ -339,6 +350,7 @@ def newton_terms(s: Tensor, schedule: NoiseSchedule, t_eps: float) -> tuple[Tens
         matrices.append(M)
     return sigma[1:] / sigma[:-1], matrices
 
+# %% ../nbs/foundations/fit.ipynb #d4fabf8d
 class Straight:
     "The coordinates s, then per row a^_k, b_k0..b_kk, of charts on `schedule` that end at `t_eps`; the chart's own where those do not exist."
     def __init__(self, chart: Chart, schedule: NoiseSchedule, t_eps: float):
@@ -404,6 +416,7 @@ ARRIVED = 1e9                                             # the damping of a fit
 ENOUGH = 0.99                                             # a step that leaves more of the held-out loss gains too little
 LADDER = (1e-7, 1e-5, 1e-3, 1e-1)                         # the dampings that are tried before a step is given up
 
+# %% ../nbs/foundations/fit.ipynb #69d9351a
 def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, t_eps: float = 1e-3, max_stretch: float = 1.1,
                       epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3), seed: int = 0) -> FitStep:
     "One damped step from `previous` on `previous.pairs` of `train`, taken if what `spread` says of `val` falls; a pure function, so a fit resumes exactly."

@@ -313,6 +313,19 @@ def test_the_grid_search_shares_the_first_call_and_sorts(digits):
     assert calls.count(1.0) == 2  # one for the fitted pairs, one for the held-out ones
 
 
+def test_a_fit_may_begin_with_its_first_evaluation_in_the_middle_of_its_step(digits):
+    """Only the evaluation moves: the rows still lead to the states at the grid's times."""
+    pairs = make_pairs(digits, range(60))
+    _, path = sample(digits.denoiser, pairs[:40].x_T, digits.tableau, return_trajectory=True)
+    grids = (dict(kind="power", power=1.5), dict(kind="power", power=1.5, middle=True))
+    found = {trial.grid.get("middle", False): trial for trial in search_grid(digits.denoiser, 4, 1e-3, pairs[:40], pairs[40:], path, Distance(), grids=grids)}
+    times = spacing(digits.schedule, 4, "power", power=1.5)
+    assert found[False].chart.s.tolist() == pytest.approx(times[:-1].tolist())
+    assert found[True].chart.s.tolist() == pytest.approx([times[1].sqrt().item(), *times[1:-1].tolist()])
+    assert found[True].chart.a[0] != found[False].chart.a[0]
+    assert evaluate(digits.denoiser, found[True].chart, pairs[40:], Distance()) == pytest.approx(found[True].loss)
+
+
 def test_distance_kinds():
     with pytest.raises(ValueError, match="'huber'"):
         Distance("huber")
