@@ -68,7 +68,7 @@ def test_the_grid_takes_the_first_of_every_class(tmp_path):
     pairs = Pairs(torch.arange(n), torch.zeros(n, 1, 4, 4), x.contiguous(), torch.arange(n) % 3)
     assert torch.equal(unchosen(pairs, each=2, classes=3), x[[0, 3, 1, 4, 2, 5]])
     save_sheet(x, tmp_path / "sheet.png", columns=10, scale=3)
-    assert Image.open(tmp_path / "sheet.png").size == (3 * 49, 3 * 14)
+    assert Image.open(tmp_path / "sheet.png").size == (3 * 51, 3 * 16)
 
 
 @pytest.mark.skipif(not (WEIGHTS / "card.json").is_file(), reason="no card yet: make card")

@@ -365,7 +365,7 @@ def save_diffusers(network: UNet2DModel, folder: str | os.PathLike, dtype: torch
     write_json_atomic(Path(folder) / "config.json", config)
     return Path(folder)
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #aac000af
 def kept_metrics(folder: str | os.PathLike) -> list[dict]:
     "The records in `folder`/metrics.jsonl up to its checkpoint's step; a line cut off by a kill is dropped."
     folder, records = Path(folder), []
@@ -389,7 +389,7 @@ def learning_curve(records: list[dict], points: int = 60) -> list[dict]:
         curve.append({"images": seen, "hours": round(hours, 3), "error": round(record["error"], 5)})
     return curve[::-1][::max(1, math.ceil(len(curve) / points))][::-1]
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #3c9580c2
 def export_weights(run: str | os.PathLike, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> Path:
     "Export the averaged network of the run in `run` to `folder`, with training.json: steps done, settings, losses, curve."
     step, config = read_checkpoint_header(run)

@@ -18,18 +18,20 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 from torch import Tensor
 
+import gas_nb.compat  # before torchvision
 from ..classic import classic_tableau
 from ..data import Pairs, noise
 from ..evaluation import frechet_distance, l1
-from ..figures import contact_sheet
 from ..files import atomic_path, write_json_atomic, write_text_atomic
 from ..teacher import Teacher
 from .fmnist_classifier import (GarmentClassifier, accuracy, extract_features, feature_statistics,
                                                reference_statistics)
+from .fmnist_data import to_bytes
+from torchvision.utils import make_grid
 
 # %% auto #0
 __all__ = ['RECIPES', 'once', 'recipe_tableau', 'Noises', 'screen_recipes', 'frechet_difference', 'fewest_steps', 'distribution',
-           'unchosen', 'save_sheet', 'nearest_images', 'milliseconds', 'card_text']
+           'unchosen', 'save_sheet', 'nearest_images', 'milliseconds', 'figures_table', 'steps_table', 'card_text']
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0009
 def once(path: str | os.PathLike, settings: dict, measure: Callable[[], dict]) -> dict:
@@ -73,7 +75,7 @@ def screen_recipes(teacher: Teacher, noises: Noises, goal: Tensor, nfes: Sequenc
             rows.append(dict(recipe, nfe=nfe, l1=l1(x.cpu(), goal).mean().item()))
     return rows
 
-
+# %% ../../nbs/teachers/fmnist_card.ipynb #264e3b96
 def frechet_difference(features: Tensor, goal: Tensor, reference: tuple, resamples: int = 200, seed: int = 0) -> tuple[float, float]:
     "How much larger the Frechet distance to `reference` (mean, covariance) is with `features` (n, F) than with `goal` (n, F), and its standard error."
     def larger(rows):
@@ -82,7 +84,6 @@ def frechet_difference(features: Tensor, goal: Tensor, reference: tuple, resampl
     generator = torch.Generator().manual_seed(seed)
     drawn = [larger(torch.randint(len(goal), (len(goal),), generator=generator)) for _ in range(resamples)]
     return larger(torch.arange(len(goal))), torch.tensor(drawn).std().item()
-
 
 
 def fewest_steps(rows: Sequence[dict]) -> int | None:
@@ -113,7 +114,7 @@ def unchosen(pairs: Pairs, each: int = 10, classes: int = 10) -> Tensor:
 
 def save_sheet(images: Tensor, path: str | os.PathLike, columns: int, scale: int = 2) -> Path:
     "Images (n, 1, H, W) in [-1, 1] as one PNG, `columns` to a row, enlarged `scale` times."
-    sheet = Image.fromarray(contact_sheet(images, columns))
+    sheet = Image.fromarray(to_bytes(make_grid(images, columns, padding=1, pad_value=1.0))[0].numpy())
     with atomic_path(path) as temporary:
         sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(temporary, format="PNG")
     return Path(path)
@@ -142,32 +143,10 @@ def milliseconds(teacher: Teacher, batch: int = 64, repeats: int = 15) -> dict:
     return dict(batch=batch, threads=torch.get_num_threads(), device=teacher.device.type, call=median(times[1:]), image=median(times[1:]) / batch)
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0030
-def card_text(figures: dict, training: dict, class_names: Sequence[str]) -> str:
-    "The model card, Markdown with a YAML header, of `figures` (recipe, distribution, guided, neighbours, price) and `training` (training.json)."
-    d, g, p, n = (figures[k] for k in ("distribution", "guided", "price", "neighbours"))
-    header = ModelCardData(library_name="diffusers", license="apache-2.0", tags=["diffusion", "image-generation", "gas_nb"], datasets=["fashion_mnist"])
-    config = training["config"]
-    share = "\n".join(f"| {name} | {100 * value:.1f} % |" for name, value in zip(class_names, d["shares"]))
-    steps = "\n".join(f"| {r['nfe']} | {r['l1']:.4f} | {r['frechet_more']:+.3f} ± {r['standard_error']:.3f} |" for r in figures["recipe"]["rows"])
-    recipe = figures["recipe"]
-    chosen, n_steps, fewest = recipe["rows"][0], recipe["reference"], recipe["fewest"]
-    enough = (f"From {fewest} evaluations on, the Frechet distance is within noise (two standard errors) of that of {n_steps} steps." if fewest
-              else f"None of these is within noise (two standard errors) of {n_steps} steps.")
-    return f"""---
-{header.to_yaml()}
----
-
-# fmnist: garments from noise
-
-A `UNet2DModel` of {training['parameters']:,} parameters that predicts the noise in 32x32 grey images of Fashion-MNIST, given one of ten classes or none (label 10). Made to be the teacher of
-few-step solvers in gas_nb: small enough to be called thousands of times on a CPU. {training['images_seen']:,} images were seen in training, {training['steps_done']:,} steps of {config['batch_size']}
-({config['precision']}); seed and all settings are in `training.json`, and `nbs/teachers/fmnist.ipynb` trains it.
-
-![a hundred samples that were not chosen](samples.png)
-
-## Figures
-
-| | |
+def figures_table(figures: dict) -> str:
+    "How close the samples come to real images, whose class they have, and what a call costs: a Markdown table."
+    d, g, p = (figures[k] for k in ("distribution", "guided", "price"))
+    return f"""| | |
 | --- | --- |
 | Frechet distance to the test images, classifier features (not FID), {d['n']:,} samples | {d['frechet']:.3f} |
 | the same of {d['n']:,} training images | {d['frechet_training']:.3f} |
@@ -175,30 +154,65 @@ few-step solvers in gas_nb: small enough to be called thousands of times on a CP
 | samples that the classifier assigns to their class ({d['n']:,}) | {100 * d['share']:.1f} % |
 | the same under guidance {g['scale']:g} ({g['n']:,}) | {100 * g['share']:.1f} % |
 | the classifier on real test images | 92.2 % |
-| a call on {p['batch']} images, {p['threads']} {p['device'].upper()} threads | {p['call']:.0f} ms, {p['image']:.1f} ms per image |
+| a call on {p['batch']} images, {p['threads']} {p['device'].upper()} threads | {p['call']:.0f} ms, {p['image']:.1f} ms per image |"""
 
-| class | of the class asked for |
-| --- | --- |
-{share}
 
-## Steps
-
-{chosen['solver']} of order {chosen['order']} on the spacing {chosen['spacing']}, against {n_steps} steps from the same noises.
+def steps_table(recipe: dict) -> str:
+    "How far fewer evaluations are from many: which are enough, and a Markdown table."
+    chosen, n_steps, fewest = recipe["rows"][0], recipe["reference"], recipe["fewest"]
+    rows = "\n".join(f"| {r['nfe']} | {r['l1']:.4f} | {r['frechet_more']:+.3f} ± {r['standard_error']:.3f} |" for r in recipe["rows"])
+    enough = (f"From {fewest} evaluations on, the Frechet distance is within noise (two standard errors) of that of {n_steps} steps." if fewest
+              else f"None of these is within noise (two standard errors) of {n_steps} steps.")
+    return f"""{chosen['solver']} of order {chosen['order']} on the spacing {chosen['spacing']}, against {n_steps} steps from the same noises.
 
 {enough}
 
 | evaluations | L1 to {n_steps} steps | Frechet distance, more than those |
 | --- | --- | --- |
+{rows}"""
+
+# %% ../../nbs/teachers/fmnist_card.ipynb #2f0121c7
+_CARD = """---
+{header}
+---
+
+# fmnist: garments from noise
+
+A `UNet2DModel` of {parameters:,} parameters that predicts the noise in 32x32 grey images of Fashion-MNIST, given one of ten classes or none (label 10). Made to be the teacher of
+few-step solvers in gas_nb: small enough to be called thousands of times on a CPU. {images_seen:,} images were seen in training, {steps_done:,} steps of {config[batch_size]}
+({config[precision]}); seed and all settings are in `training.json`, and `nbs/teachers/fmnist.ipynb` trains it.
+
+![a hundred samples that were not chosen](samples.png)
+
+## Figures
+
+{figures}
+
+| class | of the class asked for |
+| --- | --- |
+{shares}
+
+## Steps
+
 {steps}
 
 ## Does it copy?
 
 ![samples and their nearest training images](neighbours.png)
 
-First row: one sample per class. Below each: its three nearest training images. The median distance to the nearest is {n['samples']:.3f} (root mean square per pixel, values in [-1, 1]); from a training image
-to the nearest other one it is {n['real']:.3f}.
+First row: one sample per class. Below each: its three nearest training images. The median distance to the nearest is {gap:.3f} (root mean square per pixel, values in [-1, 1]); from a training image
+to the nearest other one it is {real_gap:.3f}.
 
 ## Limits
 
 Small grey garments, nothing else. What the data lack (colours, people, other cultures' clothes) the model lacks too.
 """
+
+# %% ../../nbs/teachers/fmnist_card.ipynb #293520b9
+def card_text(figures: dict, training: dict, class_names: Sequence[str]) -> str:
+    "The model card, Markdown with a YAML header, of `figures` (recipe, distribution, guided, neighbours, price) and `training` (training.json)."
+    header = ModelCardData(library_name="diffusers", license="apache-2.0", tags=["diffusion", "image-generation", "gas_nb"], datasets=["fashion_mnist"])
+    shares = "\n".join(f"| {name} | {100 * value:.1f} % |" for name, value in zip(class_names, figures["distribution"]["shares"]))
+    gap, real_gap = (figures["neighbours"][k] for k in ("samples", "real"))
+    return _CARD.format(header=header.to_yaml(), figures=figures_table(figures), shares=shares, steps=steps_table(figures["recipe"]),
+                        gap=gap, real_gap=real_gap, **{k: training[k] for k in ("parameters", "images_seen", "steps_done", "config")})

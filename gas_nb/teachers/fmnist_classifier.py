@@ -42,10 +42,10 @@ class GarmentClassifier(nn.Module):
         self.head = nn.Linear(self.n_features, 10)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        "Features (B, 64) >= 0 of images (B, 1, 32, 32) in [-1, 1]."
+        "Features (B, 64) >= 0 of images (B, 1, 32, 32); values outside [-1, 1] count as black or white, as on a screen."
         if x.ndim != 4 or tuple(x.shape[1:]) != (1, 32, 32) or not x.is_floating_point():
             raise ValueError(f"images {tuple(x.shape)} of {x.dtype}: use floats (B, 1, 32, 32) in [-1, 1]")
-        return self.body(x)
+        return self.body(x.clamp(-1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(x))
