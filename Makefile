@@ -23,7 +23,7 @@ BENCH ?= sampling
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint check notebooks pytest lab app solvers card export readme bench hooks clean
+.PHONY: help train sweep results test lint check notebooks pytest lab app solvers card pictures export readme bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -104,6 +104,9 @@ card: $(STAMP) ## measure the fmnist teacher anew and write its model card (half
 	@mkdir -p "$(OUT)/card"
 	$(BIN)/papermill nbs/teachers/fmnist_card.ipynb "$(OUT)/card/out.ipynb" --log-output --no-progress-bar -p output_dir "$(OUT)/card" $(ARGS)
 	cp "$(OUT)"/card/README.md "$(OUT)"/card/card.json "$(OUT)"/card/*.png gas_nb/weights/fmnist/
+
+pictures: $(STAMP) ## photograph anew what the front page shows (Chromium; takes the newest `make train` of fmnist, NFE 4)
+	$(BIN)/python tools/make_pictures.py --runs "$(OUT)" $(ARGS)
 
 export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 	$(BIN)/python tools/export.py
