@@ -41,20 +41,20 @@ NO_LABEL = 10
 @dataclass(frozen=True)
 class TeacherConfig:
     "What decides the weights of a teacher: the U-Net, the plan of the training, and the seed."
-    widths: tuple[int, ...] = (32, 48, 64, 64)  # channels at 32x32, 16x16, 8x8, 4x4
+    widths: tuple[int, ...] = (32, 64, 96, 96)  # channels at 32x32, 16x16, 8x8, 4x4
     layers_per_block: int = 1
     attention_size: int = 8  # the side in pixels at which self-attention is used
     head_dim: int = 16
     size: int = 32
-    steps: int = 8000
-    decay_steps: int = 1600  # the last steps, in which the learning rate goes to zero
+    steps: int = 4067
+    decay_steps: int = 2700  # the last steps, in which the learning rate goes to zero
     warmup_steps: int = 100
     batch_size: int = 64
     lr: float = 3e-3  # of the matrices, by Muon
     vector_lr: float = 1.5e-3  # of all else, by AdamW
     ema_decay: float = 0.9995
     label_dropout: float = 0.1
-    min_snr_gamma: float = 5.0  # 0: the plain loss
+    min_snr_gamma: float = 20.0  # 0: the plain loss
     seed: int = 0
     precision: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 on CUDA
 
