@@ -127,7 +127,7 @@ class Ask:
     def seeds(self) -> range: return range(self.seed, self.seed + self.n)
 
 # %% ../nbs/05_app.ipynb #1bfa91d7
-BEST = dict(fmnist=dict(ddim=("time_uniform", 1), dpm_solver_pp=("time_quadratic", 2), unipc=("time_uniform", 2), ipndm=("time_uniform", 2)),
+BEST = dict(fmnist=dict(ddim=("time_uniform", 1), dpm_solver_pp=("time_quadratic", 2), unipc=("time_quadratic", 2), ipndm=("time_quadratic", 2)),
             digits=dict(ddim=("time_quadratic", 1), dpm_solver_pp=("time_quadratic", 2), unipc=("time_quadratic", 3), ipndm=("time_quadratic", 3)))
 
 # %% ../nbs/05_app.ipynb #5ec2be43
