@@ -1,7 +1,7 @@
-"""Take the pictures of the front page anew: nbs/images/results.png, app.png, app-phone.png and notebook.png. Run by `make pictures`.
+"""Take pictures of the front page anew: nbs/images/results.png, app.png and app-phone.png. Run by `make pictures`.
 
-results.png is the figure of the newest finished run of `make train` in --runs; notebook.png its executed notebook in JupyterLab. The app
-and JupyterLab are started, photographed by a headless Chromium and stopped again.
+results.png is the figure of the newest finished run of `make train` in --runs. The app is started, photographed by a headless Chromium and
+stopped again.
 """
 import argparse
 import base64
@@ -52,8 +52,8 @@ def browser(width: int, height: int, dark: bool = False):
 
 
 @contextmanager
-def server(command: list[str], path: str = "/"):
-    """The address of a server that `command` + its port starts."""
+def server(command: list[str]):
+    """The address of the server that `command` starts, with {port} filled in."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -63,7 +63,7 @@ def server(command: list[str], path: str = "/"):
         try:
             for _ in range(240):
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2).close()
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=2).close()
                     break
                 except OSError:
                     if process.poll() is not None:
@@ -86,11 +86,11 @@ def wait(driver, condition: str, what: str, seconds: float = 180) -> None:
     time.sleep(1.0)  # fonts and transitions
 
 
-def shot(driver, height: float | None = None) -> Image.Image:
-    """The page from its top, as high as its content or `height`."""
+def shot(driver, height: float | None = None, scale: float = 1) -> Image.Image:
+    """The page from its top, as high as its content or `height`; `scale` pixels for each of its own."""
     width = driver.execute_script("return window.innerWidth")
     height = height or driver.execute_script("return document.querySelector('main, body').getBoundingClientRect().bottom + scrollY")
-    clip = dict(x=0, y=0, width=width, height=height, scale=1)
+    clip = dict(x=0, y=0, width=width, height=height, scale=scale)
     data = driver.execute_cdp_cmd("Page.captureScreenshot", dict(format="png", clip=clip, captureBeyondViewport=True))["data"]
     return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
 
@@ -101,14 +101,14 @@ def keep(picture: Image.Image, out: Path) -> None:
     print(out.relative_to(ROOT) if out.is_relative_to(ROOT) else out, picture.size)
 
 
-def results_picture(svg: Path) -> Image.Image:
-    """An SVG drawn at its own size."""
+def results_picture(svg: Path, scale: float = 1) -> Image.Image:
+    """An SVG drawn at `scale` times its own size."""
     with browser(1500, 900) as driver:
         driver.get(svg.resolve().as_uri())
         width, height = driver.execute_script("const e = document.documentElement; return [e.width.baseVal.value, e.height.baseVal.value]")
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=int(width), height=int(height), deviceScaleFactor=1, mobile=False))
         driver.get(svg.resolve().as_uri())
-        return shot(driver, int(height))
+        return shot(driver, int(height), scale)
 
 
 def app_wide(address: str) -> Image.Image:
@@ -138,24 +138,6 @@ def app_phone(address: str, height: int = 1540) -> Image.Image:
     return sheet
 
 
-def notebook_picture(notebook: Path) -> Image.Image:
-    """An executed training notebook in JupyterLab, at what the solver learned."""
-    settings = ["--no-browser", "--port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={notebook.parent.resolve()}", "--allow-root", "--LabApp.news_url=None"]
-    with server([sys.executable, "-m", "jupyter", "lab", *settings], "/lab") as address, browser(1076, 1050) as driver:
-        driver.get(f"{address}/lab/tree/{notebook.name}?reset")
-        heading = "[...document.querySelectorAll('.jp-RenderedMarkdown h2')].find(h => h.innerText.startsWith('What it learned'))"
-        wait(driver, "!!document.querySelector('.jp-Notebook .jp-Cell')", "the notebook")
-        driver.execute_script("for (const s of document.querySelectorAll('.jp-SideBar, .lm-DockPanel ~ *')) s.style.display = 'none'")
-        end = time.monotonic() + 60
-        while not driver.execute_script(f"return !!{heading}") and time.monotonic() < end:  # cells off the screen are drawn late
-            driver.execute_script("document.querySelector('.jp-WindowedPanel-outer').scrollBy(0, 600)")
-            time.sleep(0.3)
-        for _ in range(4):
-            driver.execute_script(f"{heading}.scrollIntoView()")
-            time.sleep(2)
-        return shot(driver, 1050)
-
-
 def newest(runs: Path, teacher: str, nfe: int) -> Path:
     """The newest finished run with a picture."""
     found = sorted((p for p in runs.glob(f"{teacher}-nfe{nfe}-*/samples.svg") if (p.parent / "metrics.json").is_file()), key=lambda p: p.stat().st_mtime)
@@ -168,17 +150,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where `make train` left its run (default: runs)")
     parser.add_argument("--out", type=Path, default=ROOT / "nbs" / "images")
-    parser.add_argument("--only", nargs="+", choices=("results", "app", "app-phone", "notebook"), default=["results", "app", "app-phone", "notebook"])
+    parser.add_argument("--only", nargs="+", choices=("results", "app", "app-phone"), default=["results", "app", "app-phone"])
     a = parser.parse_args()
     if "results" in a.only:
-        keep(results_picture(newest(a.runs, "fmnist", 4)), a.out / "results.png")
+        keep(results_picture(newest(a.runs, "fmnist", 4), 1.6), a.out / "results.png")
     if {"app", "app-phone"} & set(a.only):
         with tempfile.TemporaryDirectory() as empty, server([sys.executable, "-m", "gas_nb.app", "--port", "{port}", "--runs", empty, "--device", "cpu"]) as address:
             for name, take in (("app", app_wide), ("app-phone", app_phone)):
                 if name in a.only:
                     keep(take(address), a.out / f"{name}.png")
-    if "notebook" in a.only:
-        keep(notebook_picture(a.runs / "out.ipynb"), a.out / "notebook.png")
 
 
 if __name__ == "__main__":
