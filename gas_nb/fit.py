@@ -19,11 +19,11 @@ from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['GRIDS', 'SOLVERS', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'LADDER', 'Chart', 'to_tableau',
-           'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid', 'try_classics',
-           'start_fit', 'Distance', 'calm', 'sample_losses', 'evaluate', 'sensitivities', 'normal_equations', 'spread',
-           'refit_last_row', 'newton_terms', 'Straight', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial',
-           'search_damping']
+__all__ = ['GRIDS', 'SOLVERS', 'LATE', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'LADDER', 'Chart',
+           'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid',
+           'try_classics', 'choose_grid', 'start_fit', 'Distance', 'calm', 'sample_losses', 'evaluate', 'sensitivities',
+           'normal_equations', 'spread', 'refit_last_row', 'newton_terms', 'Straight', 'bounded_step', 'FitStep',
+           'gauss_newton_step', 'Trial', 'search_damping']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
 @dataclass(frozen=True)
@@ -106,27 +106,35 @@ def dense_output(path: Trajectory, schedule: NoiseSchedule, t: float) -> Tensor:
                          (float(-schedule.alpha(float(t)) * phi_1) - slope, D0), (slope, D1)], D0.dtype)
 
 # %% ../nbs/foundations/fit.ipynb #1e6968bb
-def least_squares(columns: list[Tensor], target: Tensor, ridge: float = 1e-6) -> Tensor:
-    "Weights w that minimise |sum_i w_i column_i - target|^2 + ridge sum_i w_i^2 |column_i|^2, normal equations in float64."
-    M = torch.stack([c.flatten() for c in columns]).double()
-    G = M @ M.T
-    G.diagonal().mul_(1 + ridge)
-    return torch.linalg.solve(G, M @ target.flatten().double()).cpu()
+def least_squares(columns: list[Tensor] | Tensor, target: Tensor, ridge: float = 1e-6, weigh: Callable | None = None, rounds: int = 3) -> Tensor:
+    """Weights w that minimise |sum_i w_i column_i - target|^2 + ridge sum_i w_i^2 |column_i|^2, normal equations in float64. With `weigh`
+    (residuals to weights) `rounds` more times, the squares weighted by it."""
+    M, y = torch.stack([c.flatten() for c in columns]).double(), target.flatten().double()
+    weighted, w = M, None
+    for i in range(rounds + 1 if weigh else 1):
+        if i: weighted = M * weigh(w @ M - y)
+        G = weighted @ M.T
+        G.diagonal().mul_(1 + ridge)
+        w = torch.linalg.solve(G, weighted @ y)
+    return w.cpu()
 
 @torch.no_grad()
 def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: Trajectory, condition: Any = None, ridge: float = 1e-6,
-             first: float | None = None) -> Chart:
-    """Least-squares rows on the grid `times` (N+1,): each hits the teacher's state at the next time, the last hits x_0. N network calls,
-    the first at the time `first` (None: times[0])."""
+             first: float | None = None, distance: Distance | None = None) -> Chart:
+    """Least-squares rows on the grid `times` (N+1,): each hits the teacher's state at the next time, the last hits x_0 (by `distance`, if
+    given). N network calls, the first at the time `first` (None: times[0])."""
     n, x, D, rows = len(times) - 1, x_T, [], []
+    weigh = (lambda r: distance.weights(r, r.abs().mean().item())) if distance and distance.reweighted else None
     s = times[:-1].clone()
     if first is not None: s[0] = first
     for k in range(n):
         D.append(denoiser(x, s[k].item(), 0.0, condition))
-        goal = x_0 if k + 1 == n else dense_output(path, denoiser.schedule, times[k + 1].item())
-        rows.append(least_squares([x, *D], goal, ridge))
+        last = k + 1 == n
+        goal = x_0 if last else dense_output(path, denoiser.schedule, times[k + 1].item())
+        rows.append(least_squares([x, *D], goal, ridge, weigh if last else None))
         x = weighted_sum(list(zip(rows[-1].tolist(), [x, *D])), x_T.dtype)
     return Chart.from_vector(torch.cat([s, *rows]), n)
+
 
 # %% ../nbs/foundations/fit.ipynb #3c226d90
 GRIDS = tuple(dict(kind="power", power=p) for p in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)) + (dict(kind="logSNR"), dict(kind="edm"))
@@ -146,7 +154,7 @@ def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: P
         try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **arguments)
         except ValueError: return None                    # a flow schedule has no logSNR grid from t = 1
         first = (times[0] * times[1]).sqrt().item() if grid.get("middle") else None
-        chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition, first=first)
+        chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition, first=first, distance=distance)
         losses = sample_losses(denoiser, chart, val, distance, batch_size)
         return GridTrial(grid, losses.mean().item(), chart, losses)
     return sorted((found for found in in_order(trial, grids) if found), key=lambda trial: trial.loss)
@@ -165,26 +173,29 @@ def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distanc
     recipes = [dict(solver=solver, spacing=kind) for solver in solvers for kind in SPACINGS]
     return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
 
+LATE = 1.1                                                # a grid whose rows are at most so much worse may still be chosen
+
+def choose_grid(trials: list[GridTrial]) -> dict:
+    "Of the grids within LATE of the best, the power grid with the largest power; the best itself if it is of another kind."
+    near = [t for t in trials if t.loss <= LATE * trials[0].loss and "power" in t.grid]
+    return max(near, key=lambda t: t.grid["power"]).grid if near else trials[0].grid
+
 def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
-              batch_size: int = 500, few: int = 32, starts: int = 1) -> FitStep:
-    """Step 0 of a fit: the best fitted rows or training-free solver on `val`, or of the `starts` best the one that a first
-    Gauss-Newton step leads furthest. A trial on `few` pairs picks who competes; `path` is that of `train`."""
+              batch_size: int = 500, few: int = 64) -> FitStep:
+    """Step 0 of a fit: rows on the chosen grid, or the training-free solver that is better on `val`. Trials on `few` pairs pick
+    the two; `path` is that of `train`."""
     asked, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
     short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
-    grids = [found.grid for found in search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, batch_size=batch_size)[:starts]]
-    movable = starts > 1 and nfe > 1 and denoiser.schedule.alpha(1.0) > 0            # a flow model's first evaluation stays at t = 1
-    middles = [grid | dict(middle=True) for grid in grids[:starts - 1]] if movable else []
-    candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, (*grids, *middles), batch_size)
+    movable = nfe > 1 and denoiser.schedule.alpha(1.0) > 0                           # a flow model's first evaluation stays at t = 1
+    grids = tuple(grid | dict(middle=True) for grid in GRIDS) if movable else GRIDS
+    grid = choose_grid(search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, grids, batch_size))
+    candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, (grid,), batch_size)
     for found in try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
         losses = sample_losses(asked, found.chart, val, distance, batch_size)
         candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
-    candidates.sort(key=lambda trial: trial.loss)
-    chosen, middle = candidates[:starts], [c for c in candidates if "middle" in c.grid]
-    if middle and not any(c is middle[0] for c in chosen): chosen[-1] = middle[0]
-    first = [FitStep(0, c.loss, c.loss, 0.1, c.chart, True, len(train), *spread(c.losses)) for c in chosen]
-    if starts > 1 and first[0].val_loss > distance.rounding:
-        first = [gauss_newton_step(denoiser, f, train, val, distance, t_eps, max_batch=batch_size)._replace(step=0) for f in first]
-    return min(first, key=lambda f: f.capped)
+    best = min(candidates, key=lambda trial: trial.loss)
+    return FitStep(0, best.loss, best.loss, 0.1, best.chart, True, len(train), *spread(best.losses))
+
 
 # %% ../nbs/foundations/fit.ipynb #4a6bda25
 @dataclass(frozen=True)
@@ -199,6 +210,8 @@ class Distance:
         if self.kind not in ("l1", "l2"): raise ValueError(f"distance kind {self.kind!r}: choose l1 or l2")
     @property
     def rounding(self) -> float: return 1e-6 if self.kind == "l1" else 1e-12
+    @property
+    def reweighted(self) -> bool: return self.kind == "l1" and self.features is None
     def read(self, x: Tensor) -> Tensor: return x if self.features is None else self.features(x)
     def residual(self, x: Tensor, target: Tensor) -> Tensor: return self.read(x) - self.read(target)
     def losses(self, residual: Tensor) -> Tensor:
@@ -282,7 +295,7 @@ def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: D
                      max_batch: int = 1000) -> tuple[Tensor, Tensor, float]:
     "J^T W J (P, P), J^T W r (P,), both per sample, and the loss of `chart` on `pairs`; `typical`: the size of residuals that `distance` reckons with."
     size = len(chart.vector())
-    chunk = max(1, 10 * max_batch // (size * chart.nfe))
+    chunk = max(1, 32 * max_batch // (size * chart.nfe))
     def summand(i):
         part = pairs[i:i + chunk]
         x, J = sensitivities(denoiser, chart, part.x_T, part.condition, epsilon, max_batch)
@@ -321,12 +334,7 @@ def refit_last_row(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Dis
         _, path = _run(denoiser, chart, part)
         return torch.stack([v.flatten()[::stride].double().cpu() for v in (path.states[-2], *path.predictions, part.x_0)])
     *columns, target = torch.cat(list(in_order(equations, _batches(pairs, max_batch))), dim=1)
-    M, row = torch.stack(columns), torch.cat([chart.a[-1:], chart.C[-1]])
-    for _ in range(rounds if distance.kind == "l1" else 1):
-        r = row @ M - target
-        weighted = M * distance.weights(r, typical)
-        G = weighted @ M.T
-        row = row - torch.linalg.solve(G + 1e-9 * torch.diag(G.diagonal()), weighted @ r)
+    row = least_squares(columns, target, 1e-9, (lambda r: distance.weights(r, typical)) if distance.reweighted else None, rounds)
     return Chart(chart.s, torch.cat([chart.a[:-1], row[:1]]), torch.cat([chart.C[:-1], row[None, 1:]]))
 
 # %% ../nbs/foundations/fit.ipynb #59066411

@@ -143,7 +143,7 @@ def load_digits_teacher(device: str | torch.device = "auto", bandwidth: float = 
     def reference():                                      # the mixture's own mean and covariance
         return centres.double().mean(0), centres.double().T.cov(correction=0) + bandwidth**2 * torch.eye(64, dtype=torch.float64)
     return Teacher("digits", denoiser, (1, 8, 8), RECIPE, device, [str(i) for i in range(10)], reference=reference,
-                   weights_hash=f"bandwidth {bandwidth}", batch_size=500)
+                   weights_hash=f"bandwidth {bandwidth}", batch_size=128)
 
 # %% ../nbs/01_teacher.ipynb #d03273b5
 class LabelledUNet(nn.Module):

@@ -47,8 +47,7 @@ class TrainConfig:
     condition: str = "random"                        # class labels of the pairs: "random", or "none"
     iterations: int = 10_000                         # Adam steps of method="adam"
     fit_steps: int = 40                              # Gauss-Newton steps of method="gauss_newton", at most
-    fit_pairs: int = 128                             # pairs that the first of them look at; more once a step gains too little
-    fit_starts: int = 2                              # starts of the fit that take one step before the best goes on
+    fit_pairs: int = 256                             # pairs that the first of them look at; more once a step gains too little
     n_pairs: int = 1_000                             # training pairs
     n_val: int = 250                                 # held-out pairs, seeds behind the training pairs
     batch_size: int = 24
@@ -70,7 +69,7 @@ class TrainConfig:
 
 # %% ../nbs/03_train_gas.ipynb #583e9086
 _CHOICES = dict(method=("gauss_newton", "adam"), loss=("l1", "l2", "features", "lpips"), condition=("random", "none"))
-_AT_LEAST = dict(nfe=1, iterations=1, fit_steps=1, fit_pairs=8, fit_starts=1, n_pairs=8, n_val=1, batch_size=1, adversarial_iterations=1,
+_AT_LEAST = dict(nfe=1, iterations=1, fit_steps=1, fit_pairs=8, n_pairs=8, n_val=1, batch_size=1, adversarial_iterations=1,
                  discriminator_width=8, val_every=1, checkpoint_every=1, n_eval=2, seed=0)
 
 def _check(c: TrainConfig) -> None:
@@ -375,7 +374,7 @@ def _fit_step(state: TrainState, training: Pairs, held_out: Pairs, distance: Dis
     if state.fit is None:
         part = training[:c.fit_pairs]
         with torch.no_grad(): _, path = sample(teacher.denoiser, part.x_T, teacher.tableau, part.condition, return_trajectory=True)
-        state.fit = start_fit(teacher.denoiser, c.nfe, solver.t_eps, part, held_out, path, distance, teacher.batch_size, starts=c.fit_starts)
+        state.fit = start_fit(teacher.denoiser, c.nfe, solver.t_eps, part, held_out, path, distance, teacher.batch_size)
     else: state.fit = gauss_newton_step(teacher.denoiser, state.fit, training, held_out, distance, solver.t_eps, max_batch=teacher.batch_size, seed=c.seed)
     state.fit = agree(state.fit)
     solver.load_tableau(to_tableau(state.fit.chart, teacher.schedule, solver.t_eps))
@@ -392,13 +391,13 @@ _STEP = dict(fit=_fit_step, gs=_gs_step, gas=_gas_step)
 
 # %% ../nbs/03_train_gas.ipynb #1a697f8e
 PRESETS = dict(
-    quick=dict(fit_steps=2, fit_pairs=16, fit_starts=1, n_pairs=24, n_val=16, adversarial_iterations=2, discriminator_width=8, val_every=1, n_eval=24),
-    cpu=dict(fit_steps=2, fit_pairs=32, fit_starts=2, n_pairs=200, n_val=50, adversarial_iterations=20, batch_size=12, discriminator_lr=2e-4,
+    quick=dict(fit_steps=2, fit_pairs=16, n_pairs=24, n_val=16, adversarial_iterations=2, discriminator_width=8, val_every=1, n_eval=24),
+    cpu=dict(fit_steps=2, fit_pairs=32, n_pairs=200, n_val=50, adversarial_iterations=20, batch_size=12, discriminator_lr=2e-4,
              discriminator_width=16, lr=2e-4, ema=0.95, adversarial_weight=0.1, val_every=10, checkpoint_every=10, n_eval=200),
     gpu=dict(fit_steps=40, fit_pairs=512, n_pairs=4_000, n_val=500, adversarial_iterations=2_000, discriminator_lr=1e-4,
              lr=2e-4, adversarial_weight=0.1, val_every=100, checkpoint_every=500, n_eval=10_000),
     paper=dict(method="adam", n_eval=10_000))
-DIGITS = dict(fit_steps=16, fit_pairs=128, fit_starts=2, n_pairs=2_000, n_val=250, n_eval=1_000)       # preset cpu, for a network that costs nothing
+DIGITS = dict(fit_steps=16, fit_pairs=256, n_pairs=2_000, n_val=250, n_eval=1_000)       # preset cpu, for a network that costs nothing
 
 def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     "The TrainConfig of a preset (auto, quick, cpu, gpu, paper), the teacher's paper setting and `overrides`, of which None means: as they say."

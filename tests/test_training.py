@@ -64,7 +64,7 @@ def test_the_reference_figure_holds(digits, judged):
 
 @pytest.mark.parametrize(("nfe", "share"), [(3, 0.35), (4, 0.25), (6, 0.35), (8, 1.0)])
 def test_gauss_newton_beats_every_training_free_solver(digits, judged, nfe, share):
-    config = TrainConfig(teacher="digits", nfe=nfe, condition="none", fit_steps=8, fit_pairs=300, fit_starts=1, n_pairs=600, n_val=200, adversarial_weight=0.0, device="cpu")
+    config = TrainConfig(teacher="digits", nfe=nfe, condition="none", fit_steps=8, fit_pairs=300, n_pairs=600, n_val=200, adversarial_weight=0.0, device="cpu")
     training, held_out = make_training_pairs(config, digits)
     classic = min(
         measure(digits, best_classic(digits, s, nfe, held_out), judged)[0]["l1"] for s in ("ddim", "dpm_solver_pp", "unipc", "ipndm")

@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 5, 6, 8, 10])
     parser.add_argument("--preset", default="auto")
     parser.add_argument("--fit-steps", type=int, help="Gauss-Newton steps (default: the preset's)")
-    parser.add_argument("--fit-starts", type=int, help="starts of the fit (default: the preset's)")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the pairs are kept (default: runs)")
     parser.add_argument("--out", type=Path, default=ROOT / "gas_nb" / "solvers")
     parser.add_argument("--from-sweep", action="store_true", help="take the solvers of the finished sweep in --runs")
@@ -72,7 +71,7 @@ def main() -> None:
         return
     teacher = load_teacher(args.teacher)
     for nfe in args.nfe:
-        config = preset_config(args.preset, teacher=args.teacher, nfe=nfe, adversarial_weight=0.0, fit_steps=args.fit_steps, fit_starts=args.fit_starts)
+        config = preset_config(args.preset, teacher=args.teacher, nfe=nfe, adversarial_weight=0.0, fit_steps=args.fit_steps)
         pairs = make_training_pairs(config, teacher, args.runs / "shipped")
         judged = make_eval_pairs(config, teacher, args.runs / "shipped")
         for record in train(config, teacher, pairs=pairs):
