@@ -115,16 +115,21 @@ class GaussianMixture(nn.Module):
     def __init__(self, centres: Tensor, labels: Tensor, s: float, schedule: NoiseSchedule, n_steps: int = 1000):
         super().__init__()
         self.register_buffer("centres", centres); self.register_buffer("labels", labels)
+        self.register_buffer("keys", self._keys(centres), persistent=False)
         self.s, self.schedule, self.n_steps = s, schedule, n_steps
+
+    @staticmethod
+    def _keys(m: Tensor) -> Tensor: return torch.cat([m, m.square().sum(1, keepdim=True)], 1)     # (M, D + 1): m_i and |m_i|^2
 
     def forward(self, x: Tensor, net_time: Tensor, label: Tensor | None = None) -> Tensor:
         t = net_time.double() / self.n_steps + 1 / self.n_steps
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
         v = alpha**2 * self.s**2 + sigma**2
-        flat, m = x.flatten(1), self.centres.to(x.dtype)
-        logits = (alpha / v).to(x.dtype) * (flat @ m.T) - (alpha**2 / (2 * v)).to(x.dtype) * m.square().sum(1)
-        if label is not None: logits = logits.masked_fill((self.labels != label[:, None]) & (label[:, None] < 10), -math.inf)
-        mean = logits.softmax(1) @ m
+        flat, keys = x.flatten(1), self.keys if x.dtype == self.keys.dtype else self._keys(self.centres.to(x.dtype))
+        logits = torch.cat([(alpha / v).to(x.dtype) * flat, (-alpha**2 / (2 * v)).to(x.dtype)], 1) @ keys.T
+        if label is not None and (label < 10).any():
+            logits = logits.masked_fill((self.labels != label[:, None]) & (label[:, None] < 10), -math.inf)
+        mean = logits.softmax(1) @ keys[:, :-1]
         return ((sigma / v).to(x.dtype) * (flat - alpha.to(x.dtype) * mean)).reshape(x.shape)
 
 # %% ../nbs/01_teacher.ipynb #867e68c6
