@@ -5,10 +5,12 @@
 For each NFE the fit runs with its default settings (or --fit-steps and --pairs), every training-free solver gets the order and spacing that suit the
 teacher best on --searched held-out pairs, and all are judged on the same evaluation noises, which none has seen: L1 to the teacher and the
 Frechet distance to its reference. With as many evaluations as the teacher has, one training-free solver is the teacher. An NFE
-is one JSON file; finished ones are not done again. The table is made from all of them.
+is one JSON file; finished ones are not done again, whatever the settings: take another --out for others. results.json and the table are made
+from all that were asked for.
 """
 import argparse
 import json
+import platform
 import sys
 import time
 from pathlib import Path
@@ -68,6 +70,8 @@ def main(argv=None) -> None:
             write_json_atomic(path, compare(teacher, config, a.searched, a.judged))
         results[nfe] = json.loads(path.read_text())
         print(f"NFE {nfe}: GS {results[nfe]['gs']['l1']:.5f}, best training-free {results[nfe]['training_free'][0]['l1']:.5f}", flush=True)
+    made = dict(teacher=a.teacher, judged=a.judged, settings=settings, machine=f"{platform.machine()}, one thread, torch {torch.__version__}")
+    write_json_atomic(a.out / "results.json", made | dict(results=results))
     print(table(results))
 
 

@@ -188,8 +188,9 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
     short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
     movable = nfe > 1 and denoiser.schedule.alpha(1.0) > 0                           # a flow model's first evaluation stays at t = 1
     grids = tuple(grid | dict(middle=True) for grid in GRIDS) if movable else GRIDS
-    grid = choose_grid(search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, grids, batch_size))
-    candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, (grid,), batch_size)
+    trials = search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, grids, batch_size)
+    candidates = [trial for trial in trials if trial.grid == choose_grid(trials)]
+    if max(len(train), len(val)) > few: candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, (candidates[0].grid,), batch_size)
     for found in try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
         losses = sample_losses(asked, found.chart, val, distance, batch_size)
         candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
