@@ -85,6 +85,49 @@ def test_noising_and_label_dropout_reach_the_network_as_written():
     assert torch.equal(seen["labels"][~draws.hidden], labels[draws.indices][~draws.hidden])
 
 
+@pytest.mark.parametrize("scale", [1.0, 1.5, 4.0])
+def test_built_in_guidance_asks_for_the_guided_prediction(scale):
+    images, labels = toy_data()
+    draws = draw_step(replace(TINY, label_dropout=0.5, batch_size=16), 3, len(images))
+
+    class Guided(torch.nn.Module):
+        "Knows the noise with a label, nothing without one, and states both as the guidance formula has it."
+        def forward(self, x, t, class_labels, return_dict):
+            null = torch.full_like(x, 0.25)
+            guided = null + scale * (draws.noise - null)
+            return (torch.where((class_labels == NO_LABEL).view(-1, 1, 1, 1), null, guided),)
+
+    errors = noise_errors(Guided(), images, labels, draws, scale)
+    assert draws.hidden.any() and errors[~draws.hidden].max() < 1e-10
+    torch.testing.assert_close(errors[draws.hidden], (0.25 - draws.noise).square().mean((1, 2, 3))[draws.hidden])
+
+
+def test_training_with_built_in_guidance_ends_in_the_guided_predictions_of_training_without():
+    class Affine(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.b = (torch.nn.Parameter(torch.zeros(NO_LABEL + 1)) for _ in range(2))
+
+        def forward(self, x, t, class_labels, return_dict):
+            w, b = (v[class_labels].view(-1, 1, 1, 1) for v in (self.w, self.b))
+            return (w * x + b,)
+
+    config = replace(TINY, batch_size=64, label_dropout=0.3)
+    images = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(16).view(-1, 1, 1, 1).expand(-1, 1, 32, 32)
+    labels, learnt = torch.arange(2).repeat_interleave(16), {}
+    for scale in (1.0, 2.0):
+        network = Affine()
+        optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+        for step in range(400):
+            optimizer.zero_grad()
+            noise_errors(network, images, labels, draw_step(config, step % 8, len(images)), scale).mean().backward()
+            optimizer.step()
+        learnt[scale] = torch.stack([network.w, network.b]).detach()[:, [0, 1, NO_LABEL]]
+    plain, null = learnt[1.0][:, :2], learnt[1.0][:, 2:]
+    assert (plain[1, 0] - plain[1, 1]).abs() > 0.1
+    torch.testing.assert_close(learnt[2.0], torch.cat([null + 2.0 * (plain - null), null], 1), rtol=0, atol=0.02)
+
+
 def test_min_snr_weights():
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
     a = torch.cumprod(1 - betas, 0)

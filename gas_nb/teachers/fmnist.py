@@ -23,10 +23,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # %% auto #0
 __all__ = ['NO_LABEL', 'CHECKPOINT', 'TeacherConfig', 'make_network', 'ddpm_alphas_cumprod', 'loss_weights', 'Draws', 'draw_step',
-           'noise_errors', 'rate_factor', 'ema_decay', 'update_ema', 'orthogonalised', 'Muon', 'make_optimizers',
-           'TrainingState', 'save_checkpoint', 'read_checkpoint_header', 'load_checkpoint', 'finish_plan', 'numerics',
-           'update', 'train_teacher', 'save_diffusers', 'kept_metrics', 'learning_curve', 'export_weights',
-           'run_training']
+           'noise_errors', 'rate_factor', 'built_in_guidance', 'ema_decay', 'update_ema', 'orthogonalised', 'Muon',
+           'make_optimizers', 'TrainingState', 'save_checkpoint', 'read_checkpoint_header', 'load_checkpoint',
+           'finish_plan', 'numerics', 'update', 'train_teacher', 'save_diffusers', 'kept_metrics', 'learning_curve',
+           'export_weights', 'run_training']
 
 # %% ../../nbs/teachers/fmnist.ipynb #a232997c
 from ..compat import default_device
@@ -55,6 +55,7 @@ class TeacherConfig:
     ema_decay: float = 0.9995
     label_dropout: float = 0.1
     min_snr_gamma: float = 20.0  # 0: the plain loss
+    guidance_scale: float = 1.5  # built into labelled predictions during the decay; 1: none
     seed: int = 0
     precision: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 on CUDA
 
@@ -79,6 +80,8 @@ def _check_config(config: "TeacherConfig") -> None:
     need("ema_decay", 0 <= config.ema_decay < 1, "use a value in [0, 1)")
     need("label_dropout", 0 <= config.label_dropout <= 1, "use a probability")
     need("min_snr_gamma", config.min_snr_gamma >= 0, "use 0 (off) or about 5")
+    need("guidance_scale", config.guidance_scale >= 1, "use 1 (off) or about 1.5")
+    need("guidance_scale", config.guidance_scale == 1 or config.label_dropout > 0, "guidance needs label_dropout above 0")
     need("precision", config.precision in ("auto", "float32", "bfloat16"), 'use "auto", "float32" or "bfloat16"')
 
 # %% ../../nbs/teachers/fmnist.ipynb #5a61006f
@@ -125,16 +128,25 @@ def draw_step(config: TeacherConfig, step: int, n_images: int) -> Draws:
                  torch.rand(batch, generator=generator) < config.label_dropout)
 
 # %% ../../nbs/teachers/fmnist.ipynb #e8b0b58a
-def noise_errors(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, draws: Draws) -> torch.Tensor:
-    "Mean square error of the predicted noise, per image (B,); images (N, 1, S, S) in [-1, 1] or uint8."
+def noise_errors(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, draws: Draws,
+                 guidance_scale: float = 1.0) -> torch.Tensor:
+    """Mean square error of the predicted noise, per image (B,); images (N, 1, S, S) in [-1, 1] or uint8.
+
+    With a `guidance_scale` s the network is asked for g = n + s (c - n), n being its own prediction without a label, as a
+    constant, and c = n + (g - n) / s is held against the noise (guidance-free training, arXiv 2501.15420)."""
     device = images.device
     indices, timesteps, noise = (v.to(device) for v in (draws.indices, draws.timesteps, draws.noise))
     clean = to_unit_range(images[indices])
     shown = labels[indices].masked_fill(draws.hidden.to(device), NO_LABEL)
     a = ddpm_alphas_cumprod().to(device)[timesteps].view(-1, 1, 1, 1)
     noisy = a.sqrt().float() * clean + (1 - a).sqrt().float() * noise
-    predicted = network(noisy, timesteps, class_labels=shown, return_dict=False)[0]
-    return (predicted.float() - noise).square().mean((1, 2, 3))
+    predicted = network(noisy, timesteps, class_labels=shown, return_dict=False)[0].float()
+    if guidance_scale != 1:
+        with torch.no_grad():
+            null = network(noisy, timesteps, class_labels=torch.full_like(shown, NO_LABEL), return_dict=False)[0].float()
+        predicted = null + (predicted - null) / guidance_scale
+    return (predicted - noise).square().mean((1, 2, 3))
+
 
 # %% ../../nbs/teachers/fmnist.ipynb #3c55cd10
 def rate_factor(config: TeacherConfig, step: int) -> float:
@@ -142,6 +154,12 @@ def rate_factor(config: TeacherConfig, step: int) -> float:
     rise = (step + 1) / config.warmup_steps if config.warmup_steps else 1.0
     fall = (config.steps - step) / config.decay_steps if config.decay_steps else 1.0
     return min(1.0, rise, fall)
+
+
+def built_in_guidance(config: TeacherConfig, step: int) -> float:
+    "The guidance scale that step 0..steps-1 trains: `guidance_scale` while the rate falls, 1 before."
+    return config.guidance_scale if step >= config.steps - config.decay_steps else 1.0
+
 
 # %% ../../nbs/teachers/fmnist.ipynb #b94fe692
 def ema_decay(config: TeacherConfig, step: int) -> float:
@@ -284,7 +302,7 @@ def update(state: TrainingState, images: torch.Tensor, labels: torch.Tensor, wei
     "One step of the optimisers on the weighted loss, gradients clipped to norm 1, then the average."
     draws = draw_step(state.config, state.step, len(images))
     with numerics(state.config, state.device):
-        errors = noise_errors(state.network, images, labels, draws)
+        errors = noise_errors(state.network, images, labels, draws, built_in_guidance(state.config, state.step))
         loss = (errors * weights[draws.timesteps.to(state.device)]).mean()
     state.network.zero_grad(set_to_none=True)
     loss.backward()
