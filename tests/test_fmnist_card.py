@@ -9,8 +9,8 @@ from PIL import Image
 
 from gas_nb.data import Pairs
 from gas_nb.teacher import load_teacher
-from gas_nb.teachers.fmnist_card import (Noises, card_text, compare_guidance, distribution, fewest_steps, guidance_table, nearest_images,
-                                         once, save_sheet, screen_recipes, unchosen)
+from gas_nb.teachers.fmnist_card import (Noises, card_text, distribution, fewest_steps, nearest_images, once, save_sheet,
+                                         screen_recipes, unchosen)
 from gas_nb.teachers.fmnist_classifier import load_classifier
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "gas_nb" / "weights" / "fmnist"
@@ -40,28 +40,6 @@ def test_fewest_steps_looks_at_all_rows_above():
     row = lambda nfe, more: dict(nfe=nfe, frechet_more=more, standard_error=1.0)
     assert fewest_steps([row(20, 0.0), row(8, 1.9), row(10, 5.0), row(12, -3.0)]) == 12
     assert fewest_steps([row(8, 0.0), row(20, 3.0)]) is None
-
-
-def test_guidance_is_counted_in_all():
-    "A scale below the built-in one is asked of the network as a fraction of it, the built-in one not at all."
-    asked = []
-
-    class Guided:
-        def __init__(self, scale=None): self.scale = scale
-        def with_guidance(self, scale): return Guided(scale)
-        def sample(self, x_T, condition):
-            asked.append(self.scale)
-            return x_T
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(30, 1, 32, 32, generator=generator) * 2 - 1
-    drawn = Pairs(torch.arange(30), x, -x, torch.arange(30) % 10)
-    images = torch.randint(0, 256, (100, 1, 32, 32), dtype=torch.uint8, generator=generator)
-    found = compare_guidance(Guided(), load_classifier("cpu"), drawn, 1.5, [1.0, 1.5, 3.0], images)
-    assert asked == pytest.approx([1 / 1.5, 2.0]) and found["n"] == 30
-    assert [row["scale"] for row in found["rows"]] == [1.0, 1.5, 3.0] and found["rows"][0]["frechet"] == found["rows"][2]["frechet"]
-    table = guidance_table(found)
-    assert "| 1 (none), 0.667 on top |" in table and "| **1.5**, built in |" in table and "| 3, 2 on top |" in table
 
 
 def test_neighbours_are_found_across_chunks():

@@ -55,7 +55,7 @@ class TeacherConfig:
     ema_decay: float = 0.9995
     label_dropout: float = 0.1
     min_snr_gamma: float = 20.0  # 0: the plain loss
-    guidance_scale: float = 1.5  # built into labelled predictions during the decay; 1: none
+    guidance_scale: float = 1.0  # built into labelled predictions during the decay; 1: none
     seed: int = 0
     precision: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 on CUDA
 

@@ -31,8 +31,7 @@ from torchvision.utils import make_grid
 
 # %% auto #0
 __all__ = ['RECIPES', 'once', 'recipe_tableau', 'Noises', 'screen_recipes', 'frechet_difference', 'fewest_steps', 'distribution',
-           'compare_guidance', 'unchosen', 'save_sheet', 'nearest_images', 'milliseconds', 'figures_table',
-           'guidance_table', 'steps_table', 'card_text']
+           'unchosen', 'save_sheet', 'nearest_images', 'milliseconds', 'figures_table', 'steps_table', 'card_text']
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0009
 def once(path: str | os.PathLike, settings: dict, measure: Callable[[], dict]) -> dict:
@@ -49,7 +48,7 @@ def once(path: str | os.PathLike, settings: dict, measure: Callable[[], dict]) -
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0012
 RECIPES = tuple(dict(solver=solver, spacing=spacing, order=order) for solver, order in (("unipc", 3), ("dpm_solver_pp", 3), ("dpm_solver_pp", 2))
-                for spacing in ("logSNR", "time_uniform", "time_quadratic", "edm"))
+                for spacing in ("logSNR", "time_uniform", "edm"))
 
 
 def recipe_tableau(teacher: Teacher, recipe: dict):
@@ -107,18 +106,6 @@ def distribution(classifier: GarmentClassifier, samples: Tensor, labels: Tensor,
     return dict(n=len(samples), frechet=frechet["samples"], frechet_training=frechet["training"],
                 ratio=frechet["samples"] / frechet["training"], share=accuracy(classifier, samples, labels), shares=shares)
 
-# %% ../../nbs/teachers/fmnist_card.ipynb #9d1b6a41
-def compare_guidance(teacher: Teacher, classifier: GarmentClassifier, drawn: Pairs, built_in: float, scales: Sequence[float], images: Tensor) -> dict:
-    """Share of the class asked for and Frechet distance to the test images under each of `scales`, guidance in all, on the noises and
-    classes of `drawn`, whose samples have the `built_in` scale; `training`: the distance of equally many of `images`."""
-    rows = []
-    for scale in scales:
-        x = drawn.x_0 if scale == built_in else teacher.with_guidance(scale / built_in).sample(drawn.x_T, drawn.condition).cpu()
-        found = distribution(classifier, x, drawn.condition, images)
-        rows.append(dict(scale=scale, share=found["share"], frechet=found["frechet"]))
-    return dict(n=len(drawn), built_in=built_in, rows=rows, training=found["frechet_training"])
-
-
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0021
 def unchosen(pairs: Pairs, each: int = 10, classes: int = 10) -> Tensor:
     "The first `each` samples of every class, class by class (up to classes * each, ...)."
@@ -158,26 +145,16 @@ def milliseconds(teacher: Teacher, batch: int = 64, repeats: int = 15) -> dict:
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0030
 def figures_table(figures: dict) -> str:
     "How close the samples come to real images, whose class they have, and what a call costs: a Markdown table."
-    d, p = (figures[k] for k in ("distribution", "price"))
+    d, g, p = (figures[k] for k in ("distribution", "guided", "price"))
     return f"""| | |
 | --- | --- |
 | Frechet distance to the test images, classifier features (not FID), {d['n']:,} samples | {d['frechet']:.3f} |
 | the same of {d['n']:,} training images | {d['frechet_training']:.3f} |
 | ratio | {d['ratio']:.1f} |
 | samples that the classifier assigns to their class ({d['n']:,}) | {100 * d['share']:.1f} % |
+| the same under guidance {g['scale']:g} ({g['n']:,}) | {100 * g['share']:.1f} % |
 | the classifier on real test images | 92.2 % |
 | a call on {p['batch']} images, {p['threads']} {p['device'].upper()} threads | {p['call']:.0f} ms, {p['image']:.1f} ms per image |"""
-
-
-def guidance_table(guided: dict) -> str:
-    "What guidance does, built in or on top: a Markdown table."
-    s = guided["built_in"]
-    told = lambda r: f"**{r['scale']:g}**, built in" if r["scale"] == s else f"{r['scale']:g}{' (none)' if r['scale'] == 1 else ''}, {r['scale'] / s:.3g} on top"
-    rows = "\n".join(f"| {told(r)} | {100 * r['share']:.1f} % | {r['frechet']:.2f} |" for r in guided["rows"])
-    return f"""| guidance in all | of the class asked for | Frechet distance |
-| --- | --- | --- |
-{rows}
-| {guided['n']:,} training images | | {guided['training']:.2f} |"""
 
 
 def steps_table(recipe: dict) -> str:
@@ -215,13 +192,6 @@ few-step solvers in gas_nb: small enough to be called thousands of times on a CP
 | --- | --- |
 {shares}
 
-## Guidance
-
-What the network predicts for a label is guided already, by a scale of {built_in:g}: it was trained so while the learning rate fell, and a call costs one prediction, not two. Without a label it predicts as any network does.
-Guidance of $r$ on top makes {built_in:g} $r$ in all. The same {n_guided:,} noises under several scales (so few samples have a larger Frechet distance than many):
-
-{guidance}
-
 ## Steps
 
 {steps}
@@ -245,5 +215,4 @@ def card_text(figures: dict, training: dict, class_names: Sequence[str]) -> str:
     shares = "\n".join(f"| {name} | {100 * value:.1f} % |" for name, value in zip(class_names, figures["distribution"]["shares"]))
     gap, real_gap = (figures["neighbours"][k] for k in ("samples", "real"))
     return _CARD.format(header=header.to_yaml(), figures=figures_table(figures), shares=shares, steps=steps_table(figures["recipe"]),
-                        guidance=guidance_table(figures["guided"]), built_in=figures["guided"]["built_in"], n_guided=figures["guided"]["n"],
                         gap=gap, real_gap=real_gap, **{k: training[k] for k in ("parameters", "images_seen", "steps_done", "config")})
