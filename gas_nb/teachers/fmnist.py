@@ -147,7 +147,6 @@ def noise_errors(network: torch.nn.Module, images: torch.Tensor, labels: torch.T
         predicted = null + (predicted - null) / guidance_scale
     return (predicted - noise).square().mean((1, 2, 3))
 
-
 # %% ../../nbs/teachers/fmnist.ipynb #3c55cd10
 def rate_factor(config: TeacherConfig, step: int) -> float:
     "What step 0..steps-1 takes of the full learning rate, in (0, 1]: linear warm-up, constant, linear decay to zero."
@@ -159,7 +158,6 @@ def rate_factor(config: TeacherConfig, step: int) -> float:
 def built_in_guidance(config: TeacherConfig, step: int) -> float:
     "The guidance scale that step 0..steps-1 trains: `guidance_scale` while the rate falls, 1 before."
     return config.guidance_scale if step >= config.steps - config.decay_steps else 1.0
-
 
 # %% ../../nbs/teachers/fmnist.ipynb #b94fe692
 def ema_decay(config: TeacherConfig, step: int) -> float:
