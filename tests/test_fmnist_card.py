@@ -10,7 +10,7 @@ from PIL import Image
 from gas_nb.data import Pairs
 from gas_nb.teacher import load_teacher
 from gas_nb.teachers.fmnist_card import (Noises, card_text, distribution, fewest_steps, nearest_images, once, save_sheet,
-                                         screen_recipes, unchosen)
+                                         screen_recipes, seen_in_training, unchosen)
 from gas_nb.teachers.fmnist_classifier import load_classifier
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "gas_nb" / "weights" / "fmnist"
@@ -69,6 +69,13 @@ def test_the_grid_takes_the_first_of_every_class(tmp_path):
     assert torch.equal(unchosen(pairs, each=2, classes=3), x[[0, 3, 1, 4, 2, 5]])
     save_sheet(x, tmp_path / "sheet.png", columns=10, scale=3)
     assert Image.open(tmp_path / "sheet.png").size == (3 * 51, 3 * 16)
+
+
+def test_every_training_is_told_in_order():
+    first = dict(images_seen=128_000, steps_done=2000, config=dict(batch_size=64, precision="bfloat16"))
+    second = dict(images_seen=6400, steps_done=100, config=dict(batch_size=64, precision="float32", guidance_scale=1.5), before=dict(training=first))
+    assert seen_in_training(first) == "Seen in training: 128,000 images in 2,000 steps of 64 (bfloat16)."
+    assert seen_in_training(second).startswith(seen_in_training(first)[:-1] + "; then, from those weights, 6,400 images in 100 steps of 64 (float32, guidance 1.5")
 
 
 @pytest.mark.skipif(not (WEIGHTS / "card.json").is_file(), reason="no card yet: make card")

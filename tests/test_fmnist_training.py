@@ -1,6 +1,8 @@
 """Training of the Fashion-MNIST teacher: plan, loss, exact resume after a kill, export."""
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,8 @@ from safetensors.torch import load_file
 from gas_nb.teachers import fmnist
 from gas_nb.teachers.fmnist import (CHECKPOINT, NO_LABEL, TeacherConfig, UNet2DModel, draw_step, ema_decay,
                                     export_weights, finish_plan, loss_weights, make_network,
-                                    noise_errors, rate_factor, read_checkpoint_header, run_training, train_teacher)
+                                    noise_errors, rate_factor, read_checkpoint_header, run_training, starting_weights,
+                                    train_teacher, training_stages)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = TeacherConfig(widths=(8, 16), attention_size=16, head_dim=8, batch_size=4,
@@ -237,6 +240,65 @@ def test_other_settings_do_not_resume(tmp_path):
         next(train(replace(TINY, lr=0.01), tmp_path))
     with pytest.raises(FileNotFoundError, match="train first"):
         finish_plan(tmp_path / "other", 4)
+
+
+@pytest.fixture
+def first_weights(tmp_path):
+    list(run_training(TINY, *toy_data(), tmp_path / "first", device="cpu", log_every=1))
+    return str(export_weights(tmp_path / "first", tmp_path / "first_weights"))
+
+
+def test_a_training_begins_with_given_weights_and_resumes_without_them(tmp_path, first_weights):
+    config = replace(TINY, start_from=first_weights, seed=1, lr=1e-9, vector_lr=1e-9)
+    given = load_file(Path(first_weights) / fmnist.WEIGHTS)
+    list(train(config, tmp_path / "still"))
+    for name, value in load_file(tmp_path / "still" / CHECKPOINT).items():
+        if name.startswith(("network.", "average.")):
+            torch.testing.assert_close(value, given[name.partition(".")[2]].float(), rtol=0, atol=1e-6)
+    config = replace(config, lr=3e-3, vector_lr=1e-3)
+    list(train(config, tmp_path / "whole"))
+    session = train(config, tmp_path / "resumed", checkpoint_every=0)
+    next(session)
+    session.close()
+    shutil.rmtree(first_weights)
+    list(train(config, tmp_path / "resumed"))
+    assert equal_checkpoints(tmp_path / "whole", tmp_path / "resumed")
+    with pytest.raises(ValueError, match="start_from: .* asked"):
+        next(train(replace(config, start_from=""), tmp_path / "resumed"))
+
+
+def test_weights_tell_every_training_they_went_through(tmp_path, first_weights):
+    list(train(replace(TINY, start_from=first_weights, steps=3, guidance_scale=1.5), tmp_path / "second"))
+    told = json.loads((export_weights(tmp_path / "second", tmp_path / "weights") / "training.json").read_text())
+    first, second = training_stages(told)
+    assert (first["steps_done"], second["steps_done"], second["config"]["guidance_scale"]) == (TINY.steps, 3, 1.5)
+    assert first == json.loads((Path(first_weights) / "training.json").read_text()) and "before" not in first
+    assert told["before"]["sha256"] == hashlib.sha256((Path(first_weights) / fmnist.WEIGHTS).read_bytes()).hexdigest()
+    (Path(first_weights) / "training.json").unlink()
+    list(train(replace(TINY, start_from=first_weights, steps=3), tmp_path / "third"))
+    told = json.loads((export_weights(tmp_path / "third", tmp_path / "others") / "training.json").read_text())
+    assert told["before"]["training"] is None and training_stages(told) == [told]
+
+
+@pytest.mark.parametrize("change, words", [(dict(widths=(8, 24)), r"block_out_channels: \[8, 16\] there, \[8, 24\] asked"),
+                                           (dict(head_dim=4), "attention_head_dim: 8 there, 4 asked"),
+                                           (dict(start_from="nowhere"), "'nowhere': no weights can be read there")])
+def test_weights_of_another_network_are_refused_before_training(tmp_path, first_weights, change, words):
+    with pytest.raises(ValueError, match=words):
+        next(train(replace(TINY, **{"start_from": first_weights, **change}), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_broken_file_of_weights_is_refused(first_weights):
+    path = Path(first_weights) / fmnist.WEIGHTS
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="no weights can be read there .*model.safetensors"):
+        starting_weights(replace(TINY, start_from=first_weights))
+    fmnist.save_safetensors_atomic(path, {"conv_in.weight": torch.zeros(8, 1, 3, 3)}, {})
+    with pytest.raises(ValueError, match="not those of its config.json .*conv_in.bias"):
+        starting_weights(replace(TINY, start_from=first_weights))
+    with pytest.raises(ValueError, match="TeacherConfig.start_from = "):
+        replace(TINY, start_from=path)
 
 
 @pytest.mark.parametrize("images, labels, words", [

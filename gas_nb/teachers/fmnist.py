@@ -5,6 +5,7 @@
 # %% ../../nbs/teachers/fmnist.ipynb #b99e69f6
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -17,16 +18,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # %% auto #0
-__all__ = ['NO_LABEL', 'CHECKPOINT', 'TeacherConfig', 'make_network', 'ddpm_alphas_cumprod', 'loss_weights', 'Draws', 'draw_step',
-           'noise_errors', 'rate_factor', 'built_in_guidance', 'ema_decay', 'update_ema', 'orthogonalised', 'Muon',
-           'make_optimizers', 'TrainingState', 'save_checkpoint', 'read_checkpoint_header', 'load_checkpoint',
-           'finish_plan', 'numerics', 'update', 'train_teacher', 'save_diffusers', 'kept_metrics', 'learning_curve',
-           'export_weights', 'run_training']
+__all__ = ['NO_LABEL', 'WEIGHTS', 'CHECKPOINT', 'TeacherConfig', 'make_network', 'starting_weights', 'ddpm_alphas_cumprod',
+           'loss_weights', 'Draws', 'draw_step', 'noise_errors', 'rate_factor', 'built_in_guidance', 'ema_decay',
+           'update_ema', 'orthogonalised', 'Muon', 'make_optimizers', 'TrainingState', 'save_checkpoint',
+           'read_checkpoint_header', 'load_checkpoint', 'finish_plan', 'numerics', 'update', 'train_teacher',
+           'save_diffusers', 'kept_metrics', 'learning_curve', 'export_weights', 'training_stages', 'run_training']
 
 # %% ../../nbs/teachers/fmnist.ipynb #a232997c
 from ..compat import default_device
@@ -56,6 +57,7 @@ class TeacherConfig:
     label_dropout: float = 0.1
     min_snr_gamma: float = 20.0  # 0: the plain loss
     guidance_scale: float = 1.0  # built into labelled predictions during the decay; 1: none
+    start_from: str = ""  # folder of weights, in diffusers' layout, to begin with; "": fresh ones
     seed: int = 0
     precision: str = "auto"  # "float32", "bfloat16", or "auto": bfloat16 on CUDA
 
@@ -82,6 +84,7 @@ def _check_config(config: "TeacherConfig") -> None:
     need("min_snr_gamma", config.min_snr_gamma >= 0, "use 0 (off) or about 5")
     need("guidance_scale", config.guidance_scale >= 1, "use 1 (off) or about 1.5")
     need("guidance_scale", config.guidance_scale == 1 or config.label_dropout > 0, "guidance needs label_dropout above 0")
+    need("start_from", isinstance(config.start_from, str), "use the folder's name, a string")
     need("precision", config.precision in ("auto", "float32", "bfloat16"), 'use "auto", "float32" or "bfloat16"')
 
 # %% ../../nbs/teachers/fmnist.ipynb #5a61006f
@@ -96,6 +99,28 @@ def make_network(config: TeacherConfig) -> UNet2DModel:
             down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
             up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
             num_class_embeds=NO_LABEL + 1)
+
+# %% ../../nbs/teachers/fmnist.ipynb #5a0b1002
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def starting_weights(config: TeacherConfig) -> dict[str, torch.Tensor]:
+    "The tensors in `config.start_from`, float32; ValueError if there are none or they are of another network than `config`'s."
+    folder, network = Path(config.start_from), make_network(config)
+    told = f"TeacherConfig.start_from = {config.start_from!r}"
+    try:
+        theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"{told}: no weights can be read there ({error}); name a folder with config.json and {WEIGHTS}") from error
+    differing = {k: (theirs[k], v) for k, v in json.loads(network.to_json_string()).items() if not k.startswith("_") and theirs.get(k, v) != v}
+    if differing:
+        there = ", ".join(f"{k}: {a!r} there, {b!r} asked" for k, (a, b) in differing.items())
+        raise ValueError(f"{told}: weights of another network ({there}); ask for the same widths, layers_per_block, attention_size, head_dim and size")
+    own = network.state_dict()
+    if wrong := sorted(n for n in own.keys() | weights.keys() if n not in own or n not in weights or own[n].shape != weights[n].shape):
+        raise ValueError(f"{told}: its tensors are not those of its config.json ({', '.join(wrong[:3])}); write the folder anew")
+    return weights
 
 # %% ../../nbs/teachers/fmnist.ipynb #242717c9
 def ddpm_alphas_cumprod() -> torch.Tensor:
@@ -211,10 +236,13 @@ def make_optimizers(network: torch.nn.Module, config: TeacherConfig) -> dict[str
 class TrainingState:
     "Network, its average, optimisers and the number of steps done, on one device."
 
-    def __init__(self, config: TeacherConfig, device: torch.device):
+    def __init__(self, config: TeacherConfig, device: torch.device, start: dict[str, torch.Tensor] | None = None):
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.config, self.device, self.step = config, device, 0
-        self.network = make_network(config).to(device, memory_format=layout).train()
+        self.network = make_network(config)
+        if start:
+            self.network.load_state_dict(start)
+        self.network = self.network.to(device, memory_format=layout).train()
         self.average = deepcopy(self.network).eval().requires_grad_(False)
         self.optimizers = make_optimizers(self.network, config)
         self.rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
@@ -324,12 +352,23 @@ def _check_data(config: TeacherConfig, images: torch.Tensor, labels: torch.Tenso
 
 def _start(config: TeacherConfig, images: torch.Tensor, labels: torch.Tensor, folder: Path,
            device: torch.device) -> TrainingState:
-    "The state to go on from: the checkpoint in `folder` or a fresh one; writes config.json."
+    "The state to go on from: the checkpoint in `folder` or a fresh one; writes config.json and, of `start_from`, before.json."
     _check_data(config, images, labels)
-    resumes = (folder / CHECKPOINT).is_file()
-    state = load_checkpoint(config, folder, device) if resumes else TrainingState(config, device)
+    if (folder / CHECKPOINT).is_file():
+        state = load_checkpoint(config, folder, device)
+    else:
+        state = TrainingState(config, device, starting_weights(config) if config.start_from else None)
+        if config.start_from:
+            write_json_atomic(folder / "before.json", _origin(Path(config.start_from)))
     write_json_atomic(folder / "config.json", asdict(config))
     return state
+
+
+def _origin(folder: Path) -> dict:
+    "Hash of the weights in `folder` and their training.json (None if there is none)."
+    told = folder / "training.json"
+    return {"sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+            "training": json.loads(told.read_text(encoding="utf-8")) if told.is_file() else None}
 
 
 def _finite_losses(state: TrainingState) -> tuple[float, float]:
@@ -375,7 +414,7 @@ def save_diffusers(network: UNet2DModel, folder: str | os.PathLike, dtype: torch
     weights = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise ValueError(f"weights not finite in {dtype}: {bad[:3]}; use torch.float32 or an older checkpoint")
-    save_safetensors_atomic(Path(folder) / "diffusion_pytorch_model.safetensors", weights, {"format": "pt"})
+    save_safetensors_atomic(Path(folder) / WEIGHTS, weights, {"format": "pt"})
     config = json.loads(network.to_json_string())
     config.pop("_name_or_path", None)  # a folder of this machine
     write_json_atomic(Path(folder) / "config.json", config)
@@ -411,11 +450,20 @@ def export_weights(run: str | os.PathLike, folder: str | os.PathLike, dtype: tor
     step, config = read_checkpoint_header(run)
     state = load_checkpoint(config, run, torch.device("cpu"))
     loss, error = state.smoothed.tolist()
+    before = json.loads((Path(run) / "before.json").read_text()) if config.start_from else None
     write_json_atomic(Path(folder) / "training.json", {
         "data": "Fashion-MNIST, 60,000 training images, padded to 32x32 with black, scaled to [-1, 1]",
         "parameters": sum(p.numel() for p in state.average.parameters()), "steps_done": step,
-        "images_seen": step * config.batch_size, "loss": loss, "noise_error": error, "config": asdict(config), "curve": learning_curve(kept_metrics(run))})
+        "images_seen": step * config.batch_size, "loss": loss, "noise_error": error, "config": asdict(config),
+        "curve": learning_curve(kept_metrics(run))}
+        | ({"before": before} if before else {}))
     return save_diffusers(state.average, folder, dtype)
+
+
+def training_stages(training: dict) -> list[dict]:
+    "The trainings that weights went through, the first one first, from the training.json of the last."
+    before = (training.get("before") or {}).get("training")
+    return [*(training_stages(before) if before else ()), training]
 
 # %% ../../nbs/teachers/fmnist.ipynb #46e66e4c
 def run_training(config: TeacherConfig, images: torch.Tensor, labels: torch.Tensor, output_dir: str | os.PathLike,

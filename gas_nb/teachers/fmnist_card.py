@@ -24,6 +24,7 @@ from ..data import Pairs, noise
 from ..evaluation import frechet_distance, l1
 from ..files import atomic_path, write_json_atomic, write_text_atomic
 from ..teacher import Teacher
+from .fmnist import training_stages
 from .fmnist_classifier import (GarmentClassifier, accuracy, extract_features, feature_statistics,
                                                reference_statistics)
 from .fmnist_data import to_bytes
@@ -31,7 +32,8 @@ from torchvision.utils import make_grid
 
 # %% auto #0
 __all__ = ['RECIPES', 'once', 'recipe_tableau', 'Noises', 'screen_recipes', 'frechet_difference', 'fewest_steps', 'distribution',
-           'unchosen', 'save_sheet', 'nearest_images', 'milliseconds', 'figures_table', 'steps_table', 'card_text']
+           'unchosen', 'save_sheet', 'nearest_images', 'milliseconds', 'figures_table', 'steps_table',
+           'seen_in_training', 'card_text']
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0009
 def once(path: str | os.PathLike, settings: dict, measure: Callable[[], dict]) -> dict:
@@ -146,13 +148,14 @@ def milliseconds(teacher: Teacher, batch: int = 64, repeats: int = 15) -> dict:
 def figures_table(figures: dict) -> str:
     "How close the samples come to real images, whose class they have, and what a call costs: a Markdown table."
     d, g, p = (figures[k] for k in ("distribution", "guided", "price"))
+    guided = f"the same under guidance {g['scale']:g}" if g["scale"] > 1 else f"the same with the built-in guidance taken back, by guidance {g['scale']:.3g}"
     return f"""| | |
 | --- | --- |
 | Frechet distance to the test images, classifier features (not FID), {d['n']:,} samples | {d['frechet']:.3f} |
 | the same of {d['n']:,} training images | {d['frechet_training']:.3f} |
 | ratio | {d['ratio']:.1f} |
 | samples that the classifier assigns to their class ({d['n']:,}) | {100 * d['share']:.1f} % |
-| the same under guidance {g['scale']:g} ({g['n']:,}) | {100 * g['share']:.1f} % |
+| {guided} ({g['n']:,}) | {100 * g['share']:.1f} % |
 | the classifier on real test images | 92.2 % |
 | a call on {p['batch']} images, {p['threads']} {p['device'].upper()} threads | {p['call']:.0f} ms, {p['image']:.1f} ms per image |"""
 
@@ -179,8 +182,8 @@ _CARD = """---
 # fmnist: garments from noise
 
 A `UNet2DModel` of {parameters:,} parameters that predicts the noise in 32x32 grey images of Fashion-MNIST, given one of ten classes or none (label 10). Made to be the teacher of
-few-step solvers in gas_nb: small enough to be called thousands of times on a CPU. {images_seen:,} images were seen in training, {steps_done:,} steps of {config[batch_size]}
-({config[precision]}); seed and all settings are in `training.json`, and `nbs/teachers/fmnist.ipynb` trains it.
+few-step solvers in gas_nb: small enough to be called thousands of times on a CPU. {seen}
+Seed and all settings are in `training.json`, and `nbs/teachers/fmnist.ipynb` trains it.
 
 ![a hundred samples that were not chosen](samples.png)
 
@@ -209,10 +212,21 @@ Small grey garments, nothing else. What the data lack (colours, people, other cu
 """
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #293520b9
+def seen_in_training(training: dict) -> str:
+    "Images and steps of every training that the weights went through, the first one first, in words."
+    told = []
+    for stage in training_stages(training):
+        config = stage["config"]
+        scale = config.get("guidance_scale", 1.0)
+        told.append(f"{stage['images_seen']:,} images in {stage['steps_done']:,} steps of {config['batch_size']} ({config['precision']}"
+                    + (")" if scale == 1 else f", guidance {scale:g} built into the labelled predictions)"))
+    return f"Seen in training: {'; then, from those weights, '.join(told)}."
+
+
 def card_text(figures: dict, training: dict, class_names: Sequence[str]) -> str:
     "The model card, Markdown with a YAML header, of `figures` (recipe, distribution, guided, neighbours, price) and `training` (training.json)."
     header = ModelCardData(library_name="diffusers", license="apache-2.0", tags=["diffusion", "image-generation", "gas_nb"], datasets=["fashion_mnist"])
     shares = "\n".join(f"| {name} | {100 * value:.1f} % |" for name, value in zip(class_names, figures["distribution"]["shares"]))
     gap, real_gap = (figures["neighbours"][k] for k in ("samples", "real"))
     return _CARD.format(header=header.to_yaml(), figures=figures_table(figures), shares=shares, steps=steps_table(figures["recipe"]),
-                        gap=gap, real_gap=real_gap, **{k: training[k] for k in ("parameters", "images_seen", "steps_done", "config")})
+                        gap=gap, real_gap=real_gap, parameters=training["parameters"], seen=seen_in_training(training))
