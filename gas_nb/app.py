@@ -596,7 +596,7 @@ def _controls(bench: Workbench, one: bool = False) -> dict[str, gr.components.Co
             c["solvers"] = gr.CheckboxGroup(choices, value=list(DEFAULT.solvers), label="Solvers (rows)")
             c["nfes"] = gr.CheckboxGroup([str(n) for n in NFES], value=[str(n) for n in DEFAULT.nfes], label="Evaluations (columns)")
         with gr.Row():
-            c["guidance"] = gr.Slider(0, 10, 1, step=0.5, label="Guidance (1: none; the trained solvers know none)")
+            c["guidance"] = gr.Slider(0, 10, 1, step=0.5, label="Guidance on top (1: none, as the solvers were trained)")
             c["spacing"] = gr.Dropdown(list(SPACED.items()), value="best", label="Time grid of the training-free solvers")
     return c
 
