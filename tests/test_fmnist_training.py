@@ -299,6 +299,9 @@ def test_a_broken_file_of_weights_is_refused(first_weights):
         starting_weights(replace(TINY, start_from=first_weights))
     with pytest.raises(ValueError, match="TeacherConfig.start_from = "):
         replace(TINY, start_from=path)
+    (path.parent / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match="no weights can be read there"):
+        starting_weights(replace(TINY, start_from=first_weights))
 
 
 @pytest.mark.parametrize("images, labels, words", [

@@ -109,9 +109,9 @@ def starting_weights(config: TeacherConfig) -> dict[str, torch.Tensor]:
     folder, network = Path(config.start_from), make_network(config)
     told = f"TeacherConfig.start_from = {config.start_from!r}"
     try:
-        theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        theirs = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, TypeError, ValueError, SafetensorError) as error:
         raise ValueError(f"{told}: no weights can be read there ({error}); name a folder with config.json and {WEIGHTS}") from error
     differing = {k: (theirs[k], v) for k, v in json.loads(network.to_json_string()).items() if not k.startswith("_") and theirs.get(k, v) != v}
     if differing:
