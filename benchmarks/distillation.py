@@ -203,6 +203,7 @@ def arguments(argv=None) -> argparse.Namespace:
     parser.add_argument("--fit-steps", type=int, help="Gauss-Newton steps (default: TrainConfig's)")
     parser.add_argument("--fit-pairs", type=int, help="pairs per Gauss-Newton step (default: TrainConfig's)")
     parser.add_argument("--pairs", type=int, help="training pairs of both methods (default: TrainConfig's)")
+    parser.add_argument("--val", type=int, help="held-out pairs of both methods (default: TrainConfig's)")
     parser.add_argument("--judged", type=int, help="evaluation samples (default: 1,000 on digits, else 200)")
     parser.add_argument("--minutes", type=float, default=60.0, help="a cell stops after so many CPU minutes of training")
     parser.add_argument("--out", type=Path, default=Path("runs/distillation"))
@@ -217,7 +218,7 @@ def main(argv=None) -> None:
     asked = [(t, n, m, s) for m in a.methods for s in a.seeds for t in a.teacher for n in a.nfes]
     ratios = {}
     for teacher, nfe, method, seed in asked if not a.report else []:
-        settings = {k: v for k, v in dict(fit_steps=a.fit_steps, fit_pairs=a.fit_pairs, n_pairs=a.pairs).items() if v is not None}
+        settings = {k: v for k, v in dict(fit_steps=a.fit_steps, fit_pairs=a.fit_pairs, n_pairs=a.pairs, n_val=a.val).items() if v is not None}
         settings |= dict(method=method, nfe=nfe, seed=seed, iterations=a.adam_steps, condition="none", adversarial_weight=0.0, val_every=10**9)
         config = TrainConfig(teacher=teacher, device="cpu", **settings)
         cell = Cell(teacher, nfe, method, seed, asdict(config))
