@@ -123,7 +123,7 @@ export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 readme: $(STAMP) ## nbs/index.ipynb -> README.md
 	$(BIN)/python tools/make_readme.py
 
-bench: $(STAMP) ## run a benchmark (BENCH=sampling, distillation, high_nfe or app_load; ARGS='...')
+bench: $(STAMP) ## run a benchmark (BENCH=sampling, distillation, high_nfe, teacher_ablation or app_load; ARGS='...')
 	$(BIN)/python "benchmarks/$(BENCH).py" $(ARGS)
 
 hooks: $(STAMP) ## let git merge notebooks cell by cell in this clone
