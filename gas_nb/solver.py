@@ -21,7 +21,7 @@ _LOWEST_LAMBDA = -12.0                                  # flow models start at -
 _MARGIN = 1e-5                                          # keeps every break of the stick away from both ends
 
 def stick_breaking(logits: Tensor, t_eps: float) -> Tensor:
-    "Logits (N-1,) to a time grid (N+1,) that falls strictly from 1 to t_eps (arXiv 2510.17699)."
+    "Logits (N-1,) to a time grid (N+1,) that falls from 1 to t_eps (arXiv 2510.17699); times nearer to 1 than rounding coincide there."
     mu = torch.sigmoid(logits) * (1 - 2 * _MARGIN) + _MARGIN
     inner = t_eps + (1 - t_eps) * (1 - mu.cumprod(0))
     ends = logits.new_tensor([t_eps, 1.0])

@@ -216,6 +216,21 @@ def test_exported_cells_are_short_and_import_names_one_by_one(notebook):
         assert not stars, f"{notebook.name}: {stars} hides missing names; import them one by one"
 
 
+DRAW = re.compile(r"\b(torch|np\.random)\.(rand|randn|randint|randperm|rand_like|randn_like|normal|bernoulli|multinomial)\((?!.*generator=)")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NOTEBOOK_IDS)
+def test_what_a_notebook_draws_is_seeded(notebook):
+    """nbdev_test runs several notebooks in one process: without a seed, a check sees other numbers in every run."""
+    seeded = False
+    for cell in cells(notebook):
+        if "export" in directives(cell["source"]):
+            continue
+        seeded = seeded or "manual_seed(" in cell["source"]
+        draw = DRAW.search(cell["source"])
+        assert seeded or not draw, f"{cell['id']}: {draw[0]} before any manual_seed"
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NOTEBOOK_IDS)
 def test_stored_outputs_are_small(notebook):
     size = sum(len(json.dumps(cell.get("outputs", []))) for cell in cells(notebook))
