@@ -19,7 +19,7 @@ from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['GRIDS', 'SOLVERS', 'LATE', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'LADDER', 'Chart',
+__all__ = ['GRIDS', 'SOLVERS', 'FEW', 'LATE', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'LADDER', 'Chart',
            'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid',
            'try_classics', 'choose_grid', 'start_fit', 'Distance', 'calm', 'sample_losses', 'evaluate', 'sensitivities',
            'normal_equations', 'spread', 'refit_last_row', 'newton_terms', 'Straight', 'bounded_step', 'FitStep',
@@ -173,6 +173,7 @@ def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distanc
     recipes = [dict(solver=solver, spacing=kind) for solver in solvers for kind in SPACINGS]
     return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
 
+FEW = 64                                                  # pairs that a grid or a damping is tried on, at least
 LATE = 1.1                                                # a grid whose rows are at most so much worse may still be chosen
 
 def choose_grid(trials: list[GridTrial]) -> dict:
@@ -181,7 +182,7 @@ def choose_grid(trials: list[GridTrial]) -> dict:
     return max(near, key=lambda t: t.grid["power"]).grid if near else trials[0].grid
 
 def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
-              batch_size: int = 500, few: int = 64) -> FitStep:
+              batch_size: int = 500, few: int = FEW) -> FitStep:
     """Step 0 of a fit: rows on the chosen grid, or the training-free solver that is better on `val`. Trials on `few` pairs pick
     the two; `path` is that of `train`."""
     asked, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
@@ -196,7 +197,6 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
         candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
     best = min(candidates, key=lambda trial: trial.loss)
     return FitStep(0, best.loss, best.loss, 0.1, best.chart, True, len(train), *spread(best.losses))
-
 
 # %% ../nbs/foundations/fit.ipynb #4a6bda25
 @dataclass(frozen=True)
@@ -428,7 +428,8 @@ LADDER = (1e-7, 1e-5, 1e-3, 1e-1)                         # the dampings that ar
 # %% ../nbs/foundations/fit.ipynb #69d9351a
 def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, t_eps: float = 1e-3, max_stretch: float = 1.1,
                       epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3), seed: int = 0) -> FitStep:
-    "One damped step from `previous` on `previous.pairs` of `train`, taken if what `spread` says of `val` falls; a pure function, so a fit resumes exactly."
+    """One damped step from `previous` on `previous.pairs` of `train`, taken if what `spread` says of `val` falls; dampings are tried on as many
+    of `val`, FEW at least. A pure function, so a fit resumes exactly."""
     if previous.val_loss <= distance.rounding: return previous._replace(step=previous.step + 1, damping=ARRIVED, accepted=False)
     chart, n = previous.chart, min(previous.pairs, len(train))
     part = train[batch_indices(len(train), n, previous.step, seed)]
@@ -440,12 +441,17 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
     place = Straight(chart, denoiser.schedule, t_eps)
     T = place.derivative()
     G, g = T.T @ G @ T, T.T @ g
+    few, cap = val[:max(n, FEW)], CAP * previous.typical
+    def judged(new, pairs):
+        losses = sample_losses(denoiser, new, pairs, distance, max_batch)
+        return Trial(spread(losses, cap)[1], previous.damping, new, losses)
     def trial(damping):
         new = place.chart(place.origin + bounded_step(G, g, damping, low, high))
         new = refit_last_row(denoiser, new, part[:REFIT], distance, previous.val_loss, max_batch)
-        losses = sample_losses(denoiser, new, val, distance, max_batch)
-        return Trial(spread(losses, CAP * previous.typical)[1], max(damping, 1e-10), new, losses)
-    best = search_damping(trial, min(previous.damping, LADDER[-1]), previous.capped)
+        return judged(new, few)._replace(damping=max(damping, 1e-10))
+    whole = len(few) == len(val)
+    best = search_damping(trial, min(previous.damping, LADDER[-1]), previous.capped if whole else judged(chart, few).loss)
+    if not whole: best = judged(best.chart, val)._replace(damping=best.damping)
     if best.loss < previous.capped:
         enough = best.loss < ENOUGH * previous.capped
         return FitStep(previous.step + 1, train_loss, best.losses.mean().item(), best.damping, best.chart, True,

@@ -47,7 +47,7 @@ class TrainConfig:
     condition: str = "random"                        # class labels of the pairs: "random", or "none"
     iterations: int = 10_000                         # Adam steps of method="adam"
     fit_steps: int = 40                              # Gauss-Newton steps of method="gauss_newton", at most
-    fit_pairs: int = 256                             # pairs that the first of them look at; more once a step gains too little
+    fit_pairs: int = 64                              # pairs that the first of them look at; more once a step gains too little
     n_pairs: int = 1_000                             # training pairs
     n_val: int = 250                                 # held-out pairs, seeds behind the training pairs
     batch_size: int = 24
