@@ -1,8 +1,8 @@
 """Does learning still pay with many evaluations? GS against the best training-free solver at NFE 4 to 20.
 
-    python benchmarks/high_nfe.py [--teacher digits] [--nfes 4 6 8 10 12 15 20] [--judged 1000] [--searched 256] [--fit-steps N] [--out runs/high_nfe]
+    python benchmarks/high_nfe.py [--teacher digits] [--nfes 4 6 8 10 12 15 20] [--judged 1000] [--searched 256] [--fit-steps N] [--fit-pairs N] [--out runs/high_nfe]
 
-For each NFE the fit runs with its default settings (or --fit-steps and --pairs), every training-free solver gets the order and spacing that suit the
+For each NFE the fit runs with its default settings (or --fit-steps, --fit-pairs and --pairs), every training-free solver gets the order and spacing that suit the
 teacher best on --searched held-out pairs, and all are judged on the same evaluation noises, which none has seen: L1 to the teacher and the
 Frechet distance to its reference. With as many evaluations as the teacher has, one training-free solver is the teacher. An NFE
 is one JSON file; finished ones are not done again, whatever the settings: take another --out for others. results.json and the table are made
@@ -55,11 +55,12 @@ def main(argv=None) -> None:
     parser.add_argument("--judged", type=int, default=1000, help="evaluation noises")
     parser.add_argument("--searched", type=int, default=256, help="held-out pairs on which order and spacing are chosen")
     parser.add_argument("--fit-steps", type=int, help="Gauss-Newton steps at most (default: TrainConfig's)")
+    parser.add_argument("--fit-pairs", type=int, help="pairs of the first Gauss-Newton steps (default: TrainConfig's)")
     parser.add_argument("--pairs", type=int, help="training pairs (default: TrainConfig's)")
     parser.add_argument("--out", type=Path, default=Path("runs/high_nfe"))
     a = parser.parse_args(argv)
     torch.set_num_threads(1)
-    settings = {k: v for k, v in dict(fit_steps=a.fit_steps, n_pairs=a.pairs).items() if v is not None}
+    settings = {k: v for k, v in dict(fit_steps=a.fit_steps, fit_pairs=a.fit_pairs, n_pairs=a.pairs).items() if v is not None}
     results = {}
     for nfe in a.nfes:
         path = a.out / f"{a.teacher}-{nfe}.json"

@@ -5,6 +5,7 @@ import pytest
 import torch
 from golden import GOLDEN  # noqa: F401  (puts the helper on the path in the same way as the parity tests)
 
+from gas_nb import fit
 from gas_nb.classic import CLASSIC_SOLVERS, classic_tableau, dpm_solver_pp
 from gas_nb.data import Pairs, make_pairs
 from gas_nb.denoiser import Denoiser
@@ -25,6 +26,7 @@ from gas_nb.fit import (
     least_squares,
     normal_equations,
     refit_last_row,
+    sample_losses,
     search_damping,
     search_grid,
     sensitivities,
@@ -270,6 +272,22 @@ def test_a_fit_takes_more_pairs_and_then_arrives(digits):
         seen.append(state.pairs)
         assert not state.accepted and state.chart is chart
     assert seen == [16, 20, 20, 20] and state.damping == ARRIVED
+
+
+def test_dampings_are_tried_on_few_held_out_pairs_and_the_step_is_judged_on_all(digits, monkeypatch):
+    train, val = make_pairs(digits, range(100)), make_pairs(digits, range(100, 300))
+    rows = fit_rows(digits.denoiser, spacing(VP, 3, "power", power=1.75), train.x_T, train.x_0, sample(digits.denoiser, train.x_T, digits.tableau, return_trajectory=True)[1])
+    loss, judged = evaluate(digits.denoiser, rows, val, Distance()), []
+    monkeypatch.setattr(fit, "sample_losses", lambda *a: judged.append(len(a[2])) or sample_losses(*a))
+    state = gauss_newton_step(digits.denoiser, FitStep(0, loss, loss, 0.1, rows, True, 80, typical=loss, capped=loss), train, val, Distance())
+    assert judged[-1] == 200 and set(judged[:-1]) == {80} and len(judged) >= 4  # the solver before, two dampings or more; the one taken
+    assert state.accepted and state.val_loss == evaluate(digits.denoiser, state.chart, val, Distance()) < loss
+    judged.clear()
+    gauss_newton_step(digits.denoiser, state._replace(pairs=8), train, val, Distance())
+    assert set(judged[:-1]) == {fit.FEW}
+    judged.clear()
+    gauss_newton_step(digits.denoiser, state, train, val[:80], Distance())
+    assert set(judged) == {80}  # few are all: nothing is judged twice
 
 
 class Watched:
