@@ -19,8 +19,8 @@ from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['GRIDS', 'SOLVERS', 'FEW', 'LATE', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'LADDER', 'Chart',
-           'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid',
+__all__ = ['GRIDS', 'SOLVERS', 'FEW', 'POWER', 'LATE', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'LADDER',
+           'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid',
            'try_classics', 'choose_grid', 'start_fit', 'Distance', 'calm', 'sample_losses', 'evaluate', 'sensitivities',
            'normal_equations', 'spread', 'refit_last_row', 'newton_terms', 'Straight', 'bounded_step', 'FitStep',
            'gauss_newton_step', 'Trial', 'search_damping']
@@ -174,12 +174,12 @@ def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distanc
     return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
 
 FEW = 64                                                  # pairs that a grid or a damping is tried on, at least
-LATE = 1.1                                                # a grid whose rows are at most so much worse may still be chosen
+POWER, LATE = 1.75, 1.4                                   # the grid to begin with, if its rows are at most so much worse than the best
 
 def choose_grid(trials: list[GridTrial]) -> dict:
-    "Of the grids within LATE of the best, the power grid with the largest power; the best itself if it is of another kind."
+    "Of the grids within LATE of the best, the power grid with the power nearest to POWER; the best itself if there is none."
     near = [t for t in trials if t.loss <= LATE * trials[0].loss and "power" in t.grid]
-    return max(near, key=lambda t: t.grid["power"]).grid if near else trials[0].grid
+    return min(near, key=lambda t: abs(t.grid["power"] - POWER)).grid if near else trials[0].grid
 
 def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
               batch_size: int = 500, few: int = FEW) -> FitStep:
@@ -219,11 +219,14 @@ class Distance:
         "Per sample: (B, ...) to (B,)."
         return (residual.abs() if self.kind == "l1" else residual.square()).flatten(1).mean(1)
     def loss(self, residual: Tensor) -> Tensor: return self.losses(residual).mean()
-    def weights(self, residual: Tensor, typical: float, J: Tensor | None = None) -> Tensor:
-        "IRLS weights for residuals (B, ...); `typical`: the mean absolute one. `J` (P, B, ...) lowers those of over-sensitive samples."
+    def weights(self, residual: Tensor, typical: float, J: Tensor | None = None, far: float = math.inf) -> Tensor:
+        """IRLS weights for residuals (B, ...); `typical`: the mean absolute one. `J` (P, B, ...) lowers those of over-sensitive samples, and then
+        `far` those of samples that are off by so much or more."""
         if self.kind == "l2": return torch.ones_like(residual)
         w = 1 / (residual.abs() + max(self.delta * typical, 1e-8))
-        return w if J is None else w * calm(J).to(w.dtype).view(-1, *[1] * (w.ndim - 1))
+        if J is None: return w
+        trust = calm(J) / (1 + (self.losses(residual).double() / max(far, 1e-30)).square())
+        return w * trust.to(w.dtype).view(-1, *[1] * (w.ndim - 1))
 
 def calm(J: Tensor, cap: float = 3.0) -> Tensor:
     "1 / (1 + u^2 / cap^2) per sample (B,): u, the rms of a sample's derivatives in units of each column's rms, over the median of u."
@@ -293,8 +296,8 @@ def _in_batches(denoiser, inputs, at, condition, max_batch):
 
 # %% ../nbs/foundations/fit.ipynb #27829091
 def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, typical: float, epsilon: float = 1e-3,
-                     max_batch: int = 1000) -> tuple[Tensor, Tensor, float]:
-    "J^T W J (P, P), J^T W r (P,), both per sample, and the loss of `chart` on `pairs`; `typical`: the size of residuals that `distance` reckons with."
+                     max_batch: int = 1000, far: float = math.inf) -> tuple[Tensor, Tensor, float]:
+    "J^T W J (P, P), J^T W r (P,), both per sample, and the loss of `chart` on `pairs`; `typical`, `far`: sizes that `distance.weights` reckons with."
     size = len(chart.vector())
     chunk = max(1, 32 * max_batch // (size * chart.nfe))
     def summand(i):
@@ -302,7 +305,7 @@ def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: D
         x, J = sensitivities(denoiser, chart, part.x_T, part.condition, epsilon, max_batch)
         r = distance.residual(x, part.x_0)
         if distance.features is not None: J = _through_features(distance, x, J, epsilon)
-        w, J = distance.weights(r, typical, J).flatten().double(), J.flatten(1).double()
+        w, J = distance.weights(r, typical, J, far).flatten().double(), J.flatten(1).double()
         return ((J * w) @ J.T).cpu(), ((J * w) @ r.flatten().double()).cpu(), distance.losses(r).sum().item()
     G, g, loss = map(sum, zip(*in_order(summand, range(0, len(pairs), chunk))))
     return G / len(pairs), g / len(pairs), loss / len(pairs)
@@ -433,7 +436,8 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
     if previous.val_loss <= distance.rounding: return previous._replace(step=previous.step + 1, damping=ARRIVED, accepted=False)
     chart, n = previous.chart, min(previous.pairs, len(train))
     part = train[batch_indices(len(train), n, previous.step, seed)]
-    G, g, train_loss = normal_equations(denoiser, chart, part, distance, previous.val_loss, epsilon, max_batch)
+    cap = CAP * previous.typical
+    G, g, train_loss = normal_equations(denoiser, chart, part, distance, previous.val_loss, epsilon, max_batch, cap)
     low, high = ((chart.s * by).clamp(*t_range) - chart.s for by in (1 / max_stretch, max_stretch))
     if denoiser.schedule.alpha(1.0) == 0:                 # a flow model has no times beyond 1, and its start is fixed
         low[0] = high[0] = 0.0
@@ -441,7 +445,7 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
     place = Straight(chart, denoiser.schedule, t_eps)
     T = place.derivative()
     G, g = T.T @ G @ T, T.T @ g
-    few, cap = val[:max(n, FEW)], CAP * previous.typical
+    few = val[:max(n, FEW)]
     def judged(new, pairs):
         losses = sample_losses(denoiser, new, pairs, distance, max_batch)
         return Trial(spread(losses, cap)[1], previous.damping, new, losses)

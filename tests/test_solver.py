@@ -348,13 +348,14 @@ def test_a_fit_may_begin_with_its_first_evaluation_in_the_middle_of_its_step(dig
     assert evaluate(digits.denoiser, found[True].chart, pairs[40:], Distance()) == pytest.approx(found[True].loss)
 
 
-def test_of_nearly_equal_grids_the_latest_is_chosen():
-    """Ten percent worse rows are forgiven for later evaluations; a grid of another kind is taken only as the best of all."""
+def test_of_grids_that_will_do_the_one_near_power_is_chosen():
+    """Forty percent worse rows are forgiven; a grid of another kind is taken only where no power grid is as near as that."""
     trial = lambda loss, **grid: GridTrial(grid, loss, None, None)
-    close = [trial(0.100, kind="power", power=1.5, middle=True), trial(0.105, kind="logSNR", middle=True), trial(0.109, kind="power", power=2.0, middle=True)]
-    assert choose_grid(close)["power"] == 2.0
-    assert choose_grid([*close, trial(0.111, kind="power", power=2.5)])["power"] == 2.0
-    assert choose_grid([trial(0.08, kind="logSNR"), *close])["kind"] == "logSNR"
+    close = [trial(0.100, kind="power", power=1.25, middle=True), trial(0.105, kind="logSNR", middle=True), trial(0.139, kind="power", power=1.75, middle=True)]
+    assert choose_grid(close)["power"] == 1.75
+    assert choose_grid([*close[:2], trial(0.141, kind="power", power=1.75)])["power"] == 1.25
+    assert choose_grid([*close[:2], trial(0.139, kind="power", power=2.5)])["power"] == 1.25
+    assert choose_grid([trial(0.07, kind="edm"), *close[:1], trial(0.12, kind="power", power=1.75)])["kind"] == "edm"
 
 
 def test_reweighted_squares_shrug_at_outliers():
@@ -390,6 +391,10 @@ def test_distance_kinds():
     J[:, 3] = 100.0  # one sample of five is a hundred times as sensitive
     assert calm(J).argmin() == 3 and calm(J)[3] < 0.01 and calm(J)[0] == pytest.approx(0.9)
     assert (Distance("l1").weights(torch.ones(5, 6), 1.0, J)[3] < 0.01).all() and (Distance("l2").weights(torch.ones(5, 6), 1.0, J) == 1).all()
+    off = torch.full((5, 6), 0.1)
+    off[1] = -0.9  # one sample has landed on another image
+    plain, robust = (Distance("l1").weights(off, 0.1, J[:, [0, 1, 2, 4, 0]], *far) for far in ((), (0.3,)))
+    assert (robust / plain)[:, 0].tolist() == pytest.approx([1 / (1 + 1 / 9), 1 / (1 + 9), *[1 / (1 + 1 / 9)] * 3])
     features = Distance("l2", lambda v: v[:, :2])
     assert features.residual(x, y).shape == (4, 2)
 
