@@ -19,11 +19,11 @@ from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
-__all__ = ['GRIDS', 'SOLVERS', 'FEW', 'POWER', 'LATE', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'LADDER',
-           'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial', 'search_grid',
-           'try_classics', 'choose_grid', 'start_fit', 'Distance', 'calm', 'sample_losses', 'evaluate', 'sensitivities',
-           'normal_equations', 'spread', 'refit_last_row', 'newton_terms', 'Straight', 'bounded_step', 'FitStep',
-           'gauss_newton_step', 'Trial', 'search_damping']
+__all__ = ['GRIDS', 'SOLVERS', 'FEW', 'POWER', 'DOUBT', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'JUDGES',
+           'LADDER', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial',
+           'search_grid', 'try_classics', 'comparable', 'choose_grid', 'start_fit', 'Distance', 'calm', 'sample_losses',
+           'evaluate', 'sensitivities', 'normal_equations', 'spread', 'refit_last_row', 'newton_terms', 'Straight',
+           'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
 @dataclass(frozen=True)
@@ -173,26 +173,33 @@ def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distanc
     recipes = [dict(solver=solver, spacing=kind) for solver in solvers for kind in SPACINGS]
     return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
 
-FEW = 64                                                  # pairs that a grid or a damping is tried on, at least
-POWER, LATE = 1.75, 1.4                                   # the grid to begin with, if its rows are at most so much worse than the best
+FEW = 32                                                  # pairs that a grid is tried on, fitted and held out
+POWER, DOUBT = 1.75, 2.0                                  # the grid to begin with, unless its rows are worse than the best by so many standard errors
+
+def comparable(trial: GridTrial, best: GridTrial) -> bool:
+    "Whether the losses of two trials on the same pairs leave it open (DOUBT) which is better, or `trial` is."
+    worse = trial.losses - best.losses
+    return worse.mean().item() <= DOUBT * worse.std(correction=0).item() / len(worse) ** 0.5
 
 def choose_grid(trials: list[GridTrial]) -> dict:
-    "Of the grids within LATE of the best, the power grid with the power nearest to POWER; the best itself if there is none."
-    near = [t for t in trials if t.loss <= LATE * trials[0].loss and "power" in t.grid]
+    "Of the power grids `comparable` with the best trial the one with the power nearest to POWER; the best itself if there is none."
+    near = [t for t in trials if "power" in t.grid and comparable(t, trials[0])]
     return min(near, key=lambda t: abs(t.grid["power"] - POWER)).grid if near else trials[0].grid
 
 def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
               batch_size: int = 500, few: int = FEW) -> FitStep:
-    """Step 0 of a fit: rows on the chosen grid, or the training-free solver that is better on `val`. Trials on `few` pairs pick
-    the two; `path` is that of `train`."""
+    """Step 0 of a fit: rows on the chosen grid, or the training-free solver that is better on `val`. Trials on `few` pairs pick the
+    grid and say whether a training-free solver may come close; `path` is that of `train`."""
     asked, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
     short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
     movable = nfe > 1 and denoiser.schedule.alpha(1.0) > 0                           # a flow model's first evaluation stays at t = 1
     grids = tuple(grid | dict(middle=True) for grid in GRIDS) if movable else GRIDS
     trials = search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, grids, batch_size)
-    candidates = [trial for trial in trials if trial.grid == choose_grid(trials)]
-    if max(len(train), len(val)) > few: candidates = search_grid(asked, nfe, t_eps, train, val, path, distance, (candidates[0].grid,), batch_size)
-    for found in try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
+    rows = next(trial for trial in trials if trial.grid == choose_grid(trials))
+    classics = try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]
+    classics = [trial for trial in classics if comparable(trial, rows)]
+    candidates = [rows] if max(len(train), len(val)) <= few else search_grid(asked, nfe, t_eps, train, val, path, distance, (rows.grid,), batch_size)
+    for found in classics:
         losses = sample_losses(asked, found.chart, val, distance, batch_size)
         candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
     best = min(candidates, key=lambda trial: trial.loss)
@@ -426,13 +433,14 @@ class FitStep(NamedTuple):
 
 ARRIVED = 1e9                                             # the damping of a fit that no step improves
 ENOUGH = 0.99                                             # a step that leaves more of the held-out loss gains too little
+JUDGES = 64                                               # held-out pairs that a damping is tried on, at least
 LADDER = (1e-7, 1e-5, 1e-3, 1e-1)                         # the dampings that are tried before a step is given up
 
 # %% ../nbs/foundations/fit.ipynb #69d9351a
 def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, t_eps: float = 1e-3, max_stretch: float = 1.1,
                       epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3), seed: int = 0) -> FitStep:
     """One damped step from `previous` on `previous.pairs` of `train`, taken if what `spread` says of `val` falls; dampings are tried on as many
-    of `val`, FEW at least. A pure function, so a fit resumes exactly."""
+    of `val`, JUDGES at least. A pure function, so a fit resumes exactly."""
     if previous.val_loss <= distance.rounding: return previous._replace(step=previous.step + 1, damping=ARRIVED, accepted=False)
     chart, n = previous.chart, min(previous.pairs, len(train))
     part = train[batch_indices(len(train), n, previous.step, seed)]
@@ -445,7 +453,7 @@ def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: 
     place = Straight(chart, denoiser.schedule, t_eps)
     T = place.derivative()
     G, g = T.T @ G @ T, T.T @ g
-    few = val[:max(n, FEW)]
+    few = val[:max(n, JUDGES)]
     def judged(new, pairs):
         losses = sample_losses(denoiser, new, pairs, distance, max_batch)
         return Trial(spread(losses, cap)[1], previous.damping, new, losses)

@@ -47,7 +47,7 @@ class TrainConfig:
     condition: str = "random"                        # class labels of the pairs: "random", or "none"
     iterations: int = 10_000                         # Adam steps of method="adam"
     fit_steps: int = 40                              # Gauss-Newton steps of method="gauss_newton", at most
-    fit_pairs: int = 64                              # pairs that the first of them look at; more once a step gains too little
+    fit_pairs: int = 32                              # pairs that the first of them look at; more once a step gains too little
     n_pairs: int = 1_000                             # training pairs
     n_val: int = 250                                 # held-out pairs, seeds behind the training pairs
     batch_size: int = 24
@@ -392,7 +392,7 @@ _STEP = dict(fit=_fit_step, gs=_gs_step, gas=_gas_step)
 # %% ../nbs/03_train_gas.ipynb #1a697f8e
 PRESETS = dict(
     quick=dict(fit_steps=2, fit_pairs=16, n_pairs=24, n_val=16, adversarial_iterations=2, discriminator_width=8, val_every=1, n_eval=24),
-    cpu=dict(fit_steps=2, fit_pairs=32, n_pairs=160, n_val=50, adversarial_iterations=20, batch_size=12, discriminator_lr=2e-4,
+    cpu=dict(fit_steps=3, fit_pairs=32, n_pairs=160, n_val=50, adversarial_iterations=20, batch_size=12, discriminator_lr=2e-4,
              discriminator_width=16, lr=2e-4, ema=0.95, adversarial_weight=0.1, val_every=10, checkpoint_every=10, n_eval=120),
     gpu=dict(fit_steps=40, fit_pairs=512, n_pairs=4_000, n_val=500, adversarial_iterations=2_000, discriminator_lr=1e-4,
              lr=2e-4, adversarial_weight=0.1, val_every=100, checkpoint_every=500, n_eval=10_000),

@@ -1,5 +1,6 @@
 """The learned solver: what it starts as, what reaches its parameters, how it is copied and kept; and the fit behind it."""
 import copy
+import math
 
 import pytest
 import torch
@@ -284,7 +285,7 @@ def test_dampings_are_tried_on_few_held_out_pairs_and_the_step_is_judged_on_all(
     assert state.accepted and state.val_loss == evaluate(digits.denoiser, state.chart, val, Distance()) < loss
     judged.clear()
     gauss_newton_step(digits.denoiser, state._replace(pairs=8), train, val, Distance())
-    assert set(judged[:-1]) == {fit.FEW}
+    assert set(judged[:-1]) == {fit.JUDGES}
     judged.clear()
     gauss_newton_step(digits.denoiser, state, train, val[:80], Distance())
     assert set(judged) == {80}  # few are all: nothing is judged twice
@@ -348,14 +349,37 @@ def test_a_fit_may_begin_with_its_first_evaluation_in_the_middle_of_its_step(dig
     assert evaluate(digits.denoiser, found[True].chart, pairs[40:], Distance()) == pytest.approx(found[True].loss)
 
 
+def judged_grid(losses, **grid):
+    losses = torch.tensor(losses, dtype=torch.float64)
+    return GridTrial(grid, losses.mean().item(), None, losses)
+
+
 def test_of_grids_that_will_do_the_one_near_power_is_chosen():
-    """Forty percent worse rows are forgiven; a grid of another kind is taken only where no power grid is as near as that."""
-    trial = lambda loss, **grid: GridTrial(grid, loss, None, None)
-    close = [trial(0.100, kind="power", power=1.25, middle=True), trial(0.105, kind="logSNR", middle=True), trial(0.139, kind="power", power=1.75, middle=True)]
-    assert choose_grid(close)["power"] == 1.75
-    assert choose_grid([*close[:2], trial(0.141, kind="power", power=1.75)])["power"] == 1.25
-    assert choose_grid([*close[:2], trial(0.139, kind="power", power=2.5)])["power"] == 1.25
-    assert choose_grid([trial(0.07, kind="edm"), *close[:1], trial(0.12, kind="power", power=1.75)])["kind"] == "edm"
+    """Worse rows are forgiven while the same noises leave it open whether they are worse; another kind of grid is taken only where no power grid is left."""
+    best = judged_grid([0.10, 0.08, 0.12, 0.10], kind="power", power=1.25, middle=True)
+    other = judged_grid([0.11, 0.09, 0.13, 0.09], kind="logSNR", middle=True)
+    flipped = judged_grid([0.10, 0.08, 0.12, 0.30], kind="power", power=1.75, middle=True)  # half as bad again, for one sample's sake
+    worse = judged_grid([0.11, 0.09, 0.13, 0.11], kind="power", power=1.75, middle=True)  # a tenth, on every sample
+    assert choose_grid([best, other, flipped])["power"] == 1.75
+    assert choose_grid([best, other, worse])["power"] == 1.25
+    assert choose_grid([best, other, judged_grid([0.1, 0.08, 0.12, 0.3], kind="power", power=2.5)])["power"] == 1.25
+    assert choose_grid([judged_grid([0.07, 0.05, 0.09, 0.07], kind="edm"), best, worse])["kind"] == "edm"
+    broken = judged_grid([0.1, float("nan"), 0.1, 0.1], kind="power", power=1.75)
+    assert choose_grid([best, broken])["power"] == 1.25 and not fit.comparable(judged_grid([math.inf] * 4), best)
+    assert fit.comparable(judged_grid([0.1]), judged_grid([0.1])) and not fit.comparable(judged_grid([0.11]), judged_grid([0.1]))
+
+
+def test_a_hopeless_training_free_solver_is_not_judged_on_all_held_out_pairs(digits, monkeypatch):
+    """With 4 evaluations rows are far ahead on 32 pairs; with 20 a training-free solver is the teacher and gets its hearing."""
+    pairs, seen = make_pairs(digits, range(140)), []
+    train, val = pairs[:40], pairs[40:]
+    _, path = sample(digits.denoiser, train.x_T, digits.tableau, return_trajectory=True)
+    monkeypatch.setattr(fit, "sample_losses", lambda *a: seen.append(len(a[2])) or sample_losses(*a))
+    start_fit(digits.denoiser, 4, 1e-3, train, val, path, Distance())
+    assert seen.count(100) == 1 and set(seen) == {fit.FEW, 100}
+    seen.clear()
+    start = start_fit(digits.denoiser, 20, 1e-3, train, val, path, Distance())
+    assert seen.count(100) == 2 and start.val_loss < 1e-6
 
 
 def test_reweighted_squares_shrug_at_outliers():
