@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 import pandas as pd
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from .classic import classic_tableau
 from .data import EVAL_SEED, MAX_SEED, PairDataset, generate_pairs, train_seeds
-from .evaluation import METRICS, Judge, best_classic, measure
-from .files import atomic_path, write_json_atomic, write_text_atomic
+from .evaluation import METRICS, Judge, Reference, best_classic, measure
+from .files import atomic_path, save_safetensors_atomic, write_json_atomic, write_text_atomic
 from .parallel import launched
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
@@ -118,7 +118,9 @@ class Sweep:
     @property
     def judge(self) -> Judge:
         c = self.config
-        if self._judge is None: self._judge = Judge(self.teacher, c.metrics, c.features, self._reference(), c.inception or None)
+        if self._judge is None:
+            self._judge = Judge(self.teacher, c.metrics, c.features, self._reference(), c.inception or None)
+            if self._judge.reference: self._judge.reference = self._settle(self._judge.reference)
         return self._judge
     @property
     def conditions(self) -> str | None: return "random" if self.config.condition == "random" and self.teacher.n_classes else None
@@ -131,6 +133,23 @@ class Sweep:
         return load_fashion_mnist("train")[0]
 
 def _digest(settings: Any) -> str: return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+
+# %% ../nbs/04_evaluate.ipynb #sw00002s
+def _settle(self: Sweep, reference: Reference, tolerance: float = 1e-5) -> Reference:
+    "`reference`, or the one that the folder keeps if they are equal but for rounding."
+    path = self.folder / "reference.safetensors"
+    mine = dict(mean=reference.mean, covariance=reference.covariance) | ({} if reference.features is None else dict(features=reference.features))
+    try:
+        with safe_open(path, "pt") as f: kept = {k: f.get_tensor(k) for k in f.keys()}
+    except (OSError, SafetensorError): kept = {}                       # none yet, or damaged
+    scale = reference.covariance.diagonal().clamp_min(0).sqrt()
+    units = dict(mean=scale, covariance=scale * scale[:, None], features=scale)
+    same = lambda k: kept[k].shape == mine[k].shape and bool(((kept[k] - mine[k]).abs() <= tolerance * (units[k] + 1e-12)).all())
+    if kept.keys() == mine.keys() and all(same(k) for k in mine): return Reference(**kept, source=reference.source)
+    if not self.frozen: save_safetensors_atomic(path, mine)
+    return reference
+
+Sweep._settle = _settle
 
 # %% ../nbs/04_evaluate.ipynb #sw000023
 def _pairs(self: Sweep, seeds: range, teacher: Teacher | None = None, progress: Callable | None = None) -> PairDataset:

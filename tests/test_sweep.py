@@ -123,6 +123,32 @@ def test_a_second_run_measures_nothing(finished, monkeypatch):
     pd.testing.assert_frame_equal(again.results(), finished.results())
 
 
+def test_cells_are_found_again_whatever_the_last_bits_of_the_reference(finished, monkeypatch):
+    """How many threads add up the statistics decides their rounding, and the reference's digest is part of a cell's name."""
+    mean, covariance = finished.teacher.reference()
+    again = Sweep(SMALL, finished.root)
+    monkeypatch.setattr(again.teacher, "reference", lambda: (mean * (1 + 1e-12), covariance * (1 + 1e-11)))
+    pd.testing.assert_frame_equal(again.results(), finished.results())
+    assert again.judge.reference.digest == finished.judge.reference.digest
+    monkeypatch.setattr(fresh := Sweep(SMALL, finished.root), "_settle", lambda reference: reference)
+    monkeypatch.setattr(fresh.teacher, "reference", again.teacher.reference)
+    assert fresh.results().empty  # without it no cell would be found
+
+
+def test_another_reference_takes_the_place_of_the_kept_one(tmp_path):
+    sweep = Sweep(SMALL, tmp_path)
+    first = sweep.judge.reference
+    kept = sweep.folder / "reference.safetensors"
+    other = replace(first, mean=first.mean + 1e-3)  # what some changed images would do
+    sweep.frozen = True  # only looks
+    assert sweep._settle(other) is other and sweep._settle(first).digest == first.digest
+    sweep.frozen = False
+    assert sweep._settle(other) is other and sweep._settle(first) is first and sweep._settle(other) is other
+    assert sweep._settle(replace(other, features=None)).features is None
+    kept.write_bytes(b"cut short")
+    assert sweep._settle(first) is first and sweep._settle(replace(first, mean=first.mean + 1e-9)).digest == first.digest
+
+
 def test_a_killed_sweep_goes_on_where_it_was(finished, tmp_path):
     """SIGKILL in the middle; the cells that were finished stay as they are, and all rows come out as without a kill."""
     code = f"from gas_nb.sweep import *\nimport tests_config\nSweep(tests_config.SMALL, {str(tmp_path / 'runs')!r}).run(1, print)"
