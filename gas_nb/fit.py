@@ -186,6 +186,7 @@ def choose_grid(trials: list[GridTrial]) -> dict:
     near = [t for t in trials if "power" in t.grid and comparable(t, trials[0])]
     return min(near, key=lambda t: abs(t.grid["power"] - POWER)).grid if near else trials[0].grid
 
+# %% ../nbs/foundations/fit.ipynb #b39d0266
 def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
               batch_size: int = 500, few: int = FEW) -> FitStep:
     """Step 0 of a fit: rows on the chosen grid, or the training-free solver that is better on `val`. Trials on `few` pairs pick the
