@@ -12,7 +12,7 @@ from typing import Any
 from .data import Pairs
 from .evaluation import SOLVER_ORDERS, best_classic, measure
 from .files import write_json_atomic
-from .parallel import is_main, on_main, processes, require_shared, share, start, stop
+from .parallel import is_main, leave, on_main, processes, require_shared, share, start, stop
 from .tableau import Tableau
 from .teacher import Teacher
 from .trackers import Tracker
@@ -137,4 +137,6 @@ def main(arguments: list[str] | None = None) -> None:
     finally: stop()
 
 # %% ../nbs/foundations/distil.ipynb #cd050408
-if __name__ == "__main__" and "__file__" in globals(): main()         # a notebook has no file of its own
+if __name__ == "__main__" and "__file__" in globals():               # a notebook has no file of its own
+    main()
+    leave()

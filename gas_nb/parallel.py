@@ -4,7 +4,7 @@
 
 # %% ../nbs/foundations/parallel.ipynb #8211dbe9
 from __future__ import annotations
-import os, pickle
+import atexit, os, pickle, sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from itertools import islice
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 # %% auto #0
-__all__ = ['launched', 'start', 'stop', 'processes', 'is_main', 'in_order', 'gather', 'on_main', 'agree', 'require_shared',
-           'share', 'total', 'sum_gradients']
+__all__ = ['launched', 'start', 'stop', 'leave', 'processes', 'is_main', 'in_order', 'gather', 'on_main', 'agree',
+           'require_shared', 'share', 'total', 'sum_gradients']
 
 # %% ../nbs/foundations/parallel.ipynb #24fb35d5
 def launched() -> bool:
@@ -33,6 +33,13 @@ def start(cpu: bool = False):
 def stop() -> None:
     "Part from the other processes, at the end of a program."
     if torch.distributed.is_available() and torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+
+def leave() -> None:
+    "End a launched program that has come to its end; for one that was not launched nothing happens."
+    if not launched(): return
+    atexit._run_exitfuncs()                               # as multiprocessing does it in its children
+    for stream in (sys.stdout, sys.stderr): stream.flush()
+    os._exit(0)
 
 # %% ../nbs/foundations/parallel.ipynb #65799b3f
 _alone: ContextVar[bool] = ContextVar("alone", default=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gas_nb.distil import PARAMETERS, distil
-from gas_nb.parallel import gather, in_order, is_main, on_main, processes, require_shared, share, stop, sum_gradients, total
+from gas_nb.parallel import gather, in_order, is_main, leave, on_main, processes, require_shared, share, stop, sum_gradients, total
 from gas_nb.teacher import load_teacher
 from gas_nb.training import make_training_pairs, preset_config, train
 
@@ -91,3 +91,4 @@ if __name__ == "__main__":
     if is_main():
         (target / "answers.json").write_text(json.dumps(answers))
     stop()
+    leave()
