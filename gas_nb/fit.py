@@ -196,11 +196,11 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
     movable = nfe > 1 and denoiser.schedule.alpha(1.0) > 0                           # a flow model's first evaluation stays at t = 1
     grids = tuple(grid | dict(middle=True) for grid in GRIDS) if movable else GRIDS
     trials = search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, grids, batch_size)
-    rows = next(trial for trial in trials if trial.grid == choose_grid(trials))
-    classics = try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]
-    classics = [trial for trial in classics if comparable(trial, rows)]
-    candidates = [rows] if max(len(train), len(val)) <= few else search_grid(asked, nfe, t_eps, train, val, path, distance, (rows.grid,), batch_size)
-    for found in classics:
+    grid = choose_grid(trials)
+    rows = next(trial for trial in trials if trial.grid == grid)
+    candidates = [rows] if max(len(train), len(val)) <= few else search_grid(asked, nfe, t_eps, train, val, path, distance, (grid,), batch_size)
+    for found in try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
+        if not comparable(found, rows): continue
         losses = sample_losses(asked, found.chart, val, distance, batch_size)
         candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
     best = min(candidates, key=lambda trial: trial.loss)
