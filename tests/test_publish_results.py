@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from publish_results import compact, main, place
+from publish_results import compact, front_table, main, place
 
 from gas_nb.sweep import NAMES, markdown_tables
 
@@ -55,7 +55,7 @@ def test_a_sweep_reaches_the_results_and_the_front_page_once(tmp_path, results, 
     for _ in range(2):
         assert main([str(runs), "--root", str(tmp_path)]) == 0
         nb = nbformat.read(nbs / "index.ipynb", 4)
-        assert nb.cells[0].source.count("| UniPC, best |") == 2 and "old" not in nb.cells[0].source
+        assert nb.cells[0].source.count("| best training-free |") == 1 and "old" not in nb.cells[0].source
         assert nb.cells[1].source == cells[1].source
     assert json.loads((nbs / "results" / "digits.json").read_text()) == compact(results)
     assert main([str(runs), "--root", str(tmp_path), "--teacher", "fmnist"]) == 1 and "make sweep" in capsys.readouterr().err
@@ -82,7 +82,10 @@ def test_stored_results_of_our_own_come_from_sweeps():
             assert all(r["n"] == found["config"]["n_samples"] for r in found["summary"])
 
 
-def test_the_front_page_leaves_default_spacings_to_the_results_notebook(results):
-    means = [*MEANS, dict(MEANS[1], choice="default", l1=0.9)]
-    assert "UniPC, default | 0.9000" in markdown_tables(means, results)
-    assert "default" not in markdown_tables(means, results, brief=True)
+def test_the_front_page_has_the_best_training_free_solver_of_each_column_beside_the_learned_ones(results):
+    other = dict(MEANS[1], solver="ddim", l1=0.2)
+    closer = dict(MEANS[1], choice="default", spacing="logSNR", l1=0.1, l1_std=None)
+    lines = front_table(results | dict(summary=[*MEANS, other, closer])).splitlines()
+    assert lines[0] == "| solver | NFE 4 | NFE 5 |"
+    assert lines[2:4] == ["| best training-free | 0.1000 | - |", "| **GS** | - | 0.0500 ± 0.0020 |"]
+    assert "60 samples, mean ± standard deviation over 2 sets of seeds" in lines[-1] and "2026-01-02" in lines[-1]

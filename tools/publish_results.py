@@ -2,9 +2,10 @@
 """Put the results of finished sweeps where readers look: nbs/results/<teacher>.json, and the table on the front page.
 
 `python tools/publish_results.py runs` takes every sweep in runs/ (see nbs/04_evaluate.ipynb), or those named with
-`--teacher`. The table goes into nbs/index.ipynb between the comments `<!-- results: TEACHER -->` and `<!-- end -->`,
-if there are such; README.md is made from that notebook. Then nbs/results.ipynb is run and keeps its outputs, so that it can
-be read where nothing runs. Only what a sweep has measured is written. Run by `make results`.
+`--teacher`. A short table goes into nbs/index.ipynb between the comments `<!-- results: TEACHER -->` and
+`<!-- end -->`, if there are such; README.md is made from that notebook. Then nbs/results.ipynb, which has every table
+in full, is run and keeps its outputs, so that it can be read where nothing runs. Only what a sweep has measured is
+written. Run by `make results`.
 """
 import argparse
 import json
@@ -16,7 +17,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from gas_nb.files import write_json_atomic, write_text_atomic
-from gas_nb.sweep import markdown_tables
+from gas_nb.sweep import CLASSIC, NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ("weights", "inception", "device")  # where things lay on the machine of the run
@@ -32,6 +33,37 @@ def compact(results: dict) -> dict:
     if kept["reference"]:
         kept["reference"] = re.sub(r"\S*/(\S+)", r"\1", kept["reference"])
     return kept
+
+
+def entry(row: dict | None) -> str:
+    """The L1 of a row of a sweep's summary, with its spread."""
+    if row is None or row.get("l1") is None:
+        return "-"
+    spread = row.get("l1_std")
+    return f"{row['l1']:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def front_table(results: dict) -> str:
+    """L1 to the teacher by NFE: the best training-free solver of each column, GS and GAS; dated, with sample sizes."""
+    rows = [row for row in results["summary"] if row["solver"] != "teacher" and row.get("l1") is not None]
+    nfes = sorted({row["nfe"] for row in rows})
+    free, best = [row for row in rows if row["solver"] in CLASSIC], {}
+    for row in sorted(free, key=lambda row: row["l1"], reverse=True):
+        best[row["nfe"]] = row
+    learned = {(row["solver"], row["nfe"]): row for row in rows if row["solver"] not in CLASSIC}
+    named = {name: best.get(nfe) and NAMES[best[nfe]["solver"]] for name, nfe in (("few", nfes[0]), ("many", nfes[-1]))}
+    lines = [
+        "| solver | " + " | ".join(f"NFE {n}" for n in nfes) + " |",
+        "| --- " * (len(nfes) + 1) + "|",
+        "| best training-free | " + " | ".join(entry(best.get(n)) for n in nfes) + " |",
+    ]
+    for solver in dict.fromkeys(solver for solver, _ in learned):
+        lines.append(f"| {NAMES[solver]} | " + " | ".join(entry(learned.get((solver, n))) for n in nfes) + " |")
+    config, made = results["config"], results["provenance"]
+    sets = f", mean ± standard deviation over {config['repeats']} sets of seeds" if config["repeats"] > 1 else ""
+    best_of = f" Best training-free: {named['few']} with {nfes[0]}, {named['many']} with {nfes[-1]}." if all(named.values()) else ""
+    lines += ["", f"`{config['teacher']}`, {made['date'][:10]}: {config['n_samples']:,} samples{sets}; {made['device_name']}.{best_of}"]
+    return "\n".join(lines)
 
 
 def place(text: str, teacher: str, table: str) -> str:
@@ -50,7 +82,7 @@ def publish(folder: Path, root: Path) -> str:
         nb = nbformat.read(notebook, as_version=4)
         for cell in nb.cells:
             if cell.cell_type == "markdown":
-                cell.source = place(cell.source, teacher, markdown_tables(results["summary"], results, brief=True))
+                cell.source = place(cell.source, teacher, front_table(results))
         write_text_atomic(notebook, nbformat.writes(nb) + "\n")
     return teacher
 
