@@ -39,7 +39,7 @@ from .teachers.diffusers import diffusers_betas
 
 # %% auto #0
 __all__ = ['load_published_checkpoint', 'PublishedData', 'load_published_dataset', 'load_published_discriminator',
-           'compact_schedule', 'expand_schedule', 'start_at', 'GASScheduler', 'without_folders', 'plain_card',
+           'compact_schedule', 'expand_schedule', 'start_at', 'without_folders', 'plain_card', 'GASScheduler',
            'model_card', 'shipped_scheduler']
 
 # %% ../nbs/foundations/interop.ipynb #a3a7f818
@@ -515,6 +515,55 @@ def _names_in_diffusers(schedule: NoiseSchedule) -> dict:
                                 "diffusers has no betas,")
     return out
 
+# %% ../nbs/foundations/interop.ipynb #aa5d0e13
+_FOLDERS = re.compile(r"(?<![\w:/\\.~-])(?:~|\.{1,2}|[A-Za-z]:)?[/\\](?:[^\s/\\:*?\"'<>|]+[/\\])*(?=[^\s/\\])")
+
+def without_folders(text: str) -> str:
+    "`text` with every path in it reduced to its last part; names such as owner/name stay."
+    return _FOLDERS.sub("", text)
+
+
+def plain_card(card: Any, where: str = "card") -> Any:
+    """`card` as plain JSON without paths: numbers of numpy and torch become Python's, paths their
+    last part. ValueError names what JSON cannot hold."""
+    if where == "card" and not isinstance(card, Mapping | None):
+        raise ValueError(f"card={card!r}: give a dictionary, or None")
+    if hasattr(card, "tolist") and not isinstance(card, (str, bytes)): card = card.tolist()
+    if isinstance(card, os.PathLike): return Path(card).name
+    if isinstance(card, str): return without_folders(str(card))
+    if isinstance(card, float) and not math.isfinite(card):
+        raise ValueError(f"{where} is {card}: a card holds finite numbers, use None")
+    if card is None or isinstance(card, (bool, int, float)): return card
+    if where.count("[") > 20: raise ValueError(f"{where[:60]}: nested too deeply")
+    if isinstance(card, Mapping):
+        if wrong := [k for k in card if not isinstance(k, str)]:
+            raise ValueError(f"{where} has a key {wrong[0]!r}: keys are strings")
+        out = {k: plain_card(v, f"{where}[{k!r}]") for k, v in card.items()}
+        if where == "card": _check_card(out)
+        return out
+    if isinstance(card, (list, tuple)):
+        return [plain_card(v, f"{where}[{i}]") for i, v in enumerate(card)]
+    raise ValueError(f"{where} is {type(card).__name__}: a card holds numbers, strings, lists and "
+                     "dictionaries")
+
+# %% ../nbs/foundations/interop.ipynb #bb6e1f24
+def _check_card(card: dict) -> None:
+    for key in ("teacher", "base_model"):
+        if not isinstance(card.get(key), str | None):
+            raise ValueError(f"card[{key!r}]={card[key]!r}: give a name")
+        if card.get(key): card[key] = _name_of(card[key])
+    if not isinstance(card.get("license"), str | list | None):
+        raise ValueError(f"card['license']={card['license']!r}: give its name")
+    rows = card.get("figures") or []
+    if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows)):
+        raise ValueError(f"card['figures']={str(rows)[:60]}: give a list of dictionaries, a row each")
+
+
+def _name_of(name: str) -> str:
+    "A hub id or a name as it is; of a folder, its last part."
+    parts = [p for p in re.split(r"[/\\]", name) if p]
+    return parts[-1] if len(parts) > 2 or (len(parts) > 1 and Path(name).is_dir()) else name
+
 # %% ../nbs/foundations/interop.ipynb #946b4a28
 class GASScheduler(_Stepping, _Noising, SchedulerMixin, ConfigMixin):
     """A diffusers scheduler driven by tableaus. `solvers`: {str(nfe): {times, offsets, A, C}};
@@ -627,55 +676,6 @@ def _from_tableau(cls, tableau: Tableau | Mapping[int, Tableau] | Iterable[Table
                prediction_type=usual if prediction is None else prediction, card=card)
 
 GASScheduler.from_tableau = classmethod(_from_tableau)
-
-# %% ../nbs/foundations/interop.ipynb #aa5d0e13
-_FOLDERS = re.compile(r"(?<![\w:/\\.~-])(?:~|\.{1,2}|[A-Za-z]:)?[/\\](?:[^\s/\\:*?\"'<>|]+[/\\])*(?=[^\s/\\])")
-
-def without_folders(text: str) -> str:
-    "`text` with every path in it reduced to its last part; names such as owner/name stay."
-    return _FOLDERS.sub("", text)
-
-
-def plain_card(card: Any, where: str = "card") -> Any:
-    """`card` as plain JSON without paths: numbers of numpy and torch become Python's, paths their
-    last part. ValueError names what JSON cannot hold."""
-    if where == "card" and not isinstance(card, Mapping | None):
-        raise ValueError(f"card={card!r}: give a dictionary, or None")
-    if hasattr(card, "tolist") and not isinstance(card, (str, bytes)): card = card.tolist()
-    if isinstance(card, os.PathLike): return Path(card).name
-    if isinstance(card, str): return without_folders(str(card))
-    if isinstance(card, float) and not math.isfinite(card):
-        raise ValueError(f"{where} is {card}: a card holds finite numbers, use None")
-    if card is None or isinstance(card, (bool, int, float)): return card
-    if where.count("[") > 20: raise ValueError(f"{where[:60]}: nested too deeply")
-    if isinstance(card, Mapping):
-        if wrong := [k for k in card if not isinstance(k, str)]:
-            raise ValueError(f"{where} has a key {wrong[0]!r}: keys are strings")
-        out = {k: plain_card(v, f"{where}[{k!r}]") for k, v in card.items()}
-        if where == "card": _check_card(out)
-        return out
-    if isinstance(card, (list, tuple)):
-        return [plain_card(v, f"{where}[{i}]") for i, v in enumerate(card)]
-    raise ValueError(f"{where} is {type(card).__name__}: a card holds numbers, strings, lists and "
-                     "dictionaries")
-
-# %% ../nbs/foundations/interop.ipynb #bb6e1f24
-def _check_card(card: dict) -> None:
-    for key in ("teacher", "base_model"):
-        if not isinstance(card.get(key), str | None):
-            raise ValueError(f"card[{key!r}]={card[key]!r}: give a name")
-        if card.get(key): card[key] = _name_of(card[key])
-    if not isinstance(card.get("license"), str | list | None):
-        raise ValueError(f"card['license']={card['license']!r}: give its name")
-    rows = card.get("figures") or []
-    if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows)):
-        raise ValueError(f"card['figures']={str(rows)[:60]}: give a list of dictionaries, a row each")
-
-
-def _name_of(name: str) -> str:
-    "A hub id or a name as it is; of a folder, its last part."
-    parts = [p for p in re.split(r"[/\\]", name) if p]
-    return parts[-1] if len(parts) > 2 or (len(parts) > 1 and Path(name).is_dir()) else name
 
 # %% ../nbs/foundations/interop.ipynb #ecc33174
 _FRONT = """---
