@@ -371,8 +371,8 @@ def _check_finite(x: Tensor, prediction: str) -> None:
                      f"or are too large for {x.dtype}; this scheduler takes them as {prediction}")
 
 # %% ../nbs/foundations/interop.ipynb #c9e05d72
-class _Stepper:
-    "What a pipeline's loop asks of a scheduler: timesteps, and the next state."
+class _Plans:
+    "What a pipeline asks of a scheduler before its loop."
     def __len__(self) -> int: return self.config.num_train_timesteps
     @property
     def nfes(self) -> list[int]: return sorted(self.tableaus)
@@ -398,6 +398,9 @@ class _Stepper:
             raise ValueError(f"begin_index={begin_index!r}: need 0 to {plan.tableau.nfe}")
         plan.begin_index = begin_index
 
+# %% ../nbs/foundations/interop.ipynb #3e90c1d8
+class _Stepper(_Plans):
+    "The choice of a solver, for this thread."
     def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None,
                       mu: float | None = None) -> None:
         """Choose the solver with `num_inference_steps` evaluations, for this thread; `mu` (a

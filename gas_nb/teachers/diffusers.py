@@ -118,7 +118,7 @@ def _full_config(scheduler: Any) -> dict:
     defaults = {k: p.default for k, p in wanted.items() if p.default is not inspect.Parameter.empty}
     return {k: v for k, v in defaults.items() if k in _PROCESS} | config
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #f5c2a3b6
 _USUAL = {
     "timestep_type": ("discrete", "the network is asked at log sigma, not at a number of the table"),
     "interpolation_type": ("linear", "the network is asked at times that its noise levels do not have"),
