@@ -463,7 +463,13 @@ class _Noising:
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha x + sigma noise at `timesteps` (B,) or (1,): at t_k for the k-th of ours, else at
         the time that the network knows by that number."""
-        net_times = torch.as_tensor(timesteps).reshape(-1).tolist()
+        if noise.shape != original_samples.shape:
+            raise ValueError(f"noise has shape {tuple(noise.shape)}, the samples "
+                             f"{tuple(original_samples.shape)}: they have to be equal")
+        try: net_times = torch.as_tensor(timesteps).reshape(-1).tolist()
+        except (TypeError, ValueError, RuntimeError): net_times = []
+        if len(net_times) not in (1, len(original_samples)):
+            raise ValueError(f"timesteps {str(timesteps)[:80]}: need one, or one for each sample")
         t = torch.tensor([self._state_time(v) for v in net_times], dtype=torch.float64)
         shape = (-1,) + (1,) * (original_samples.ndim - 1)
         levels = (self.schedule.alpha(t), self.schedule.sigma(t))
@@ -729,10 +735,11 @@ def save_pretrained(self: GASScheduler, save_directory: str | os.PathLike, push_
     "Write scheduler_config.json and README.md into `save_directory`; `push_to_hub`: then upload them (`repo_id`, `token`, `private`)."
     folder = _a_path(save_directory, "save_directory")
     if folder.is_file(): raise ValueError(f"{folder} is a file: give a folder")
-    repo = _a_repo(kwargs.pop("repo_id", folder.name))
+    repo = kwargs.pop("repo_id", None)
+    if repo is not None or push_to_hub: repo = _a_repo(folder.resolve().name if repo is None else repo)
     config = json.loads(self.to_json_string())
     _read_solvers(config["solvers"])
-    card = model_card(self, repo)
+    card = model_card(self, repo or folder.resolve().name)
     write_json_atomic(folder / self.config_name, config, indent=None)
     write_text_atomic(folder / "README.md", card)
     if push_to_hub: self.push_to_hub(repo, **kwargs)

@@ -1194,3 +1194,22 @@ def test_readers_of_published_files_refuse_folders_and_schedules_that_are_none(t
     for wrong in (None, {}, DDIMScheduler()):
         with pytest.raises(ValueError, match="give the NoiseSchedule"):
             load_published_checkpoint(GOLDEN / CHECKPOINTS[0]["file"], wrong)
+
+
+def test_any_folder_takes_a_scheduler(tmp_path, monkeypatch):
+    gas = GASScheduler.from_tableau(random_solver(NoiseSchedule.ddpm(), 4))
+    (tmp_path / "my solvers (4)").mkdir()
+    monkeypatch.chdir(tmp_path / "my solvers (4)")
+    for folder in (".", "../my solvers (4)", Path("deep") / "er"):
+        gas.save_pretrained(folder)
+        assert GASScheduler.from_pretrained(folder).tableaus == gas.tableaus
+    assert "from_pretrained('my solvers (4)')" in Path("README.md").read_text()
+    with pytest.raises(ValueError, match="repo_id='my solvers"):
+        gas.save_pretrained(".", push_to_hub=True)
+
+
+def test_noise_that_does_not_fit():
+    gas, x = GASScheduler.from_tableau(random_solver(NoiseSchedule.ddpm(), 4)), torch.zeros(3, 2)
+    for noise, timesteps, message in ((x[:2], torch.tensor([1]), "have to be equal"), (x, torch.tensor([1, 2]), "one for each sample"), (x, None, "need one")):
+        with pytest.raises(ValueError, match=message):
+            gas.add_noise(x, noise, timesteps)
