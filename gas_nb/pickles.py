@@ -5,6 +5,7 @@
 # %% ../nbs/foundations/pickles.ipynb #06b67621
 from __future__ import annotations
 import io
+import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -14,11 +15,20 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['Unreadable', 'Inert', 'read_pickle', 'read_checkpoint', 'module_record', 'module_state']
+__all__ = ['Unreadable', 'a_file', 'Inert', 'read_pickle', 'read_checkpoint', 'module_record', 'module_state']
 
 # %% ../nbs/foundations/pickles.ipynb #bb936b56
 class Unreadable(ValueError):
     "A file that is damaged, or that asks for something that no tensor file needs."
+
+
+def a_file(path: Any) -> Path:
+    """`path` as a path. ValueError if it is none, or a folder (a number would be the number of an
+    open file)."""
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise ValueError(f"path={path!r}: give the path of a file")
+    if Path(path).is_dir(): raise ValueError(f"{path} is a folder: give a file")
+    return Path(path)
 
 # %% ../nbs/foundations/pickles.ipynb #f9aee6e4
 def _storage(data: bytes) -> Any:
@@ -79,6 +89,7 @@ class _Reader(pickle.Unpickler):
 def read_pickle(path: str | Path, inert: tuple[str, ...] = (), names: Mapping[str, Callable] = {}) -> Any:
     """The content of the pickle at `path`: tensors, numbers, strings and containers of them. Names under the prefixes `inert` become
     `Inert` objects, `names` adds own stand-ins; Unreadable names any other, and the file."""
+    path = a_file(path)
     try:
         with open(path, "rb") as file: return _Reader(file, _tensor_names() | dict(names), tuple(inert)).load()
     except OSError as e: raise ValueError(f"{path} cannot be opened: {e.strerror}") from None
@@ -89,6 +100,7 @@ def read_pickle(path: str | Path, inert: tuple[str, ...] = (), names: Mapping[st
 # %% ../nbs/foundations/pickles.ipynb #9a535f39
 def read_checkpoint(path: str | Path) -> Any:
     "What `torch.save` wrote to `path`, on the CPU, with `weights_only`; Unreadable names what a file asks for beyond that."
+    path = a_file(path)
     try: return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError: raise ValueError(f"{path} does not exist") from None
     except pickle.UnpicklingError as e:

@@ -11,9 +11,10 @@ from typing import Any, Callable, NamedTuple
 import torch
 from torch import Tensor
 from .files import write_text_atomic
+from .schedule import NoiseSchedule
 
 # %% auto #0
-__all__ = ['MAX_NFE', 'Tableau', 'Trajectory', 'sample', 'weighted_sum']
+__all__ = ['MAX_NFE', 'Tableau', 'same_schedule', 'check_schedule', 'Trajectory', 'sample', 'weighted_sum']
 
 # %% ../nbs/foundations/tableau.ipynb #00b5d55e
 @dataclass(frozen=True, eq=False)
@@ -101,6 +102,25 @@ def _load(path: str | Path) -> Tableau:
 Tableau.to_json, Tableau.save = _to_json, _save
 Tableau.from_json, Tableau.load = staticmethod(_from_json), staticmethod(_load)
 
+# %% ../nbs/foundations/tableau.ipynb #b05d7f3a
+def same_schedule(a: NoiseSchedule, b: NoiseSchedule) -> bool:
+    "Whether two schedules have the same signal and noise at every time, to 0.5 % or so."
+    if a is b or a.config == b.config: return True
+    t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    levels = ((a.log_alpha(t), b.log_alpha(t)), (a.sigma(t).log(), b.sigma(t).log()))
+    return all(((x - y).abs() <= 5e-3 * (1 + y.abs())).all() for x, y in levels)
+
+
+def check_schedule(tableau: Tableau, denoiser: Any) -> None:
+    "ValueError if `tableau` says that it was made for another schedule than the denoiser's."
+    said, theirs = tableau.meta.get("schedule"), getattr(denoiser, "schedule", None)
+    if said is None or not isinstance(theirs, NoiseSchedule) or said == theirs.config: return
+    try: made_for = NoiseSchedule.from_config(said)
+    except (AttributeError, KeyError, TypeError, ValueError): return         # says nothing readable
+    if not same_schedule(made_for, theirs):
+        raise ValueError(f"{tableau} was made for {made_for}, the denoiser has {theirs}: a solver "
+                         "holds for one schedule only")
+
 # %% ../nbs/foundations/tableau.ipynb #36ea0293
 class Trajectory(NamedTuple):
     "Everything a run saw: `times` (N+1,), `states` x_0..x_N and `predictions` D_0..D_{N-1}, lists of (B, ...)."
@@ -111,7 +131,9 @@ class Trajectory(NamedTuple):
 def sample(denoiser: Callable, x_T: Tensor, tableau: Tableau, condition: Any = None, return_trajectory: bool = False,
            callback: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor | tuple[Tensor, Trajectory]:
     """Run `tableau` from the noise `x_T` (B, ...) and return x_0, same shape, dtype and device. `denoiser(x, t, offset, condition)`
-    is called nfe times; `callback(k, x_k, D_k)` after each. With `return_trajectory`: (x_0, Trajectory)."""
+    is called nfe times; `callback(k, x_k, D_k)` after each. With `return_trajectory`: (x_0, Trajectory). ValueError if
+    the tableau was made for another schedule than the denoiser's."""
+    check_schedule(tableau, denoiser)
     table = _Table(tableau, x_T)
     states, predictions, seen = {0: x_T}, {}, Trajectory(tableau.times.detach(), [x_T], [])
     for k in range(tableau.nfe):

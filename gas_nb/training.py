@@ -158,7 +158,8 @@ class TrainState:
         solver = copy.deepcopy(self.solver)
         solver.load_state_dict(self.ema if which == "ema" else self.gs)
         with torch.no_grad(): table = solver.tableau("gas" if which == "ema" and self.phase in ("gas", "done") and self.discriminator else "gs")
-        return Tableau(table.times, table.offsets, table.A, table.C, dict(table.meta, teacher=self.teacher.name))
+        meta = dict(table.meta, teacher=self.teacher.name, prediction=self.teacher.denoiser.prediction)
+        return Tableau(table.times, table.offsets, table.A, table.C, meta)
 
 # %% ../nbs/03_train_gas.ipynb #0b729268
 @patch

@@ -1,6 +1,7 @@
 """Teachers from diffusers: read from the real format, and equal to what the pipelines make with diffusers' own schedulers."""
 import json
 import shutil
+import warnings
 
 import gas_nb.compat  # noqa: F401  (before diffusers)
 
@@ -284,3 +285,175 @@ def test_adam_on_a_flow_model():
     plain = measure(teacher, ddim(schedule, grid), held_out)[0]["l1"]
     published = measure(teacher, GeneralizedSolver(schedule, 4).tableau(), held_out)[0]["l1"]
     assert records[-1].val_loss < 0.7 * plain < 0.7 * published
+
+
+# --- every scheduler of diffusers is read right, or refused in words
+
+
+def scheduler_classes():
+    """Those that this environment can make with their defaults, by name."""
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    made = {}
+    for name in sorted(n for n in dir(diffusers) if n.endswith("Scheduler")):
+        kind = getattr(diffusers, name)
+        try:
+            made[name] = kind if issubclass(kind, SchedulerMixin) and kind() is not None else None
+        except (TypeError, ImportError):  # needs arguments, or a package that is not here
+            continue
+    return {name: kind for name, kind in made.items() if kind}
+
+
+SCHEDULERS = scheduler_classes()
+# Deterministic solvers of the equation: the rest add noise, invert, or repaint.
+SOLVERS = (
+    "CogVideoXDDIM", "DDIM", "DDIMParallel", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "EulerDiscrete",
+    "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete", "PNDM", "UniPCMultistep",
+)  # fmt: skip
+
+
+def read(scheduler):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return schedule_from_scheduler(scheduler)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+def test_every_scheduler_is_read_right_or_refused_in_words(name):
+    scheduler = SCHEDULERS[name]()
+    try:
+        schedule, prediction = read(scheduler)
+    except ValueError as e:
+        assert "is not supported" in str(e) and name in str(e)
+        assert name.removesuffix("Scheduler") not in SOLVERS
+        return
+    saved = {k: v for k, v in scheduler.config.items() if k in ("num_train_timesteps", "beta_schedule")}
+    assert read(dict(saved, _class_name=name))[0] == schedule, "the defaults of another class for a config that leaves them out"
+    if prediction == "flow_prediction":
+        assert schedule == NoiseSchedule.flow(1000.0)
+        return
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    assert (schedule.alpha(t) ** 2 - scheduler.alphas_cumprod.double()).abs().max() < 2e-5
+    assert (schedule.net_time(t) - torch.arange(1000)).abs().max() < 1e-9
+
+
+def gaussian(schedule, prediction, spread=0.5):
+    """The exact network for data N(0, spread^2), asked at the network's time, and where x at time t lands."""
+
+    def moments(net_time):
+        t = torch.as_tensor(net_time, dtype=torch.float64)
+        t = t / 1000 if schedule.config["kind"] == "flow" else (t + 1) / 1000
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return alpha, sigma, alpha**2 * spread**2 + sigma**2
+
+    def net(x, net_time):
+        alpha, sigma, v = moments(net_time)
+        epsilon, x_0 = sigma / v, alpha * spread**2 / v
+        return x * {"epsilon": epsilon, "sample": x_0, "v_prediction": alpha * epsilon - sigma * x_0, "flow_prediction": epsilon - x_0}[prediction]
+
+    return net, lambda x, net_time: x * (spread / moments(net_time)[2].sqrt())
+
+
+CASES = [(name, {}) for name in SOLVERS] + [
+    ("DDIM", dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")),
+    ("CogVideoXDDIM", dict(snr_shift_scale=1.0, prediction_type="v_prediction")),
+    ("EulerDiscrete", dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, use_karras_sigmas=True)),
+    ("EulerDiscrete", dict(prediction_type="v_prediction")),
+    ("UniPCMultistep", dict(beta_schedule="squaredcos_cap_v2", prediction_type="sample")),
+    ("UniPCMultistep", dict(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)),
+    ("DPMSolverMultistep", dict(use_flow_sigmas=True, prediction_type="flow_prediction")),
+    ("DPMSolverMultistep", dict(use_lu_lambdas=True, final_sigmas_type="sigma_min")),
+    ("FlowMatchEulerDiscrete", dict(shift=3.0, shift_terminal=0.02)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(v))
+def test_what_a_scheduler_does_with_the_exact_network_is_what_its_schedule_says(name, options):
+    """A network that is exact for the schedule we read, in the scheduler's own many-step loop, lands where the equation lands."""
+    kind = SCHEDULERS[name + "Scheduler"]
+    clip = dict(clip_sample=False) if "clip_sample" in kind().config else {}
+    scheduler = kind(**clip, **options)
+    schedule, prediction = schedule_from_scheduler(scheduler)
+    net, landing = gaussian(schedule, prediction)
+    scheduler.set_timesteps(200 if "use_flow_sigmas" in options else 500)  # more, and its rounded timesteps repeat
+    x_T = torch.linspace(-1, 1, 5, dtype=torch.float64)[None, None]
+    x = x_T * float(getattr(scheduler, "init_noise_sigma", 1.0))
+    for t in scheduler.timesteps:
+        x = scheduler.step(net(scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x, t.double()), t, x, return_dict=False)[0]
+    assert relative(x, landing(x_T, scheduler.timesteps[0].double())) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("EulerDiscrete", dict(timestep_type="continuous"), "timestep_type='continuous': the network is asked at log sigma"),
+        ("EulerDiscrete", dict(timestep_type="continuous", prediction_type="v_prediction"), "log sigma"),
+        ("EulerDiscrete", dict(interpolation_type="log_linear"), "at times that its noise levels do not have"),
+        ("FlowMatchEulerDiscrete", dict(invert_sigmas=True), "invert_sigmas=True"),
+        ("FlowMatchEulerDiscrete", dict(stochastic_sampling=True), "stochastic_sampling=True"),
+        ("UniPCMultistep", dict(prediction_type="flow_prediction"), "without use_flow_sigmas"),
+        ("UniPCMultistep", dict(use_flow_sigmas=True), "use_flow_sigmas with prediction_type 'epsilon'"),
+        ("UniPCMultistep", dict(use_flow_sigmas=True, prediction_type="v_prediction"), "use_flow_sigmas with prediction_type"),
+    ],
+)
+def test_what_changes_the_process_is_refused_by_name(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        schedule_from_scheduler(SCHEDULERS[name + "Scheduler"](**options))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(warp_scale=2.0), "warp_scale=2.0: it may change what the network was trained with"),
+        (dict(sigma_data=0.5), "sigma_data=0.5"),
+        (dict(beta_start="a"), "beta_start='a': need a number between 0 and 1"),
+        (dict(beta_end=None), "beta_end=None"),
+        (dict(beta_end=float("nan")), "beta_end=nan"),
+        (dict(num_train_timesteps=10**12), "1000000000000 training timesteps"),
+        (dict(num_train_timesteps="1000"), "'1000' training timesteps"),
+        (dict(trained_betas="abc"), "trained_betas='abc': need a list"),
+        (dict(trained_betas=[0.1] * 5), "for 1000 training timesteps"),
+        (dict(snr_shift_scale=-1), "snr_shift_scale=-1"),
+        (dict(beta_schedule=["linear"]), "beta_schedule"),
+        (dict(use_flow_sigmas=True, prediction_type="flow_prediction", num_train_timesteps=None), "num_train_timesteps=None"),
+    ],
+)
+def test_configs_that_cannot_be_read_name_the_key(change, message):
+    config = dict(DDIMScheduler(clip_sample=False).config, _class_name="DDIMScheduler")
+    with pytest.raises(ValueError, match=message):
+        schedule_from_scheduler(config | change)
+
+
+def test_what_is_no_scheduler_is_refused():
+    for wrong in (None, 3, "folder", object(), []):
+        with pytest.raises(ValueError, match="is no scheduler"):
+            schedule_from_scheduler(wrong)
+    with pytest.raises(ValueError, match="no num_train_timesteps"):
+        schedule_from_scheduler({})
+
+
+def test_keys_that_are_off_or_only_about_sampling_are_no_trouble():
+    config = dict(DDIMScheduler(clip_sample=False).config, _class_name="DDIMScheduler")
+    plain = schedule_from_scheduler(config)[0]
+    harmless = dict(use_karras_sigmas=True, final_sigmas_type="zero", flow_shift=3.0, new_option=False, another=None)
+    assert schedule_from_scheduler(config | harmless)[0] == plain
+    carried = schedule_from_scheduler(config | dict(snr_shift_scale=3.0))[0]  # by another class's config, for the network's sake
+    assert carried.alpha(0.5) < plain.alpha(0.5)
+
+
+def test_a_table_that_is_not_its_configs_is_refused():
+    scheduler = DDIMScheduler(clip_sample=False)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod**2
+    with pytest.raises(ValueError, match="alphas_cumprod is not what its config says"):
+        schedule_from_scheduler(scheduler)
+
+
+def test_clipping_is_told():
+    with pytest.warns(UserWarning, match="clip_sample: DDIMScheduler clips every prediction"):
+        schedule_from_scheduler(DDIMScheduler())
+    with pytest.warns(UserWarning, match="thresholding"):
+        schedule_from_scheduler(SCHEDULERS["UniPCMultistepScheduler"](thresholding=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule_from_scheduler(DDIMScheduler(clip_sample=False))

@@ -1,11 +1,13 @@
 """Published GAS files in, and solvers out into diffusers' pipelines."""
 import gas_nb.compat  # noqa: F401  (before diffusers)
 
+import copy
 import io
 import json
 import os
 import pickle
 import re
+import threading
 import types
 from pathlib import Path
 
@@ -14,7 +16,19 @@ import nvidia_pickle
 import pipelines
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipeline, StableDiffusionImg2ImgPipeline, UNet2DModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionImg2ImgPipeline,
+    UNet2DModel,
+    UniPCMultistepScheduler,
+    configuration_utils,
+)
 from golden import GOLDEN, load, make_schedule, relative_error
 
 from gas_nb.classic import classic_tableau, ddim, dpm_solver_pp
@@ -28,15 +42,17 @@ from gas_nb.interop import (
     load_published_dataset,
     load_published_discriminator,
     model_card,
+    plain_card,
     shipped_scheduler,
     start_at,
 )
-from gas_nb.pickles import Unreadable, read_pickle
+from gas_nb.pickles import Unreadable, read_checkpoint, read_pickle
 from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.solver import GeneralizedSolver
-from gas_nb.tableau import Tableau, sample
-from gas_nb.teacher import load_teacher
-from gas_nb.teachers.diffusers import DiffusersTeacher
+from gas_nb.tableau import Tableau, same_schedule, sample
+from gas_nb.teacher import Teacher, load_teacher
+from gas_nb.teachers.diffusers import DiffusersTeacher, schedule_from_scheduler
+from gas_nb.training import TrainConfig, TrainState
 
 CHECKPOINTS = json.loads((GOLDEN / "official_checkpoints.json").read_text())
 with np.load(GOLDEN / "official_checkpoints.npz") as z:
@@ -672,3 +688,528 @@ def test_discriminator_class_is_ours(tmp_path):
     state, _ = published_discriminator(load("r3gan_discriminator")[0][0])
     torch.save(state, tmp_path / "d.pt")
     assert isinstance(load_published_discriminator(tmp_path / "d.pt"), Discriminator)
+
+
+# --- a tableau says what it was made for
+
+
+def meta_of(tableau, **meta):
+    return Tableau(tableau.times, tableau.offsets, tableau.A, tableau.C, tableau.meta | meta)
+
+
+def small_net(x, t):
+    return torch.tanh(x * 0.7 + t.reshape(-1, *[1] * (x.ndim - 1)) / 1000)
+
+
+def loop(scheduler, net, x, nfe):
+    scheduler.set_timesteps(nfe)
+    for t in scheduler.timesteps:
+        x = scheduler.step(net(x, t.expand(len(x))), t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_trained_tableau_says_the_prediction_and_the_scheduler_believes_it(prediction, tmp_path):
+    flow = prediction == "flow_prediction"
+    schedule = NoiseSchedule.flow(1000.0) if flow else NoiseSchedule.ddpm()
+    recipe = dict(solver="dpm_solver_pp", nfe=8, order=2, spacing="time_uniform")
+    teacher = Teacher("t", Denoiser(small_net, schedule, prediction), (3,), recipe)
+    tableau = TrainState(TrainConfig(teacher="t", nfe=3, adversarial_weight=0.0, device="cpu"), teacher).tableau()
+    assert tableau.meta["prediction"] == prediction
+    tableau.save(tmp_path / "solver.json")
+    x_T = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    for scheduler in (GASScheduler.from_tableau(tableau), GASScheduler.from_files(tmp_path / "solver.json"), GASScheduler.from_runs(tmp_path)):
+        assert scheduler.config.prediction_type == prediction and scheduler.config.use_flow_sigmas == flow
+        assert relative_error(loop(scheduler, small_net, x_T, 3), sample(teacher.denoiser, x_T, tableau)) < 1e-5
+        assert GASScheduler.from_tableau(scheduler.tableaus).config.prediction_type == prediction
+    other = "sample" if prediction != "sample" else "v_prediction"
+    for make in (lambda: GASScheduler.from_tableau(tableau, prediction=other), lambda: GASScheduler.from_files(tmp_path / "solver.json", other)):
+        with pytest.raises(ValueError, match=f"made for prediction {prediction}, but {other} is asked for"):
+            make()
+
+
+def test_a_tableau_that_does_not_say_its_prediction():
+    flow = NoiseSchedule.flow(1000.0)
+    assert GASScheduler.from_tableau(solvers(flow)).config.prediction_type == "flow_prediction"
+    assert GASScheduler.from_tableau(random_solver(NoiseSchedule.ddpm(), 4)).config.prediction_type == "epsilon"
+    with pytest.raises(ValueError, match="prediction_type 'epsilon' on .*flow.*says nothing about the image"):
+        GASScheduler.from_tableau(solvers(flow), prediction="epsilon")
+    with pytest.raises(ValueError, match="tableaus of different predictions, sample and v_prediction"):
+        GASScheduler.from_tableau([meta_of(random_solver(NoiseSchedule.ddpm(), n), prediction=p) for n, p in ((3, "sample"), (4, "v_prediction"))])
+
+
+def test_a_tableau_under_another_schedule_is_refused(tmp_path):
+    made_for, other = NoiseSchedule.ddpm(0.00085, 0.012, 1000, scaled=True), NoiseSchedule.ddpm()
+    tableau, x_T = random_solver(made_for, 3), torch.zeros(2, 3)
+    tableau.save(tmp_path / "s.json")
+    both = r"made for .*0\.00085.*0\.0001"
+    with pytest.raises(ValueError, match=both):
+        GASScheduler.from_tableau(tableau, other)
+    with pytest.raises(ValueError, match=both):
+        GASScheduler.from_files(tmp_path / "s.json", schedule=other)
+    with pytest.raises(ValueError, match=both):
+        sample(Denoiser(small_net, other), x_T, tableau)
+    teacher = Teacher("t", Denoiser(small_net, other), (3,), dict(solver="unipc", nfe=8))
+    with pytest.raises(ValueError, match=both):
+        teacher.generate([0], tableau=tableau)
+    with pytest.raises(ValueError, match="made for .*ddpm"):
+        sample(Denoiser(small_net, NoiseSchedule.flow(), "flow_prediction"), x_T, tableau)
+    with pytest.raises(ValueError, match="different schedules"):
+        GASScheduler.from_tableau([tableau, random_solver(other, 4)])
+
+
+def test_one_schedule_described_in_two_ways_is_one():
+    ddpm = NoiseSchedule.ddpm(0.00085, 0.012, 1000, scaled=True)
+    table = NoiseSchedule.discrete(alphas_cumprod=DDIMScheduler(**pipelines.SD_BETAS).alphas_cumprod)  # float32
+    edm = NoiseSchedule.vp_linear(*(NoiseSchedule.vp_edm().config[k] for k in ("beta_0", "beta_1")), net_time_scale=1000.0)
+    assert same_schedule(ddpm, table) and same_schedule(table, ddpm) and same_schedule(edm, NoiseSchedule.vp_edm())
+    assert not same_schedule(ddpm, NoiseSchedule.ddpm(0.0015, 0.0195, 1000, scaled=True)) and not same_schedule(ddpm, NoiseSchedule.flow())
+    tableau = random_solver(ddpm, 3)
+    assert GASScheduler.from_tableau(tableau, table).nfes == [3]
+    silent = [meta_of(tableau, schedule=v) for v in (None, {"kind": "unheard"}, 3)] + [Tableau(tableau.times, tableau.offsets, tableau.A, tableau.C)]
+    for t in [tableau, *silent]:
+        assert sample(Denoiser(small_net, table), torch.zeros(2, 3), t).isfinite().all()
+
+
+# --- in the words of diffusers
+
+
+WORDS = {
+    "scaled_linear": NoiseSchedule.ddpm(0.00085, 0.012, 1000, scaled=True),
+    "linear": NoiseSchedule.ddpm(1e-4, 0.015, 500),
+    "table": NoiseSchedule.discrete(betas=torch.linspace(0.005, 0.02, 60).sqrt()),
+    "cosine": schedule_from_scheduler(DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False))[0],
+}
+
+
+@pytest.mark.parametrize("name", list(WORDS))
+def test_a_scheduler_made_from_our_config_has_the_models_betas(name, tmp_path):
+    schedule = WORDS[name]
+    made = GASScheduler.from_tableau(random_solver(schedule, 4), prediction="v_prediction")
+    made.save_pretrained(tmp_path)
+    for gas in (made, GASScheduler.from_pretrained(tmp_path), GASScheduler.from_config(made.config)):
+        for kind in (UniPCMultistepScheduler, DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler):
+            other = kind.from_config(gas.config)
+            t = torch.arange(1, schedule.n + 1, dtype=torch.float64) / schedule.n
+            assert (other.alphas_cumprod.double() - schedule.alpha(t) ** 2).abs().max() < 2e-5
+            assert other.config.prediction_type == "v_prediction" and not other.config.get("clip_sample")
+            assert same_schedule(schedule_from_scheduler(other)[0], schedule) and schedule_from_scheduler(gas) == (gas.schedule, "v_prediction")
+            again = GASScheduler.from_config(other.config)
+            assert again.tableaus == gas.tableaus and again.schedule == gas.schedule
+    assert same_schedule(schedule_from_scheduler(UniPCMultistepScheduler.from_pretrained(tmp_path))[0], schedule)
+
+
+def test_configs_written_before_the_betas_were_there_have_them_too():
+    config = json.loads((make_solvers_root() / "fmnist" / "scheduler_config.json").read_text())
+    new = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "clip_sample")
+    assert set(new) <= set(config)
+    old = GASScheduler.from_config({k: v for k, v in config.items() if k not in new})
+    assert UniPCMultistepScheduler.from_config(old.config).config.beta_end == 0.02 and old.tableaus == shipped_scheduler().tableaus
+
+
+def make_solvers_root():
+    import make_solvers
+
+    return Path(make_solvers.ROOT) / "gas_nb" / "solvers"
+
+
+def test_flows_and_continuous_schedules_in_other_schedulers():
+    flow = GASScheduler.from_tableau(solvers(NoiseSchedule.flow(1000.0)))
+    other = UniPCMultistepScheduler.from_config(flow.config)
+    assert schedule_from_scheduler(other) == (NoiseSchedule.flow(1000.0), "flow_prediction")
+    for schedule in (NoiseSchedule.vp_linear(), NoiseSchedule.vp_edm(), NoiseSchedule.flow()):
+        tableau = random_solver(schedule, 4) if schedule.alpha(1.0) > 0 else solvers(schedule)[4]
+        with pytest.raises(NotImplementedError, match="continuous schedule .* of a GASScheduler, for which diffusers has no betas"):
+            UniPCMultistepScheduler.from_config(GASScheduler.from_tableau(tableau).config)
+
+
+def test_betas_that_contradict_the_schedule_are_refused():
+    gas = GASScheduler.from_tableau(random_solver(NoiseSchedule.ddpm(), 4))
+    for change, message in ((dict(beta_end=0.5), "beta_end=0.5: the schedule says 0.02"), (dict(beta_schedule="scaled_linear"), "beta_schedule='scaled"),
+                            (dict(num_train_timesteps=500), "num_train_timesteps=500: the schedule has 1000")):
+        with pytest.raises(ValueError, match=message):
+            GASScheduler.from_config(gas.config, **change)
+
+
+def test_a_pipeline_that_converts_its_scheduler_says_so_and_keeps_the_betas(monkeypatch):
+    """DDIMPipeline makes a DDIMScheduler of what it is given; the way back is in the warning."""
+    said = []
+    monkeypatch.setattr(configuration_utils.logger, "warning", lambda text, *_: said.append(str(text)))
+    unet, schedule = pipelines.ddpm().unet, NoiseSchedule.ddpm(0.00085, 0.012, 1000, scaled=True)
+    gas = GASScheduler.from_tableau({n: random_solver(schedule, n) for n in (4, 5)})
+    assert not said
+    pipe = pipelines.quiet(DDIMPipeline(unet, gas))
+    assert isinstance(pipe.scheduler, DDIMScheduler) and pipe.scheduler.config.beta_end == 0.012 and not pipe.scheduler.config.clip_sample
+    assert len(said) == 1 and len(said[0]) < 1000
+    for words in ("learned solvers for 4, 5 evaluations, which this scheduler cannot run", "GASScheduler.from_config(pipe.scheduler.config)"):
+        assert words in said[0]
+    pipe.scheduler = GASScheduler.from_config(pipe.scheduler.config)
+    assert pipe.scheduler.tableaus == gas.tableaus and len(said) == 1
+    assert pipe(num_inference_steps=4, output_type="np", generator=torch.Generator().manual_seed(0)).images.std() > 0.01
+
+
+# --- a history belongs to a run
+
+
+@pytest.fixture
+def busy():
+    """A scheduler with solvers of 4 and 6 evaluations that use all their past, and what each makes alone."""
+    schedule = NoiseSchedule.vp_linear(net_time_scale=1000.0)
+    tables = {n: random_solver(schedule, n) for n in (4, 6)}
+    starts = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
+    fresh = lambda: GASScheduler.from_tableau(tables)  # noqa: E731
+    return fresh(), starts, {n: [loop(fresh(), small_net, x, n) for x in starts] for n in tables}
+
+
+def one(scheduler, t, x):
+    return scheduler.step(small_net(x, t.expand(len(x))), t, x).prev_sample
+
+
+def test_requests_in_turns_on_one_scheduler(busy):
+    scheduler, starts, alone = busy
+    scheduler.set_timesteps(6)
+    states = list(starts)
+    for t in scheduler.timesteps:
+        states = [one(scheduler, t, x) for x in states]
+    assert all(torch.equal(x, y) for x, y in zip(states, alone[6]))
+
+
+def test_requests_in_turns_with_their_own_numbers_of_steps(busy):
+    scheduler, starts, alone = busy
+
+    def request(x, nfe):
+        scheduler.set_timesteps(nfe)
+        for t in scheduler.timesteps:
+            x = one(scheduler, t, x)
+            yield x
+
+    a, b, last = request(starts[0], 6), request(starts[1], 4), {}
+    for turn in (a, b, a, b, b, a, a, b, a, a):
+        last[turn] = next(turn)
+    assert torch.equal(last[a], alone[6][0]) and torch.equal(last[b], alone[4][1])
+
+
+def test_threads_on_one_scheduler(busy):
+    scheduler, starts, alone = busy
+    barrier, out = threading.Barrier(4, timeout=20), {}
+
+    def work(i):
+        nfe = (4, 6)[i % 2]
+        for n in range(5):
+            barrier.wait()
+            scheduler.set_timesteps(nfe)
+            x = starts[i]
+            for k, t in enumerate(scheduler.timesteps):
+                if k < 4:
+                    barrier.wait()  # all are at the same step
+                x = one(scheduler, t, x) + 0.0  # a tensor that step did not return
+            out[i, n] = torch.equal(x, alone[nfe][i])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    [t.start() for t in threads]
+    [t.join(60) for t in threads]
+    assert len(out) == 20 and all(out.values())
+
+
+def test_a_thread_may_run_what_another_has_chosen(busy):
+    scheduler, starts, alone = busy
+    scheduler.set_timesteps(4)
+    out = {}
+
+    def work(i):
+        x = starts[i]
+        for t in scheduler.timesteps:
+            x = one(scheduler, t, x).clone()
+        out[i] = x
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+    [t.start() for t in threads]
+    [t.join(60) for t in threads]
+    assert all(torch.equal(out[i], alone[4][i]) for i in range(3))
+
+
+def test_a_state_that_the_pipeline_changes_between_steps(busy):
+    scheduler, starts, alone = busy
+    mask = torch.tensor([1.0, 0.0, 1.0])
+    for _ in range(2):
+        scheduler.set_timesteps(6)
+        x = starts[0]
+        for t in scheduler.timesteps:
+            x = one(scheduler, t, x) * 1.0  # as a callback would, or another precision
+        assert torch.equal(x, alone[6][0])
+    scheduler.set_timesteps(6)
+    x = y = starts[0]
+    tab, schedule, xs, Ds = scheduler.tableaus[6], scheduler.schedule, {}, {}
+    denoiser = Denoiser(small_net, schedule)
+    for k, t in enumerate(scheduler.timesteps):
+        x = one(scheduler, t, x) * mask
+        xs[k], Ds[k] = y, denoiser(y, tab.times[k].item(), tab.offsets[k].item())
+        y = sum(tab.A[k, j].float() * xs[j] + tab.C[k, j].float() * Ds[j] for j in range(k + 1)) * mask
+    assert relative_error(x, y) < 1e-5
+
+
+def test_one_buffer_for_all_steps(busy):
+    """The caller writes every state into the tensor it gave at the first step, as a CUDA graph does."""
+    scheduler, starts, alone = busy
+    for _ in range(2):
+        scheduler.set_timesteps(6)
+        buffer = starts[0].clone()
+        for t in scheduler.timesteps:
+            buffer.copy_(one(scheduler, t, buffer))
+        assert torch.equal(buffer, alone[6][0])
+
+
+def test_changed_states_of_several_runs_are_an_error_and_not_a_guess(busy):
+    scheduler, starts, alone = busy
+    scheduler.set_timesteps(4)
+    t = scheduler.timesteps
+    a, b = (one(scheduler, t[0], x) for x in starts[:2])
+    with pytest.raises(ValueError, match="step 1: 2 runs are under way.*begin anew with set_timesteps"):
+        one(scheduler, t[1], a * 1.0)
+    for k in (1, 2, 3):
+        a, b = one(scheduler, t[k], a), one(scheduler, t[k], b)
+    assert torch.equal(a, alone[4][0]) and torch.equal(b, alone[4][1]), "the error harmed the runs"
+
+
+def test_steps_out_of_order(busy):
+    scheduler, starts, alone = busy
+    with pytest.raises(ValueError, match="call set_timesteps first"):
+        scheduler.set_begin_index(1)
+    scheduler.set_timesteps(6)
+    t, x = scheduler.timesteps, starts[0]
+    first = one(scheduler, t[0], x)
+    for wrong, message in ((2, "step 2 .*out of order: this run has come to step 1"), (0, "step 0 .*out of order")):
+        with pytest.raises(ValueError, match=message):
+            one(scheduler, t[wrong], first)
+    with pytest.raises(ValueError, match="step 3 .*out of order"):
+        one(scheduler, t[3], first * 1.0)
+    second = one(scheduler, t[1], first)
+    with pytest.raises(ValueError, match="step 1 .*out of order: this run has come to step 2"):
+        one(scheduler, t[1], first)
+    for k in (2, 3, 4):
+        second = one(scheduler, t[k], second)
+    last = one(scheduler, t[5], second)
+    assert torch.equal(last, alone[6][0])
+    with pytest.raises(ValueError, match="step 5 .*has been done with this sample"):
+        one(scheduler, t[5], second)
+    assert torch.equal(loop(scheduler, small_net, x, 6), last)
+
+
+def test_a_run_goes_on_where_another_pipeline_left_it(busy):
+    """Base and refiner share a scheduler: the second call begins where the first one stopped, with its history."""
+    scheduler, starts, alone = busy
+    scheduler.set_timesteps(6)
+    x = starts[0]
+    for t in scheduler.timesteps[:4]:
+        x = one(scheduler, t, x)
+    scheduler.set_timesteps(6)
+    for t in scheduler.timesteps[4:]:
+        x = one(scheduler, t, x)
+    assert torch.equal(x, alone[6][0])
+
+
+def test_copies_have_their_own_runs(busy):
+    scheduler, starts, alone = busy
+    scheduler.set_timesteps(4)
+    x = one(scheduler, scheduler.timesteps[0], starts[0])
+    twin, read_back = copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))
+    assert torch.equal(twin.timesteps, scheduler.timesteps) and twin.config == scheduler.config == read_back.config
+    with pytest.raises(ValueError, match="call set_timesteps first"):
+        one(read_back, scheduler.timesteps[1], x)
+    twin.set_timesteps(6)
+    for k in (1, 2, 3):
+        x = one(scheduler, scheduler.timesteps[k], x)
+    assert scheduler.num_inference_steps == 4 and twin.num_inference_steps == 6 and torch.equal(x, alone[4][0])
+    for other in (twin, read_back):
+        assert torch.equal(loop(other, small_net, starts[1], 6), alone[6][1])
+    scheduler.set_timesteps(4)
+    y = one(scheduler, scheduler.timesteps[0], starts[2])
+    middle = copy.deepcopy(scheduler)
+    for k in (1, 2, 3):
+        y = one(middle, middle.timesteps[k], y)
+    assert torch.equal(y, alone[4][2]), "a copy in the middle of a run"
+
+
+def test_abandoned_runs_are_forgotten(busy):
+    scheduler, starts, _ = busy
+    for _ in range(300):
+        one(scheduler, (scheduler.set_timesteps(6), scheduler.timesteps[0])[1], starts[0])
+    assert len(scheduler._book.runs) <= 1
+    kept = [one(scheduler, scheduler.timesteps[0], starts[0]) for _ in range(200)]
+    assert len(scheduler._book.runs) <= 65 and len(kept) == 200
+    for _ in range(3):
+        thread = threading.Thread(target=lambda: one(scheduler, scheduler.timesteps[0], starts[0]))
+        thread.start()
+        thread.join()
+    del kept
+    loop(scheduler, small_net, starts[0], 6)
+    assert len(scheduler._book.runs) <= 1
+
+
+# --- what is given to a scheduler
+
+
+def test_what_does_not_fit_a_step(busy):
+    scheduler, starts, _ = busy
+    scheduler.set_timesteps(4)
+    t, x = scheduler.timesteps, starts[0]
+    wrong = [
+        ((torch.cat([x, x], 1), t[0], x), "model_output has shape \\(2, 6\\), sample \\(2, 3\\).*predicts a variance"),
+        ((x[:1], t[0], x), "have to be equal"), ((x.long(), t[0], x), "model_output is torch.int64"), ((x, t[0], x.long()), "sample is torch.int64"),
+        ((None, t[0], x), "model_output is NoneType"), ((x, t[0], x.numpy()), "sample is ndarray"),
+        ((x, None, x), "timestep None"), ((x, t[:2], x), "need one of scheduler.timesteps"), ((x, float("nan"), x), "timestep"), ((x, "a", x), "timestep a"),
+        ((x.to("meta"), t[0], x), "model_output is on meta"),
+    ]  # fmt: skip
+    for args, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            scheduler.step(*args)
+    x = scheduler.step(x, t[0].expand(2), x).prev_sample
+    with pytest.raises(ValueError, match="this run began with \\(2, 3\\)"):
+        one(scheduler, t[1], torch.cat([x, x]))
+    for begin in (7, -1, "1", True, 1.5):
+        with pytest.raises(ValueError, match="begin_index="):
+            scheduler.set_begin_index(begin)
+    for nfe in (None, "4", [4], 4.5, float("nan")):
+        with pytest.raises(ValueError, match="solvers for 4, 6 steps"):
+            scheduler.set_timesteps(nfe)
+
+
+def test_answers_that_are_not_finite_are_told(busy):
+    scheduler, starts, _ = busy
+    with pytest.raises(ValueError, match="not finite.*takes them as epsilon"):
+        loop(scheduler, lambda x, t: x * float("nan"), starts[0], 4)
+    with pytest.raises(ValueError, match="too large for torch.float16"):
+        loop(scheduler, lambda x, t: x + 60000, starts[0].half(), 4)
+    assert loop(scheduler, small_net, starts[0], 4).isfinite().all()
+
+
+def test_cards_become_plain_json(tmp_path):
+    folder = tmp_path / "models" / "my-pipeline"
+    folder.mkdir(parents=True)
+    rows = [dict(solver="gs", nfe=np.int64(4), l1=np.float32(0.5), l2=torch.tensor(0.25), n_eval=None, ok=np.bool_(True))]
+    card = dict(teacher=folder, base_model=str(folder), figures=rows, shape=(1, 8, 8), grid=np.arange(3), note=f"made from {folder} by hand",
+                link="see https://example.org/a/b and/or c", license="mit")
+    tableau = meta_of(random_solver(NoiseSchedule.ddpm(), 4), teacher=str(folder), figures=dict(l1=0.5, n_eval=3))
+    gas = GASScheduler.from_tableau(tableau, card=card)
+    plain = gas.config.card
+    assert plain["teacher"] == plain["base_model"] == "my-pipeline" and plain["note"] == "made from my-pipeline by hand"
+    assert plain["figures"] == [dict(solver="gs", nfe=4, l1=0.5, l2=0.25, n_eval=None, ok=True)] and plain["grid"] == [0, 1, 2]
+    assert plain["link"] == card["link"] and json.loads(json.dumps(plain)) == plain
+    tableau.save(tmp_path / "solver.json")
+    for made in (gas, GASScheduler.from_files(tmp_path / "solver.json"), GASScheduler.from_runs(tmp_path)):
+        made.save_pretrained(tmp_path / "out")
+        for file in (tmp_path / "out").iterdir():
+            assert str(tmp_path) not in file.read_text() and "models" not in file.read_text() and "my-pipeline" in file.read_text()
+    old = json.loads((tmp_path / "out" / "scheduler_config.json").read_text())
+    old["card"]["teacher"] = str(folder)  # as configs were written before
+    assert str(tmp_path) not in model_card(GASScheduler.from_config(old))
+
+
+@pytest.mark.parametrize("name", ["owner/name", "stabilityai/sd-turbo", "digits", "a pipeline", "v1.5"])
+def test_names_that_are_no_paths_stay(name):
+    assert plain_card(dict(teacher=name, base_model=name)) == dict(teacher=name, base_model=name)
+
+
+@pytest.mark.parametrize("path", ["/srv/models/sd", "~/models/sd", "C:\\models\\sd", "./sd", "../models/sd", "runs/models/sd", "/srv/models/sd/", "models\\old\\sd"])
+def test_paths_as_names_are_reduced(path):
+    assert plain_card(dict(teacher=path))["teacher"].strip("/") == "sd"
+
+
+def test_cards_that_json_cannot_hold_are_refused_before_anything_is_written(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "create_repo", lambda *_, **__: pytest.fail("reached the hub"))
+    tableau = random_solver(NoiseSchedule.ddpm(), 4)
+    loop_ = {}
+    loop_["self"] = loop_
+    bad = [(dict(x=object()), r"card\['x'\] is object"), (dict(figures=[dict(l1=float("nan"))]), r"card\['figures'\]\[0\]\['l1'\] is nan"),
+           (dict(figures="good"), "a row each"), (dict(figures=[1]), "a row each"), (dict(teacher=3), "give a name"), (dict(x={1, 2}), "is set"),
+           ({"x": {4: 1}}, "has a key 4"), (loop_, "nested too deeply"), ([1], "give a dictionary"), (dict(license=5), "license"), (dict(x=b"a"), "is bytes"),
+           (dict(x=1j), "is complex")]  # fmt: skip
+    for card, message in bad:
+        with pytest.raises(ValueError, match=message):
+            GASScheduler.from_tableau(tableau, card=card)
+    gas = GASScheduler.from_tableau(tableau)
+    for wrong in (None, 3, "", b"x"):
+        with pytest.raises(ValueError, match="save_directory="):
+            gas.save_pretrained(wrong)
+    for wrong in (None, 3, "", "a/b/c", "/srv/x", "a b"):
+        with pytest.raises(ValueError, match="repo_id="):
+            gas.push_to_hub(wrong)
+    with pytest.raises(ValueError, match="repo_id="):
+        gas.save_pretrained(tmp_path / "there", push_to_hub=True, repo_id=4)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_no_name_no_tableau_and_no_file(tmp_path):
+    schedule = NoiseSchedule.ddpm()
+    tableau = random_solver(schedule, 4)
+    for wrong in (None, 3, "solver.json", [tableau, None], {4: None}, tmp_path):
+        with pytest.raises(ValueError, match="is no tableau"):
+            GASScheduler.from_tableau(wrong)
+    for wrong in ({"four": tableau}, {None: tableau}, {5: tableau}):
+        with pytest.raises(ValueError, match="has nfe=4"):
+            GASScheduler.from_tableau(wrong)
+    with pytest.raises(ValueError, match="no solvers|no tableaus"):
+        GASScheduler.from_tableau([])
+    for wrong in (DDIMScheduler(), schedule.config, "ddpm", 3):
+        with pytest.raises(ValueError, match="give a NoiseSchedule"):
+            GASScheduler.from_tableau(tableau, wrong)
+    for wrong in (3, "score", ["epsilon"]):
+        with pytest.raises(ValueError, match="prediction_type"):
+            GASScheduler.from_tableau(tableau, prediction=wrong)
+    for wrong in (None, 3, [None], [3], "", [""]):
+        for make in (GASScheduler.from_files, GASScheduler.from_runs):
+            with pytest.raises(ValueError, match="give a path"):
+                make(wrong)
+    for wrong in (None, 3, "", [], b"x"):
+        with pytest.raises(ValueError, match="give the folder"):
+            GASScheduler.from_pretrained(wrong)
+    with pytest.raises(ValueError, match="subfolder=3"):
+        GASScheduler.from_pretrained(tmp_path, subfolder=3)
+    with pytest.raises(ValueError, match="cannot be read"):
+        GASScheduler.from_files(tmp_path)
+    for wrong in (None, 3, [], ""):
+        with pytest.raises(ValueError, match="no solvers for"):
+            shipped_scheduler(wrong)
+        with pytest.raises(ValueError, match="schedule"):
+            expand_schedule(wrong)
+    with pytest.raises(ValueError, match="is no NoiseSchedule"):
+        compact_schedule(schedule.config)
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 3, 1.5, "", b"x", []], ids=repr)
+def test_readers_of_published_files_want_a_path(wrong):
+    """A number would be the number of an open file: 0 is what is typed."""
+    schedule = NoiseSchedule.ddpm()
+    for read in (read_pickle, read_checkpoint, load_published_dataset, load_published_discriminator, lambda p: load_published_checkpoint(p, schedule)):
+        with pytest.raises(ValueError, match="give the path of a file"):
+            read(wrong)
+
+
+def test_readers_of_published_files_refuse_folders_and_schedules_that_are_none(tmp_path):
+    for read in (read_pickle, read_checkpoint, load_published_dataset, load_published_discriminator):
+        with pytest.raises(ValueError, match="is a folder"):
+            read(tmp_path)
+    for wrong in (None, {}, DDIMScheduler()):
+        with pytest.raises(ValueError, match="give the NoiseSchedule"):
+            load_published_checkpoint(GOLDEN / CHECKPOINTS[0]["file"], wrong)
+
+
+def test_any_folder_takes_a_scheduler(tmp_path, monkeypatch):
+    gas = GASScheduler.from_tableau(random_solver(NoiseSchedule.ddpm(), 4))
+    (tmp_path / "my solvers (4)").mkdir()
+    monkeypatch.chdir(tmp_path / "my solvers (4)")
+    for folder in (".", "../my solvers (4)", Path("deep") / "er"):
+        gas.save_pretrained(folder)
+        assert GASScheduler.from_pretrained(folder).tableaus == gas.tableaus
+    assert "from_pretrained('my solvers (4)')" in Path("README.md").read_text()
+    with pytest.raises(ValueError, match="repo_id='my solvers"):
+        gas.save_pretrained(".", push_to_hub=True)
+
+
+def test_noise_that_does_not_fit():
+    gas, x = GASScheduler.from_tableau(random_solver(NoiseSchedule.ddpm(), 4)), torch.zeros(3, 2)
+    for noise, timesteps, message in ((x[:2], torch.tensor([1]), "have to be equal"), (x, torch.tensor([1, 2]), "one for each sample"), (x, None, "need one")):
+        with pytest.raises(ValueError, match=message):
+            gas.add_noise(x, noise, timesteps)

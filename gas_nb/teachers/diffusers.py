@@ -9,6 +9,7 @@ import inspect
 import json
 import math
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,15 +30,34 @@ __all__ = ['FLOW_RECIPE', 'diffusers_betas', 'schedule_from_scheduler', 'PromptT
 
 # %% ../../nbs/teachers/diffusers.ipynb #b1ff0f6c
 def diffusers_betas(beta_schedule: str, beta_start: float, beta_end: float, n: int) -> Tensor:
-    "The betas (n,), float64, of a schedule named as in diffusers: linear, scaled_linear or squaredcos_cap_v2."
-    line = lambda a, b: torch.linspace(a, b, n, dtype=torch.float64)
+    """The betas (n,), float64, of a schedule named as in diffusers: linear, scaled_linear or
+    squaredcos_cap_v2, which needs no ends. ValueError for another name, or for no numbers."""
+    _check_betas(beta_schedule, beta_start, beta_end, n)
+
+    def line(a: float, b: float) -> Tensor:
+        return torch.linspace(a, b, n, dtype=torch.float64)
+
     if beta_schedule == "linear": return line(beta_start, beta_end)
     if beta_schedule == "scaled_linear": return line(beta_start ** 0.5, beta_end ** 0.5) ** 2
-    if beta_schedule == "squaredcos_cap_v2":
-        level = ((line(0, 1 - 1 / n) + torch.tensor([[0.0], [1 / n]])) + 0.008) / 1.008 * math.pi / 2
-        before, after = level.cos() ** 2
-        return (1 - after / before).clamp(max=0.999)
-    raise ValueError(f"beta_schedule {beta_schedule!r}: known are linear, scaled_linear and squaredcos_cap_v2")
+    angle = ((line(0, 1 - 1 / n) + torch.tensor([[0.0], [1 / n]])) + 0.008) / 1.008 * math.pi / 2
+    before, after = angle.cos() ** 2
+    return (1 - after / before).clamp(max=0.999)
+
+
+def _check_betas(name: Any, start: Any, end: Any, n: Any) -> None:
+    if name not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
+        raise ValueError(f"beta_schedule {name!r}: known are linear, scaled_linear and "
+                         "squaredcos_cap_v2")
+    if type(n) is not int or not 2 <= n <= _MOST_TIMESTEPS:
+        raise ValueError(f"{n!r} training timesteps: need a whole number, 2 to {_MOST_TIMESTEPS}")
+    for what, value in (("beta_start", start), ("beta_end", end)):
+        if name == "squaredcos_cap_v2": continue
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and 0 < value < 1):
+            raise ValueError(f"{what}={value!r}: need a number between 0 and 1")
+
+
+_MOST_TIMESTEPS = 100_000
 
 # %% ../../nbs/teachers/diffusers.ipynb #249f9569
 def _zero_terminal(alphas_cumprod: Tensor, prediction: str) -> Tensor:
@@ -48,34 +68,169 @@ def _zero_terminal(alphas_cumprod: Tensor, prediction: str) -> Tensor:
     rescaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
     return torch.cat([rescaled[:-1] ** 2, (rescaled[-2:-1] ** 2 / 4).clamp(max=2.0 ** -24)])
 
-# %% ../../nbs/teachers/diffusers.ipynb #d2308da4
-_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-_NOT_VP = {"EDMEulerScheduler": "EDM's scaling of the input", "EDMDPMSolverMultistepScheduler": "EDM's scaling of the input",
-           "ScoreSdeVeScheduler": "a variance-exploding process", "KarrasVeScheduler": "a variance-exploding process",
-           "CMStochasticIterativeScheduler": "a consistency model, which has no ODE to solve",
-           "LCMScheduler": "a consistency model, which has no ODE to solve", "VQDiffusionScheduler": "a discrete process"}
+# %% ../../nbs/teachers/diffusers.ipynb #3b5d21f0
+_EDM, _DISCRETE = "EDM's scaling of the input", "a discrete process"
+_VE, _STAGES = "a variance-exploding process", "a flow in stages of several resolutions"
+_CONSISTENCY = "a consistency model, which has no ODE to solve"
+_REFUSED = {
+    "EDMEulerScheduler": _EDM, "EDMDPMSolverMultistepScheduler": _EDM,
+    "CosineDPMSolverMultistepScheduler": _EDM, "ScoreSdeVeScheduler": _VE, "KarrasVeScheduler": _VE,
+    "ScoreSdeVpScheduler": "a process in continuous time whose network time it does not say",
+    "CMStochasticIterativeScheduler": _CONSISTENCY, "ConsistencyDecoderScheduler": _CONSISTENCY,
+    "LCMScheduler": _CONSISTENCY, "TCDScheduler": _CONSISTENCY,
+    "FlowMatchLCMScheduler": _CONSISTENCY, "PiflowScheduler": _CONSISTENCY,
+    "FlowMapEulerDiscreteScheduler": "a flow map, which is asked about two times at once",
+    "HeliosScheduler": _STAGES, "HeliosDMDScheduler": _STAGES,
+    "MiniMaxH3Scheduler": "a flow whose time runs from the noise to the data",
+    "RFD4ProteinaScheduler": "a process on the structure of proteins",
+    "SCMScheduler": "a trigonometric flow", "IPNDMScheduler": "a process whose time is an angle",
+    "DDPMWuerstchenScheduler": "a process in continuous time of its own",
+    "VQDiffusionScheduler": _DISCRETE, "AmusedScheduler": _DISCRETE,
+    "BlockRefinementScheduler": _DISCRETE, "DiscreteDDIMScheduler": _DISCRETE,
+    "EntropyBoundScheduler": _DISCRETE}
+_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
+         "LTXEulerAncestralRFScheduler")
+_PROCESS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
+            "prediction_type", "rescale_betas_zero_snr", "snr_shift_scale", "use_flow_sigmas")
+_SAMPLING = frozenset("""
+    timestep_spacing steps_offset set_alpha_to_one skip_prk_steps variance_type solver_order
+    solver_type solver_p algorithm_type predict_x0 disable_corrector predictor_order corrector_order
+    lower_order_final euler_at_final final_sigmas_type lambda_min_clipped
+    sigma_min sigma_max rho sigma_schedule use_karras_sigmas use_exponential_sigmas use_beta_sigmas
+    use_lu_lambdas shift flow_shift shift_terminal use_dynamic_shifting time_shift_type base_shift
+    max_shift base_image_seq_len max_image_seq_len eta s_noise tau_func noise_sampler_seed
+    clip_sample clip_sample_range thresholding dynamic_thresholding_ratio sample_max_value
+    original_inference_steps timestep_scaling solvers schedule card""".split())
 
+# %% ../../nbs/teachers/diffusers.ipynb #91d4c7e2
+def _full_config(scheduler: Any) -> dict:
+    "A scheduler's config, or a saved one, with its class's defaults for what it leaves out."
+    if isinstance(scheduler, Mapping):
+        config = {str(k): v for k, v in scheduler.items()}
+    elif isinstance(getattr(scheduler, "config", None), Mapping):
+        config = dict(scheduler.config, _class_name=type(scheduler).__name__)
+    else:
+        raise ValueError(f"{str(scheduler)[:80]!r} is no scheduler: give a diffusers scheduler or "
+                         "its config, pipe.scheduler for example")
+    from diffusers import schedulers
+    kind = getattr(schedulers, str(config.get("_class_name", "")), None)
+    wanted = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}
+    defaults = {k: p.default for k, p in wanted.items() if p.default is not inspect.Parameter.empty}
+    return {k: v for k, v in defaults.items() if k in _PROCESS} | config
+
+# %% ../../nbs/teachers/diffusers.ipynb #f5c2a3b6
+_USUAL = {
+    "timestep_type": ("discrete", "the network is asked at log sigma, not at a number of the table"),
+    "interpolation_type": ("linear", "the network is asked at times that its noise levels do not have"),
+    "invert_sigmas": (False, "its time runs from the noise to the data"),
+    "stochastic_sampling": (False, "its few steps add new noise, which is no ODE")}
+
+
+def _check_keys(config: Mapping) -> None:
+    "ValueError if the class or a key describes a process that the teacher would not follow."
+    name = config.get("_class_name") or "the scheduler"
+    if name in _REFUSED:
+        raise ValueError(f"{name} is not supported: it describes {_REFUSED[name]}")
+    for key, (usual, reason) in _USUAL.items():
+        if config.get(key, usual) != usual:
+            raise ValueError(f"{name} is not supported with {key}={config[key]!r}: {reason}")
+    for key in sorted(set(config) - _SAMPLING - set(_PROCESS) - set(_USUAL)):
+        if key.startswith("_") or config[key] is None or config[key] is False: continue
+        raise ValueError(f"{name} is not supported with {key}={str(config[key])[:60]}: it may "
+                         "change what the network was trained with, and is not known here")
+
+
+def _warn_of_clipping(config: Mapping) -> None:
+    name = str(config.get("_class_name", ""))
+    clips = name.startswith(("DDIM", "DDPM", "Heun", "UnCLIP", "RePaint"))
+    for key in ("thresholding", *(["clip_sample"] if clips else [])):
+        if config.get(key):
+            warnings.warn(f"{key}: {name or 'this scheduler'} clips every prediction. A teacher "
+                          "solves the network's equation without, so its samples can differ from "
+                          "the pipeline's", stacklevel=3)
+
+# %% ../../nbs/teachers/diffusers.ipynb #d2308da4
 def schedule_from_scheduler(scheduler: Any) -> tuple[NoiseSchedule, str]:
-    "(schedule, prediction) of a diffusers scheduler or its saved config. ValueError, with the reason, for one that is not supported."
-    config = scheduler if isinstance(scheduler, Mapping) else dict(scheduler.config, _class_name=type(scheduler).__name__)
-    name, get = config.get("_class_name", ""), config.get
-    if name in _FLOW: return NoiseSchedule.flow(float(get("num_train_timesteps", 1000))), "flow_prediction"
-    if name in _NOT_VP: raise ValueError(f"{name} is not supported: it describes {_NOT_VP[name]}")
-    if "num_train_timesteps" not in config or not ({"beta_schedule", "trained_betas"} & set(config)):
-        raise ValueError(f"{name or 'the scheduler'} is not supported: its config has no num_train_timesteps and beta_schedule")
-    prediction = get("prediction_type", "epsilon")
-    if prediction == "flow_prediction": return NoiseSchedule.flow(float(get("num_train_timesteps"))), prediction
+    """(schedule, prediction) of a diffusers scheduler or its saved config. ValueError, with the
+    reason, for one that is not supported; a warning where it clips predictions."""
+    if isinstance(getattr(scheduler, "schedule", None), NoiseSchedule):      # one of ours
+        return scheduler.schedule, scheduler.config.prediction_type
+    config = _full_config(scheduler)
+    _check_keys(config)
+    name, prediction = config.get("_class_name", ""), config.get("prediction_type", "epsilon")
+    if name in _FLOW or config.get("use_flow_sigmas"):
+        return _flow_of_config(config), _flow_prediction(config)
+    betas = {"beta_schedule", "trained_betas"} & set(config)
+    if "num_train_timesteps" not in config or not betas:
+        raise ValueError(f"{name or 'the scheduler'} is not supported: its config has no "
+                         "num_train_timesteps and beta_schedule")
+    if prediction == "flow_prediction":
+        raise ValueError("prediction_type 'flow_prediction' is not supported without "
+                         "use_flow_sigmas: the config's betas are not those of a flow")
     if prediction not in ("epsilon", "sample", "v_prediction"):
-        raise ValueError(f"prediction_type {prediction!r} is not supported: the network has to predict epsilon, sample, v_prediction "
-                         "or flow_prediction")
-    named = dict(beta_schedule=get("beta_schedule"), beta_start=get("beta_start", 1e-4), beta_end=get("beta_end", 0.02), n=get("num_train_timesteps"))
-    special = get("trained_betas") is not None or get("rescale_betas_zero_snr")
-    if not special and named["beta_schedule"] in ("linear", "scaled_linear"):
-        return NoiseSchedule.ddpm(*list(named.values())[1:], scaled=named["beta_schedule"] == "scaled_linear"), prediction
-    betas = diffusers_betas(**named) if get("trained_betas") is None else torch.as_tensor(get("trained_betas"), dtype=torch.float64)
+        raise ValueError(f"prediction_type {prediction!r} is not supported: the network has to "
+                         "predict epsilon, sample, v_prediction or flow_prediction")
+    _warn_of_clipping(config)
+    schedule = _schedule_of_betas(config, prediction)
+    _check_against(schedule, scheduler)
+    return schedule, prediction
+
+# %% ../../nbs/teachers/diffusers.ipynb #5ae07b13
+def _flow_of_config(config: Mapping) -> NoiseSchedule:
+    n = config.get("num_train_timesteps", 1000)
+    if type(n) is not int or not 1 <= n <= _MOST_TIMESTEPS:
+        raise ValueError(f"num_train_timesteps={n!r}: need a whole number, 1 to {_MOST_TIMESTEPS}")
+    return NoiseSchedule.flow(float(n))
+
+
+def _flow_prediction(config: Mapping) -> str:
+    "What a network on a flow predicts; noise and velocity of the table's kind are refused."
+    prediction = config.get("prediction_type", "flow_prediction")
+    if config.get("_class_name") in _FLOW or prediction in ("flow_prediction", "sample"):
+        return "sample" if prediction == "sample" else "flow_prediction"
+    raise ValueError(f"use_flow_sigmas with prediction_type {prediction!r} is not supported: such "
+                     "a network has to predict flow_prediction or sample")
+
+
+def _schedule_of_betas(config: Mapping, prediction: str) -> NoiseSchedule:
+    keys = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+    kind, start, end, n = (config.get(k) for k in keys)
+    shift, zero = config.get("snr_shift_scale"), config.get("rescale_betas_zero_snr")
+    if config.get("trained_betas") is not None:
+        betas = _trained_betas(config["trained_betas"], n)
+    else:
+        betas = diffusers_betas(kind, start, end, n)
+        if kind != "squaredcos_cap_v2" and not zero and shift in (None, 1):
+            return NoiseSchedule.ddpm(start, end, n, scaled=kind == "scaled_linear")
     alphas_cumprod = (1 - betas).cumprod(0)
-    if get("rescale_betas_zero_snr"): alphas_cumprod = _zero_terminal(alphas_cumprod, prediction)
-    return NoiseSchedule.discrete(alphas_cumprod=alphas_cumprod), prediction
+    if shift is not None:
+        if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not shift > 0:
+            raise ValueError(f"snr_shift_scale={shift!r}: need a positive number")
+        alphas_cumprod = alphas_cumprod / (shift + (1 - shift) * alphas_cumprod)
+    if zero: alphas_cumprod = _zero_terminal(alphas_cumprod, prediction)
+    return NoiseSchedule.discrete(alphas_cumprod=alphas_cumprod)
+
+# %% ../../nbs/teachers/diffusers.ipynb #e8027d5b
+def _trained_betas(betas: Any, n: int) -> Tensor:
+    try: values = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"trained_betas={str(betas)[:60]!r}: need a list of numbers") from None
+    if values.ndim != 1 or len(values) != n:
+        raise ValueError(f"trained_betas of shape {tuple(values.shape)} for {n} training "
+                         "timesteps: alphas_cumprod has a value for each")
+    return values
+
+
+def _check_against(schedule: NoiseSchedule, scheduler: Any) -> None:
+    "ValueError unless a live scheduler's own table is that of `schedule`."
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(table, Tensor) or table.ndim != 1: return
+    theirs = table.double().cpu()[:-1]
+    t = torch.arange(1, len(theirs) + 1, dtype=torch.float64) / len(table)
+    ours = schedule.alpha(t) ** 2
+    if getattr(schedule, "n", None) != len(table) or (ours - theirs).abs().max() > 1e-4:
+        raise ValueError(f"{type(scheduler).__name__} is not supported: its table alphas_cumprod "
+                         "is not what its config says")
 
 # %% ../../nbs/teachers/diffusers.ipynb #b42d35ed
 class PromptTable:
