@@ -360,7 +360,7 @@ def _logits_and_penalty(D: Callable, x: Tensor, *condition: Tensor) -> tuple[Ten
         x = x.detach().clone().requires_grad_()
         logits = D(x, *condition)
         (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=differentiable)
-    penalty = gradient.square().flatten(1).sum(1)
+    penalty = gradient.square().reshape(len(x), -1).sum(1)
     return (logits, penalty) if differentiable else (logits.detach(), penalty.detach())
 
 

@@ -103,22 +103,24 @@ _held: dict[Path, FileLock] = {}
 _guard = threading.Lock()
 
 
-def claim_folder(folder: str | os.PathLike) -> bool:
+def claim_folder(folder: str | os.PathLike, wait: float = 0.0) -> bool:
     """Take `folder`, made if need be, for this process until `release_folder` or the process's end, however it ends.
-    False if it had it already. FolderInUse (a ValueError) names who has it, OSError if it cannot be written."""
+    False if it had it already. `wait`: seconds that another process is waited for (-1: as long as it takes), then
+    FolderInUse, a ValueError, names it. OSError if the folder cannot be written."""
     folder = Path(folder).resolve()
     with _guard:
         if folder in _held and (folder / ".lock").exists():
             return False
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            raise FolderInUse(f"{folder} is in use by {folder_owner(folder)}: wait until that has ended, stop it, "
-                              "or choose another output_dir") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", thread_local=False)
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise FolderInUse(f"{folder} is in use by {folder_owner(folder)}: wait until that has ended, stop it, "
+                          "or choose another output_dir") from None
+    write_json_atomic(folder / ".owner.json", _myself())
+    with _guard:
         _held[folder] = lock
-        write_json_atomic(folder / ".owner.json", _myself())
     return True
 
 
@@ -126,15 +128,16 @@ def release_folder(folder: str | os.PathLike) -> None:
     "Give a claimed folder back; nothing happens if this process does not have it."
     folder = Path(folder).resolve()
     with _guard:
-        if (lock := _held.pop(folder, None)) is not None:
-            (folder / ".owner.json").unlink(missing_ok=True)
-            lock.release()
+        lock = _held.pop(folder, None)
+    if lock is not None:
+        (folder / ".owner.json").unlink(missing_ok=True)
+        lock.release()
 
 # %% ../nbs/foundations/files.ipynb #3c947287
 @contextmanager
-def claimed(folder: str | os.PathLike) -> Iterator[None]:
+def claimed(folder: str | os.PathLike, wait: float = 0.0) -> Iterator[None]:
     "A block that has `folder` for itself; a process that had it before keeps it behind the block."
-    mine = claim_folder(folder)
+    mine = claim_folder(folder, wait)
     try:
         yield
     finally:
