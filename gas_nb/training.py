@@ -4,19 +4,20 @@
 
 # %% ../nbs/03_train_gas.ipynb #f33c3195
 from __future__ import annotations
-import copy, hashlib, json, math, tempfile, time, urllib.request
+import copy, glob, hashlib, json, math, numbers, operator, os, tempfile, time, urllib.request
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Iterator
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from safetensors import safe_open
 from fastcore.basics import patch
 from .classic import ddim
 from .compat import default_device
-from .data import EVAL_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, make_pairs, noise, train_seeds
+from .data import EVAL_SEED, MAX_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, make_pairs, noise, train_seeds
 from .discriminator import Discriminator, discriminator_loss, generator_loss
+from .files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
 from .files import save_safetensors_atomic, write_json_atomic, write_text_atomic
 from .fit import ARRIVED, Chart, Distance, FitStep, gauss_newton_step, start_fit, to_tableau
 from .parallel import agree, in_order, is_main, on_main, share, sum_gradients, total
@@ -27,10 +28,11 @@ from .teachers.presets import check_setting, read_prompts, train_options
 from .trackers import tracker_names
 
 # %% auto #0
-__all__ = ['PHASES', 'PRESETS', 'DIGITS', 'TrainConfig', 'make_distance', 'lpips_features', 'check_lpips', 'TrainState',
-           'load_state', 'NonFiniteLoss', 'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train',
+__all__ = ['PHASES', 'PRESETS', 'DIGITS', 'TrainConfig', 'check_text', 'check_whole', 'check_number', 'check_flag',
+           'make_distance', 'lpips_features', 'check_lpips', 'TrainState', 'make_discriminator', 'load_state',
+           'NonFiniteLoss', 'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train', 'rehearse',
            'make_training_pairs', 'make_eval_pairs', 'validate', 'preset_config', 'resolve', 'teacher_of',
-           'results_folder', 'open_run', 'RunLog']
+           'results_folder', 'run_name', 'open_run', 'RunLog']
 
 # %% ../nbs/03_train_gas.ipynb #14500e9e
 @dataclass(frozen=True)
@@ -68,27 +70,66 @@ class TrainConfig:
     def __post_init__(self): _check(self)
 
 # %% ../nbs/03_train_gas.ipynb #583e9086
+def check_text(name: str, value: Any) -> str:
+    "`value` as text; a path or a torch.device is one too. ValueError for anything else."
+    if isinstance(value, (str, torch.device)): return str(value)
+    if isinstance(value, os.PathLike): return os.fspath(value)
+    raise ValueError(f"{name}={value!r}: must be text")
+
+def check_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    "`value` as an int from `least` to `most`; ValueError for anything else."
+    bounds = f"at least {least}" if most == 2**63 - 1 or not _is_whole(value) or value < least else f"at most {most:,}"
+    if not _is_whole(value) or not least <= value <= most:
+        raise ValueError(f"{name}={value!r}: must be a whole number, {bounds}")
+    return operator.index(value)
+
+def _is_whole(value: Any) -> bool: return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+def check_number(name: str, value: Any) -> int | float:
+    "`value` as a number that is finite; ValueError for anything else."
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}: must be a number")
+    return value if isinstance(value, (int, float)) else float(value)
+
+def check_flag(name: str, value: Any) -> bool:
+    "`value`, which is True or False; ValueError for anything else."
+    if not isinstance(value, bool): raise ValueError(f"{name}={value!r}: must be True or False")
+    return value
+
+# %% ../nbs/03_train_gas.ipynb #8c2c1a8d
 _CHOICES = dict(method=("gauss_newton", "adam"), loss=("l1", "l2", "features", "lpips"), condition=("random", "none"))
-_AT_LEAST = dict(nfe=1, iterations=1, fit_steps=1, fit_pairs=8, n_pairs=8, n_val=1, batch_size=1, adversarial_iterations=1,
-                 discriminator_width=8, val_every=1, checkpoint_every=1, n_eval=2, seed=0)
+_TEXTS = ("teacher", "weights", "prompts", "device", *_CHOICES)
+_AT_LEAST = dict(nfe=1, iterations=1, fit_steps=1, fit_pairs=8, n_pairs=8, n_val=1, batch_size=1,
+                 adversarial_iterations=1, discriminator_width=8, val_every=1, checkpoint_every=1, n_eval=2, seed=0)
+_POSITIVE = ("lr", "clip", "gamma", "discriminator_lr")
 
 def _check(c: TrainConfig) -> None:
+    for name in _TEXTS: object.__setattr__(c, name, check_text(name, getattr(c, name)))
+    for name, least in _AT_LEAST.items(): object.__setattr__(c, name, check_whole(name, getattr(c, name), least))
+    for name in (*_POSITIVE, "ema", "adversarial_weight"):
+        object.__setattr__(c, name, check_number(name, getattr(c, name)))
+    if c.t_eps is not None: object.__setattr__(c, "t_eps", check_number("t_eps", c.t_eps))
+    if c.order is not None: object.__setattr__(c, "order", check_whole("order", c.order, 1))
     for name, allowed in _CHOICES.items():
-        if getattr(c, name) not in allowed: raise ValueError(f"{name}={getattr(c, name)!r}: choose one of {', '.join(allowed)}")
-    for name, least in _AT_LEAST.items():
-        v = getattr(c, name)
-        if not isinstance(v, int) or isinstance(v, bool) or v < least: raise ValueError(f"{name}={v!r}: must be a whole number, at least {least}")
-    for name in ("lr", "clip", "gamma", "discriminator_lr"):
-        if not (isinstance(getattr(c, name), (int, float)) and 0 < getattr(c, name) < float("inf")):
-            raise ValueError(f"{name}={getattr(c, name)!r}: must be a positive number")
+        if getattr(c, name) not in allowed:
+            raise ValueError(f"{name}={getattr(c, name)!r}: choose one of {', '.join(allowed)}")
+    for name in _POSITIVE:
+        if getattr(c, name) <= 0: raise ValueError(f"{name}={getattr(c, name)!r}: must be a positive number")
+    _check_ranges(c)
+    default_device(c.device)
+
+def _check_ranges(c: TrainConfig) -> None:
     if not 0 <= c.ema < 1: raise ValueError(f"ema={c.ema}: must lie in [0, 1)")
-    if not 0 <= c.adversarial_weight < float("inf"): raise ValueError(f"adversarial_weight={c.adversarial_weight}: must be 0 (GS only) or positive")
+    if c.adversarial_weight < 0:
+        raise ValueError(f"adversarial_weight={c.adversarial_weight}: must be 0 (GS only) or positive")
     if c.nfe > 50: raise ValueError(f"nfe={c.nfe}: a student has 1 to 50 evaluations; more is a teacher's work")
     if c.t_eps is not None and not 0 < c.t_eps < 1: raise ValueError(f"t_eps={c.t_eps}: must lie between 0 and 1")
     if c.order is not None and c.method == "gauss_newton" and c.order < c.nfe:
-        raise ValueError(f"order={c.order}: the Gauss-Newton fit uses all points (order {c.nfe}); use method='adam' for a lower order")
-    if c.n_pairs + c.n_val > EVAL_SEED: raise ValueError(f"n_pairs + n_val = {c.n_pairs + c.n_val}: evaluation seeds begin at {EVAL_SEED}")
-    default_device(c.device)
+        raise ValueError(f"order={c.order}: the Gauss-Newton fit uses all points (order {c.nfe}); "
+                         "use method='adam' for a lower order")
+    if c.n_pairs + c.n_val > EVAL_SEED:
+        raise ValueError(f"n_pairs + n_val = {c.n_pairs + c.n_val}: evaluation seeds begin at {EVAL_SEED}")
+    check_whole("n_eval", c.n_eval, 2, MAX_SEED - EVAL_SEED)
 
 # %% ../nbs/03_train_gas.ipynb #97e341f7
 def make_distance(loss: str, teacher: Teacher) -> Distance:
@@ -162,6 +203,10 @@ class TrainState:
         return Tableau(table.times, table.offsets, table.A, table.C, meta)
 
 # %% ../nbs/03_train_gas.ipynb #0b729268
+def make_discriminator(config: TrainConfig, teacher: Teacher) -> nn.Module:
+    "The judge of samples of the teacher's shape, whatever that is; new weights on the CPU."
+    return Discriminator.for_shape(teacher.shape, base_width=config.discriminator_width)
+
 @patch
 @torch.no_grad()
 def update_ema(self: TrainState) -> None:
@@ -176,10 +221,9 @@ def start_phase(self: TrainState, phase: str) -> None:
     if phase != "gas": return
     self.solver.load_state_dict(self.gs)
     self.optimizer = torch.optim.Adam(self.solver.parameters(), self.config.lr)
-    c, size = self.teacher.shape[0], self.teacher.shape[-1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(self.config.seed)
-        self.discriminator = Discriminator.for_images(c, size, base_width=self.config.discriminator_width).to(self.teacher.device)
+        self.discriminator = make_discriminator(self.config, self.teacher).to(self.teacher.device)
     self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), self.config.discriminator_lr, betas=(0.0, 0.99))
 
 # %% ../nbs/03_train_gas.ipynb #aae4c0b1
@@ -208,6 +252,8 @@ def load(self: TrainState, path: Path) -> None:
     try:
         with safe_open(path, "pt") as f:
             header, tensors = json.loads(f.metadata()["state"]), {k: f.get_tensor(k) for k in f.keys()}
+        if header["phase"] not in PHASES or not isinstance(header["config"], dict) or "teacher" not in header:
+            raise ValueError("its header is not a run's")
     except Exception as e: raise ValueError(f"{path} is not a checkpoint of a run ({e}); delete it to start over") from None
     ours = json.loads(json.dumps(asdict(self.config)))
     if differs := sorted(k for k in ours.keys() | header["config"].keys() if k != "device" and ours.get(k) != header["config"].get(k)):
@@ -225,9 +271,15 @@ def load(self: TrainState, path: Path) -> None:
 def load_state(config: TrainConfig, teacher: Teacher, run_dir: str | Path) -> TrainState:
     "The state in a run's directory; ValueError if there is none."
     state, path = TrainState(config, teacher), Path(run_dir) / "checkpoint.safetensors"
-    if not path.exists(): raise ValueError(f"{run_dir} has no checkpoint.safetensors: train first")
-    state.load(path)
+    if not path.is_file(): raise ValueError(f"{run_dir} has no checkpoint.safetensors: train first")
+    _resume(state, path)
     return state
+
+def _resume(state: TrainState, path: Path) -> None:
+    try: state.load(path)
+    except (LookupError, RuntimeError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path} does not hold what a run of these settings needs ({type(e).__name__}: {e}); "
+                         "delete it to start over") from e
 
 def _restore(optimizer, flat):
     state = {}
@@ -309,11 +361,20 @@ class StepRecord:
 def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Path | None = None,
           pairs: tuple[Pairs, Pairs] | None = None, progress: Callable[[int, int], None] | None = None) -> Iterator[StepRecord]:
     """Distil a solver; yields a StepRecord per step. `pairs` = (training, held-out), made if not given, with `progress(done, total)`.
-    With `run_dir` the state is kept there and an interrupted run continues, bit-identically on the CPU. NonFiniteLoss stops it."""
+    With `run_dir` the state is kept there and an interrupted run continues, bit-identically on the CPU; another process that works
+    there is FolderInUse. ValueError for what cannot be trained comes before any work. NonFiniteLoss stops it."""
     teacher = teacher or teacher_of(config)
-    state, distance = TrainState(config, teacher), make_distance(config.loss, teacher)
+    distance = make_distance(config.loss, teacher)
+    rehearse(config, teacher, distance, pairs)
+    mine = on_main(claim_folder, run_dir) if run_dir is not None else False
+    try: yield from _train(config, teacher, distance, run_dir, pairs, progress)
+    finally:
+        if mine and is_main(): release_folder(run_dir)
+
+def _train(config, teacher, distance, run_dir, pairs, progress):
+    state = TrainState(config, teacher)
     checkpoint = Path(run_dir) / "checkpoint.safetensors" if run_dir is not None else None
-    if checkpoint and on_main(checkpoint.exists): state.load(checkpoint)
+    if checkpoint and on_main(checkpoint.exists): _resume(state, checkpoint)
     if state.phase == "done": return
     training, held_out = (p.to(teacher.device) for p in pairs or make_training_pairs(config, teacher, run_dir, progress))
     clock = time.perf_counter() - state.seconds
@@ -333,6 +394,25 @@ def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Pa
             yield StepRecord(phase, state.step, steps, extras.pop("loss"), val, state.seconds, extras, state)
     state.start_phase("done")
     if checkpoint and is_main(): state.save(checkpoint)
+
+# %% ../nbs/03_train_gas.ipynb #7520d5be
+def rehearse(config: TrainConfig, teacher: Teacher, distance: Distance, pairs: tuple[Pairs, Pairs] | None = None) -> None:
+    "ValueError for what `train` could not do later."
+    if config.adversarial_weight > 0:
+        with torch.device("meta"): make_discriminator(config, teacher)
+    if config.adversarial_weight > 0 or config.method == "adam":
+        share(range(min(config.batch_size, len(pairs[0]) if pairs else config.n_pairs)))
+    for part in pairs or ():
+        if tuple(part.x_T.shape[1:]) != teacher.shape or tuple(part.x_0.shape[1:]) != teacher.shape:
+            raise ValueError(f"pairs of shapes {tuple(part.x_T.shape[1:])} and {tuple(part.x_0.shape[1:])}: "
+                             f"{teacher.name} has samples of shape {teacher.shape}")
+        if not len(part): raise ValueError("no pairs: training and held-out pairs are needed, at least one of each")
+    if config.loss not in ("features", "lpips"): return
+    x = torch.zeros(1, *teacher.shape, device=teacher.device)
+    try:
+        with torch.no_grad(): distance.loss(distance.residual(x, x))
+    except Exception as e:
+        raise ValueError(f"loss={config.loss!r} cannot look at samples of shape {teacher.shape} ({e}): choose loss='l1'") from e
 
 # %% ../nbs/03_train_gas.ipynb #f76b5f7c
 def _steps(config: TrainConfig, phase: str) -> int:
@@ -359,7 +439,18 @@ def _make_pairs(config, teacher, seeds, run_dir, progress):
     if run_dir is None: return make_pairs(teacher, seeds, conditions, progress=progress)
     identity = hashlib.sha256(json.dumps(teacher.config, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{Path(teacher.name).name}-{identity}-{conditions or 'none'}-{seeds[0]}-{len(seeds)}"
-    return generate_pairs(teacher, seeds, Path(run_dir).parent / "pairs" / name, conditions, progress=progress).tensors()
+    folder = Path(run_dir).parent / "pairs" / name
+    mine = on_main(_claim_in_turn, folder)
+    try: return generate_pairs(teacher, seeds, folder, conditions, progress=progress).tensors()
+    finally:
+        if mine and is_main(): release_folder(folder)
+
+def _claim_in_turn(folder: Path) -> bool:
+    "Claim a folder; what another process is making there is waited for."
+    try: return claim_folder(folder)
+    except FolderInUse:
+        print(f"waiting for {folder_owner(folder)}, which is making the pairs in {folder}", flush=True)
+        return claim_folder(folder, wait=-1)
 
 @torch.no_grad()
 def validate(state: TrainState, held_out: Pairs, distance: Distance) -> float:
@@ -402,7 +493,8 @@ DIGITS = dict(fit_steps=16, fit_pairs=256, n_pairs=2_000, n_val=250, n_eval=1_00
 
 def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     "The TrainConfig of a preset (auto, quick, cpu, gpu, paper), the teacher's paper setting and `overrides`, of which None means: as they say."
-    given = {k: v for k, v in overrides.items() if v is not None}
+    given, preset = {k: v for k, v in overrides.items() if v is not None}, check_text("preset", preset)
+    for name in set(given) & set(_TEXTS): given[name] = check_text(name, given[name])
     if unknown := sorted(set(given) - {f.name for f in fields(TrainConfig)}): raise ValueError(f"unknown settings: {', '.join(unknown)}")
     device = default_device(given.get("device", "auto"))
     setting = _paper_options(given, preset)
@@ -420,8 +512,25 @@ def _paper_options(given: dict, preset: str) -> dict:
     return options | ({"n_val": min(options["n_val"], given["n_pairs"])} if "n_pairs" in given else {})
 
 # %% ../nbs/03_train_gas.ipynb #78430ac7
+_KINDS = dict(text=("teacher", "weights", "prompts", "preset", "method", "loss", "condition", "device", "output_dir", "tracker"),
+              whole=("nfe", "iterations", "batch_size", "n_pairs", "n_eval", "seed"), number=("adversarial", "lr"))
+
+def _checked(settings: dict) -> dict:
+    "The settings, each of the right kind; `tracker` may be absent. ValueError for one that is missing, unknown or of another kind."
+    given, known = dict(tracker="") | settings, [name for names in _KINDS.values() for name in names]
+    if unknown := sorted(set(given) - set(known)): raise ValueError(f"unknown settings: {', '.join(unknown)}")
+    if missing := [name for name in known if name not in given]: raise ValueError(f"missing settings: {', '.join(missing)}")
+    check = dict(text=check_text, whole=lambda name, v: check_whole(name, v, -2**63), number=check_number)
+    for kind, names in _KINDS.items():
+        for name in names:
+            hint = ", '' for none" if kind == "text" and name in ("weights", "prompts", "method", "loss", "tracker") else ""
+            try: given[name] = check[kind](name, given[name])
+            except ValueError as e: raise ValueError(f"{str(e).split(', at least')[0]}{hint}") from None
+    return given
+
 def resolve(settings: dict) -> TrainConfig:
     "The TrainConfig of the notebook's parameters; ValueError or OSError names the value that is wrong and what is allowed."
+    settings = _checked(settings)
     names = ("teacher", "weights", "prompts", "nfe", "condition", "seed", "device")
     or_preset = {name: settings[name] or None for name in ("method", "loss", "lr", "batch_size", "n_pairs", "n_eval", "iterations")}
     weight = None if settings["adversarial"] < 0 else float(settings["adversarial"])
@@ -431,7 +540,7 @@ def resolve(settings: dict) -> TrainConfig:
     if kind == "paper": check_setting(config.teacher, config.weights, config.nfe, config.prompts)
     elif config.prompts: _check_prompts(kind, config)
     if config.loss == "lpips": check_lpips()
-    tracker_names(settings.get("tracker", ""))
+    tracker_names(settings["tracker"])
     results_folder(settings["output_dir"])
     return config
 
@@ -449,39 +558,52 @@ def teacher_of(config: TrainConfig) -> Teacher:
 def results_folder(output_dir: str | Path) -> Path:
     "`output_dir` as a folder that can be written; a relative one lies beside `nbs/` when the notebook runs inside it."
     here = Path.cwd().parent if (Path.cwd() / "03_train_gas.ipynb").exists() else Path.cwd()
-    folder = (here / output_dir).resolve()
     try:
+        folder = (here / Path(check_text("output_dir", output_dir)).expanduser()).resolve()
+        if folder.exists() and not folder.is_dir(): raise NotADirectoryError("it is a file")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder): return folder
-    except OSError as e: raise OSError(f"output_dir={str(output_dir)!r} cannot be written: {e}. Choose another with output_dir") from None
+    except (OSError, RuntimeError) as e:
+        raise OSError(f"output_dir={str(output_dir)!r} cannot be written: {e}. Choose another with output_dir") from None
 
 # %% ../nbs/03_train_gas.ipynb #1828857f
+def run_name(config: TrainConfig) -> str: return f"{Path(config.teacher).name}-nfe{config.nfe}"
+
 def open_run(output_dir: str | Path, config: TrainConfig) -> Path:
-    "The directory of this run: an unfinished one with equal settings, or a new one. OSError if it cannot be written."
-    root, name = results_folder(output_dir), f"{Path(config.teacher).name}-nfe{config.nfe}"
-    mine, taken = json.loads(json.dumps(asdict(config))), 0
-    for folder in sorted(root.glob(f"{name}-*")):
-        taken = max(taken, int(n) if (n := folder.name.rpartition("-")[2]).isdigit() else 0)
-        try: theirs = json.loads((folder / "config.json").read_text())
-        except (OSError, ValueError): continue
-        if theirs == mine and not (folder / "metrics.json").exists(): return folder
+    """The directory of this run, claimed by this process: an unfinished one with equal settings, or a new one. FolderInUse if another
+    process works there, OSError if it cannot be written."""
+    root = results_folder(output_dir)
+    with claimed(root, wait=60): return _open_run(root, run_name(config), json.loads(json.dumps(asdict(config))))
+
+def _open_run(root: Path, name: str, mine: dict) -> Path:
+    taken = 0
+    for folder in sorted(root.glob(f"{glob.escape(name)}-*")):
+        taken = max(taken, int(n) if (n := folder.name.rpartition("-")[2]).isdecimal() else 0)
+        try: theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError): continue
+        if theirs != mine or (folder / "metrics.json").exists(): continue
+        claim_folder(folder)
+        if not (folder / "metrics.json").exists(): return folder      # it may have ended just now
+        release_folder(folder)
     folder = root / f"{name}-{taken + 1}"
     folder.mkdir()
+    claim_folder(folder)
     write_json_atomic(folder / "config.json", mine)
     return folder
 
+# %% ../nbs/03_train_gas.ipynb #13b4b78e
 class RunLog:
     "metrics.jsonl of a run: one line per step; steps that a resumed run does again are not kept twice."
     def __init__(self, run_dir: Path):
         self.path = Path(run_dir) / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self.records = [r for line in lines if (r := _parse(line)) is not None]
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        self.records = [r for line in text.splitlines() if (r := _parse(line)) is not None]
+        self.whole = text == "".join(json.dumps(r) + "\n" for r in self.records)
 
     def add(self, record: StepRecord) -> None:
-        place = lambda r: (PHASES.index(r["phase"]), r["step"])
         row = record.as_dict()
-        if self.records and place(self.records[-1]) >= place(row):
-            self.records = [r for r in self.records if place(r) < place(row)]
+        if not self.whole or (self.records and _place(self.records[-1]) >= _place(row)):
+            self.records, self.whole = [r for r in self.records if _place(r) < _place(row)], True
             write_text_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.records))
         self.records.append(row)
         with self.path.open("a", encoding="utf-8") as f: f.write(json.dumps(row) + "\n")
@@ -492,6 +614,10 @@ class RunLog:
             self.add(record)
             yield record
 
-def _parse(line):
-    try: return json.loads(line)
-    except ValueError: return None                        # the last line of a killed run may be cut
+def _place(row: dict) -> tuple[int, int]: return PHASES.index(row["phase"]), row["step"]
+
+def _parse(line: str) -> dict | None:
+    "A step's row, or None: the last line of a killed run may be cut."
+    try: row = json.loads(line)
+    except (ValueError, RecursionError): return None
+    return row if isinstance(row, dict) and row.get("phase") in PHASES and type(row.get("step")) is int else None

@@ -349,3 +349,43 @@ def test_discriminator_learns_to_separate_and_generator_to_fool():
     (gradient,) = torch.autograd.grad(before.sum(), fake)
     after = generator_loss(D, real, fake - 0.1 * gradient)
     assert after.mean() < before.mean()
+
+
+# --- any shape
+
+SHAPES = [(), (2,), (7,), (64,), (1, 5), (3, 100), (1, 28, 28), (3, 24, 40), (1, 3, 3), (8, 256, 16), (4, 8, 200), (4, 5, 16, 16), (2, 2, 3, 9, 8)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_sample_of_any_shape_is_judged_and_none_of_its_numbers_is_lost(shape):
+    D = Discriminator.for_shape(shape, base_width=8).double()
+    real, fake = torch.randn(2, 3, *shape, dtype=torch.float64)
+    page = D.arrange(real)
+    assert page.shape[-1] == page.shape[-2] == D.size and page.shape[1] == D.channels
+    assert sorted(page[page != 0].tolist()) == sorted(real.flatten().tolist())
+    d = discriminator_loss(D, real, fake)
+    assert d.loss.shape == (3,) and d.loss.isfinite().all()
+    fake.requires_grad_()
+    (gradient,) = torch.autograd.grad(generator_loss(D, real, fake).sum(), fake)
+    assert gradient.shape == fake.shape and (gradient != 0).all()
+
+
+def test_the_square_is_not_much_larger_than_the_sample():
+    for shape in SHAPES:
+        D = Discriminator.for_shape(shape, base_width=8)
+        assert D.channels * D.size**2 <= max(16 * D.channels, 6 * torch.Size(shape).numel()), shape
+
+
+@pytest.mark.parametrize("size", [4, 8, 32])
+def test_a_square_of_a_valid_size_gets_the_same_network_as_ever(size):
+    nets = []
+    for make in (lambda: Discriminator.for_images(3, size), lambda: Discriminator.for_shape((3, size, size))):
+        torch.manual_seed(0)
+        nets.append(make())
+    assert type(nets[1]) is Discriminator and all(torch.equal(a, b) for a, b in zip(*(n.state_dict().values() for n in nets)))
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 0, 8), (3, -1), (2.0, 8), (True, 8, 8)])
+def test_an_empty_shape_is_refused_in_words(shape):
+    with pytest.raises(ValueError, match="every axis"):
+        Discriminator.for_shape(shape)
