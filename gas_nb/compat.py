@@ -19,7 +19,8 @@ __all__ = ['torchvision_extension_loads', 'declare_torchvision_operators', 'impo
 
 # %% ../nbs/foundations/compat.ipynb #434cbb70
 def torchvision_extension_loads() -> bool:
-    "Whether torchvision's compiled extension loads beside this torch; False if torchvision is not installed."
+    """Whether torchvision's compiled extension loads beside this torch; False if torchvision is not
+    installed."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         return False
@@ -34,12 +35,15 @@ def torchvision_extension_loads() -> bool:
 
 # %% ../nbs/foundations/compat.ipynb #0214822b
 def declare_torchvision_operators() -> list[str]:
-    "Declare the schemas of `nms`, `qnms` where torchvision's extension cannot load; returns the names declared."
+    """Declare the schemas of `nms`, `qnms` where torchvision's extension cannot load; returns the
+    names declared."""
     if importlib.util.find_spec("torchvision") is None or torchvision_extension_loads():
         return []
     missing = [name for name in ("nms", "qnms") if not hasattr(torch.ops.torchvision, name)]
     for name in missing:
-        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        torch.library.define(
+            f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
     return missing
 
 
@@ -47,7 +51,8 @@ declare_torchvision_operators()
 
 # %% ../nbs/foundations/compat.ipynb #46fa91df
 def import_torchvision() -> ModuleType:
-    "torchvision, with the missing operator schemas declared first; ImportError with the remedy if it is not installed."
+    """torchvision, with the missing operator schemas declared first; ImportError with the remedy if
+    it is not installed."""
     declare_torchvision_operators()
     try:
         return importlib.import_module("torchvision")
@@ -56,7 +61,8 @@ def import_torchvision() -> ModuleType:
 
 # %% ../nbs/foundations/compat.ipynb #0270a8ba
 def default_device(device: str | torch.device = "auto") -> torch.device:
-    'The device for "auto", "cpu", "cuda" or "cuda:N"; ValueError for any other value and for CUDA that is not there.'
+    """The device for "auto", "cpu", "cuda" or "cuda:N"; ValueError for any other value and for CUDA
+    that is not there."""
     name, allowed = str(device), 'use "auto", "cpu", "cuda" or "cuda:N"'
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -68,7 +74,10 @@ def default_device(device: str | torch.device = "auto") -> torch.device:
         raise ValueError(f"device {device!r} asked for, but torch sees no CUDA GPU: {allowed}")
     count, index = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
     if name == "cuda" and int(os.environ.get("WORLD_SIZE") or 1) > 1 and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{int(os.environ['LOCAL_RANK']) % count}"        # one GPU per process of `accelerate launch`
+        # One GPU per process of `accelerate launch`.
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % count}"
     if index >= count:
-        raise ValueError(f"device {device!r} asked for, but there are {count} GPUs, numbered from 0: {allowed}")
+        raise ValueError(
+            f"device {device!r} asked for, but there are {count} GPUs, numbered from 0: {allowed}"
+        )
     return torch.device(name)

@@ -30,7 +30,8 @@ __all__ = ['atomic_path', 'write_bytes_atomic', 'write_text_atomic', 'write_json
 # %% ../nbs/foundations/files.ipynb #1b126001
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    "A temporary path beside `path`, whose folder is made: renamed to `path` if the block ends well, else removed."
+    """A temporary path beside `path`, whose folder is made: renamed to `path` if the block ends
+    well, else removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -44,19 +45,20 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 # %% ../nbs/foundations/files.ipynb #6d6b1d20
 def write_bytes_atomic(path: str | os.PathLike, data: bytes | bytearray | memoryview) -> Path:
-    "Write `data` to `path` atomically; returns the path."
+    """Write `data` to `path` atomically; returns the path."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return Path(path)
 
 
 def write_text_atomic(path: str | os.PathLike, text: str) -> Path:
-    "Write `text` as UTF-8, line ends as given; returns the path."
+    """Write `text` as UTF-8, line ends as given; returns the path."""
     return write_bytes_atomic(path, text.encode("utf-8"))
 
 # %% ../nbs/foundations/files.ipynb #c2f85f88
 def write_json_atomic(path: str | os.PathLike, obj: Any, indent: int | None = 1) -> Path:
-    "Write `obj` as strict JSON; ValueError for NaN or infinity, TypeError for what JSON cannot hold."
+    """Write `obj` as strict JSON; ValueError for NaN or infinity, TypeError for what JSON cannot
+    hold."""
     try:
         text = json.dumps(obj, indent=indent, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -65,12 +67,19 @@ def write_json_atomic(path: str | os.PathLike, obj: Any, indent: int | None = 1)
     return write_text_atomic(path, text + "\n")
 
 # %% ../nbs/foundations/files.ipynb #02ac9935
-def save_safetensors_atomic(path: str | os.PathLike, tensors: Mapping[str, torch.Tensor],
-                            metadata: Mapping[str, str] | None = None) -> Path:
-    "Write named `tensors` (any device, any strides) and string `metadata` as one safetensors file; returns the path."
+def save_safetensors_atomic(
+    path: str | os.PathLike,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write named `tensors` (any device, any strides) and string `metadata` as one safetensors
+    file; returns the path."""
     for key, value in (metadata or {}).items():
         if not isinstance(value, str):
-            raise TypeError(f"safetensors metadata are strings: {key!r} is {value!r}; give str(...) or json.dumps(...)")
+            raise TypeError(
+                f"safetensors metadata are strings: {key!r} is {value!r}; "
+                "give str(...) or json.dumps(...)"
+            )
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return write_bytes_atomic(path, save(plain, metadata=dict(metadata) if metadata else None))
 

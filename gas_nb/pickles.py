@@ -19,7 +19,7 @@ __all__ = ['Unreadable', 'a_file', 'Inert', 'read_pickle', 'read_checkpoint', 'm
 
 # %% ../nbs/foundations/pickles.ipynb #bb936b56
 class Unreadable(ValueError):
-    "A file that is damaged, or that asks for something that no tensor file needs."
+    """A file that is damaged, or that asks for something that no tensor file needs."""
 
 
 def a_file(path: Any) -> Path:
@@ -27,50 +27,98 @@ def a_file(path: Any) -> Path:
     open file)."""
     if not isinstance(path, (str, os.PathLike)) or not str(path):
         raise ValueError(f"path={path!r}: give the path of a file")
-    if Path(path).is_dir(): raise ValueError(f"{path} is a folder: give a file")
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder: give a file")
     return Path(path)
 
 # %% ../nbs/foundations/pickles.ipynb #f9aee6e4
 def _storage(data: bytes) -> Any:
-    if not isinstance(data, bytes): raise Unreadable("a tensor's storage is not given as bytes")
+    if not isinstance(data, bytes):
+        raise Unreadable("a tensor's storage is not given as bytes")
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
+# %% ../nbs/foundations/pickles.ipynb #f20375c1
 def _tensor(storage, offset, size, stride, *_) -> Tensor:
     flat = torch.empty(0, dtype=storage.dtype).set_(storage)
-    if len(size) != len(stride) or min((offset, *size, *stride), default=0) < 0: raise Unreadable(f"a tensor of shape {size} and strides {stride}")
+    negative = min((offset, *size, *stride), default=0) < 0
+    if negative or len(size) != len(stride):
+        raise Unreadable(f"a tensor of shape {size} and strides {stride}")
     last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if all(size) else offset - 1
-    if last >= len(flat): raise Unreadable(f"a tensor of shape {tuple(size)} reaches beyond its {len(flat)} stored values")
-    if torch.Size(size).numel() > len(flat): raise Unreadable(f"a tensor of shape {tuple(size)} has more entries than its {len(flat)} stored values")
+    if last >= len(flat):
+        raise Unreadable(
+            f"a tensor of shape {tuple(size)} reaches beyond its {len(flat)} stored values"
+        )
+    if torch.Size(size).numel() > len(flat):
+        raise Unreadable(
+            f"a tensor of shape {tuple(size)} has more entries than its {len(flat)} stored values"
+        )
     return torch.as_strided(flat, size, stride, offset)
 
 # %% ../nbs/foundations/pickles.ipynb #12933dbc
-_DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_DTYPES = (
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
 
+# %% ../nbs/foundations/pickles.ipynb #048236ae
 def _tensor_names() -> dict[str, Callable]:
-    "Names that tensors and plain containers use, and what we put behind them."
-    names = {"torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a), "torch._utils._rebuild_parameter": lambda data, *_: data,
-             "torch.storage._load_from_bytes": lambda data: _storage(data), "collections.OrderedDict": OrderedDict,
-             "collections.defaultdict": lambda *_: {}, "_codecs.encode": lambda text, *_: text.encode("latin1"),
-             "torch.Size": lambda size: tuple(size), "torch.device": lambda *a: str(a)}
+    """Names that tensors and plain containers use, and what we put behind them."""
+    names = {
+        "torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a),
+        "torch._utils._rebuild_parameter": lambda data, *_: data,
+        "torch.storage._load_from_bytes": lambda data: _storage(data),
+        "collections.OrderedDict": OrderedDict,
+        "collections.defaultdict": lambda *_: {},
+        "_codecs.encode": lambda text, *_: text.encode("latin1"),
+        "torch.Size": lambda size: tuple(size),
+        "torch.device": lambda *a: str(a),
+    }
     names |= {f"dnnlib.{name}": dict for name in ("EasyDict", "util.EasyDict")}
-    names |= {f"{module}.{kind}": lambda *_: None for module in ("builtins", "__builtin__") for kind in ("list", "dict")}
+    names |= {
+        f"{module}.{kind}": lambda *_: None
+        for module in ("builtins", "__builtin__")
+        for kind in ("list", "dict")
+    }
     return names | {f"torch.{name}": getattr(torch, name) for name in _DTYPES}
 
 # %% ../nbs/foundations/pickles.ipynb #2da80da0
 class Inert:
-    "What a pickle says about an object: `kind` (its full name), `args` and `state`. Nothing of the real class runs."
+    """What a pickle says about an object: `kind` (its full name), `args` and `state`. Nothing of
+    the real class runs."""
+
     kind = ""
+
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
         self.args, self.state, self.items = args, None, {}
         return self
-    def __init__(self, *args, **kwargs): pass
-    def __setstate__(self, state): self.state = state
-    def __setitem__(self, key, value): self.items[key] = value
-    def append(self, value): self.items[len(self.items)] = value
-    def __repr__(self): return f"Inert({self.kind})"
 
-def _inert(kind: str) -> type: return type("Inert", (Inert,), {"kind": kind})
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        self.state = state
+
+    def __setitem__(self, key, value):
+        self.items[key] = value
+
+    def append(self, value):
+        self.items[len(self.items)] = value
+
+    def __repr__(self):
+        return f"Inert({self.kind})"
+
+# %% ../nbs/foundations/pickles.ipynb #0d5b4f33
+def _inert(kind: str) -> type:
+    return type("Inert", (Inert,), {"kind": kind})
 
 # %% ../nbs/foundations/pickles.ipynb #b5ddda30
 class _Reader(pickle.Unpickler):
@@ -80,34 +128,58 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        if full in self.names: return self.names[full]
-        if any(full == p or full.startswith(p + ".") for p in self.inert): return _inert(full)
+        if full in self.names:
+            return self.names[full]
+        if any(full == p or full.startswith(p + ".") for p in self.inert):
+            return _inert(full)
         raise Unreadable(f"it asks for {full}, which no tensor file needs")
 
-    def persistent_load(self, pid): raise Unreadable("it refers to data outside the file")
+    def persistent_load(self, pid):
+        raise Unreadable("it refers to data outside the file")
 
-def read_pickle(path: str | Path, inert: tuple[str, ...] = (), names: Mapping[str, Callable] = {}) -> Any:
-    """The content of the pickle at `path`: tensors, numbers, strings and containers of them. Names under the prefixes `inert` become
-    `Inert` objects, `names` adds own stand-ins; Unreadable names any other, and the file."""
+# %% ../nbs/foundations/pickles.ipynb #c37f4e41
+def read_pickle(
+    path: str | Path, inert: tuple[str, ...] = (), names: Mapping[str, Callable] = {}
+) -> Any:
+    """The content of the pickle at `path`: tensors, numbers, strings and containers of them. Names
+    under the prefixes `inert` become `Inert` objects, `names` adds own stand-ins; Unreadable names
+    any other, and the file."""
     path = a_file(path)
     try:
-        with open(path, "rb") as file: return _Reader(file, _tensor_names() | dict(names), tuple(inert)).load()
-    except OSError as e: raise ValueError(f"{path} cannot be opened: {e.strerror}") from None
-    except Unreadable as e: raise Unreadable(f"{path} is refused: {e}") from None
-    except RecursionError: raise Unreadable(f"{path} is refused: it is nested too deeply") from None
-    except Exception as e: raise Unreadable(f"{path} is not a complete pickle of tensors ({type(e).__name__}: {e})") from None
+        with open(path, "rb") as file:
+            return _Reader(file, _tensor_names() | dict(names), tuple(inert)).load()
+    except OSError as e:
+        raise ValueError(f"{path} cannot be opened: {e.strerror}") from None
+    except Unreadable as e:
+        raise Unreadable(f"{path} is refused: {e}") from None
+    except RecursionError:
+        raise Unreadable(f"{path} is refused: it is nested too deeply") from None
+    except Exception as e:
+        raise Unreadable(
+            f"{path} is not a complete pickle of tensors ({type(e).__name__}: {e})"
+        ) from None
 
 # %% ../nbs/foundations/pickles.ipynb #9a535f39
 def read_checkpoint(path: str | Path) -> Any:
-    "What `torch.save` wrote to `path`, on the CPU, with `weights_only`; Unreadable names what a file asks for beyond that."
+    """What `torch.save` wrote to `path`, on the CPU, with `weights_only`; Unreadable names what a
+    file asks for beyond that."""
     path = a_file(path)
-    try: return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError: raise ValueError(f"{path} does not exist") from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
     except pickle.UnpicklingError as e:
-        if wanted := _refused_name(str(e)): raise Unreadable(f"{path} is refused: it asks for {wanted}, which no tensor file needs") from None
+        wanted = _refused_name(str(e))
+        if wanted:
+            reason = f"it asks for {wanted}, which no tensor file needs"
+            raise Unreadable(f"{path} is refused: {reason}") from None
         raise Unreadable(f"{path} is not a checkpoint of tensors, or damaged") from None
-    except Exception as e: raise Unreadable(f"{path} is not a checkpoint of tensors, or damaged ({type(e).__name__})") from None
+    except Exception as e:
+        raise Unreadable(
+            f"{path} is not a checkpoint of tensors, or damaged ({type(e).__name__})"
+        ) from None
 
+# %% ../nbs/foundations/pickles.ipynb #caa51664
 def _refused_name(message: str) -> str | None:
     words = message.replace("`", " ").split()
     after = [b for a, b in zip(words, words[1:]) if a in ("GLOBAL", "global:")]
@@ -116,20 +188,24 @@ def _refused_name(message: str) -> str | None:
 
 # %% ../nbs/foundations/pickles.ipynb #35478710
 def module_record(module: Inert) -> tuple[str, dict]:
-    "(class name, state) of a pickled module, persistent or plain. Unreadable if it is neither."
-    if not isinstance(module, Inert): raise Unreadable(f"not a module: {type(module).__name__}")
+    """(class name, state) of a pickled module, persistent or plain. Unreadable if it is neither."""
+    if not isinstance(module, Inert):
+        raise Unreadable(f"not a module: {type(module).__name__}")
     name, state = module.kind.rpartition(".")[2], module.state
     if name == "_reconstruct_persistent_obj":
         meta = module.args[0] if module.args and isinstance(module.args[0], dict) else {}
         name, state = meta.get("class_name", "?"), meta.get("state")
-    if not isinstance(state, dict): raise Unreadable(f"the object {name} holds no state")
+    if not isinstance(state, dict):
+        raise Unreadable(f"the object {name} holds no state")
     return str(name), state
 
+# %% ../nbs/foundations/pickles.ipynb #a6af6600
 def module_state(module: Inert, prefix: str = "") -> dict[str, Tensor]:
-    "Parameters and buffers by their full names, as `state_dict` would give them."
+    """Parameters and buffers by their full names, as `state_dict` would give them."""
     _, state = module_record(module)
     own = {**(state.get("_parameters") or {}), **(state.get("_buffers") or {})}
     out = {prefix + name: value for name, value in own.items() if isinstance(value, Tensor)}
     for name, child in (state.get("_modules") or {}).items():
-        if child is not None: out |= module_state(child, f"{prefix}{name}.")
+        if child is not None:
+            out |= module_state(child, f"{prefix}{name}.")
     return out

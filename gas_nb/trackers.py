@@ -14,36 +14,67 @@ __all__ = ['TRACKERS', 'tracker_names', 'Tracker']
 # %% ../nbs/foundations/trackers.ipynb #1f23f950
 TRACKERS = ("tensorboard", "wandb", "trackio")
 
+
 def tracker_names(tracker: str) -> list[str]:
-    "The names in a comma list, of which there may be none. ValueError for one that is unknown or whose package is not installed."
+    """The names in a comma list, of which there may be none. ValueError for one that is unknown or
+    whose package is not installed."""
     names = list(dict.fromkeys(name.strip() for name in tracker.split(",") if name.strip()))
-    if unknown := [name for name in names if name not in TRACKERS]:
-        raise ValueError(f"tracker {unknown[0]!r}: choose from {', '.join(TRACKERS)}, or leave it empty")
-    if not names: return []
+    unknown = [name for name in names if name not in TRACKERS]
+    if unknown:
+        raise ValueError(
+            f"tracker {unknown[0]!r}: choose from {', '.join(TRACKERS)}, or leave it empty"
+        )
+    if not names:
+        return []
     from accelerate.tracking import get_available_trackers
-    if missing := [name for name in names if name not in [str(t.value) for t in get_available_trackers()]]:
-        raise ValueError(f"tracker {missing[0]!r}: its package is not installed; pip install {' '.join(missing)}")
+
+    installed = [str(t.value) for t in get_available_trackers()]
+    missing = [name for name in names if name not in installed]
+    if missing:
+        remedy = f"pip install {' '.join(missing)}"
+        raise ValueError(f"tracker {missing[0]!r}: its package is not installed; {remedy}")
     return names
 
 # %% ../nbs/foundations/trackers.ipynb #07671af0
+def _plain(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+# %% ../nbs/foundations/trackers.ipynb #cdc68b66
 class Tracker:
-    """Sends numbers to the trackers named in a comma list; `run_dir` names the run and holds TensorBoard's files, `config` are its settings."""
+    """Sends numbers to the trackers named in a comma list; `run_dir` names the run and holds
+    TensorBoard's files, `config` are its settings."""
+
     def __init__(self, tracker: str, run_dir: str | Path, config: dict[str, Any]):
-        run_dir, names, self.accelerator, self.step = Path(run_dir), tracker_names(tracker), None, 0
-        if not names or not is_main(): return
+        run_dir = Path(run_dir)
+        names = tracker_names(tracker)
+        self.accelerator = None
+        self.step = 0
+        if not names or not is_main():
+            return
         from accelerate import Accelerator
+
         self.accelerator = Accelerator(log_with=names, project_dir=str(run_dir))
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in config.items()}
+        plain = {name: _plain(value) for name, value in config.items()}
         own = dict(wandb=dict(name=run_dir.name, dir=str(run_dir)), trackio=dict(name=run_dir.name))
-        self.accelerator.init_trackers("gas_nb", plain, {name: own[name] for name in names if name in own})
+        self.accelerator.init_trackers(
+            "gas_nb", plain, {name: own[name] for name in names if name in own}
+        )
 
     def log(self, values: dict[str, Any], step: int | None = None, prefix: str = "") -> None:
-        "Send the numbers among `values` as `prefix/name`; `step` counts from 1 and never falls, None: the last one."
-        numbers = {f"{prefix}/{k}" if prefix else k: v for k, v in values.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+        """Send the numbers among `values` as `prefix/name`; `step` counts from 1 and never falls,
+        None: the last one."""
+        start = f"{prefix}/" if prefix else ""
+        numbers = {start + name: value for name, value in values.items() if _is_number(value)}
         self.step = max(self.step, step or 0)
-        if self.accelerator is not None: self.accelerator.log(numbers, step=self.step)
+        if self.accelerator is not None:
+            self.accelerator.log(numbers, step=self.step)
 
     def close(self) -> None:
-        "Finish the run in every tracker."
-        if self.accelerator is not None: self.accelerator.end_training()
+        """Finish the run in every tracker."""
+        if self.accelerator is not None:
+            self.accelerator.end_training()
         self.accelerator = None

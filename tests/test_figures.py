@@ -8,6 +8,7 @@ import time
 from xml.etree import ElementTree
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import torch
 from PIL import Image
@@ -172,7 +173,7 @@ def test_every_figure_is_small_and_has_a_well_formed_still(name, fig):
 
 
 def test_a_still_draws_a_line_where_its_numbers_say():
-    fig = figures._styled(figures.go.Figure(figures.go.Scatter(x=[0, 1, 2], y=[0, 1, 0], mode="lines")), width=400, height=300)
+    fig = figures.styled(go.Figure(go.Scatter(x=[0, 1, 2], y=[0, 1, 0], mode="lines")), width=400, height=300)
     line = next(e for e in ElementTree.fromstring(figures.still(fig)).iter() if e.tag.endswith("polyline"))
     (x0, y0), (x1, y1), (x2, y2) = ((float(v) for v in p.split(",")) for p in line.get("points").split())
     assert math.isclose(x1, (x0 + x2) / 2, abs_tol=0.2) and y0 == y2 > y1

@@ -19,6 +19,7 @@ LIB = ROOT / "gas_nb"
 NOTEBOOKS = notebooks(ROOT)
 NOTEBOOK_IDS = [nb.relative_to(ROOT / "nbs").as_posix() for nb in NOTEBOOKS]
 MODULES = [p for p in sorted(LIB.rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
+PACKAGES = {".".join(p.parent.relative_to(LIB).parts) for p in LIB.rglob("*/__init__.py")}  # figures, teachers
 
 # Notebooks that papermill runs: each has one cell tagged `parameters`.
 RUN_NOTEBOOKS = ("03_train_gas", "04_evaluate", "teachers/fmnist", "teachers/fmnist_classifier")
@@ -86,8 +87,8 @@ def imports(path: Path) -> set[str]:
 
 
 def own_imports(path: Path) -> set[str]:
-    """The modules of gas_nb that a module imports."""
-    names = {module_name(p) for p in MODULES}
+    """The modules of gas_nb that a module imports; a package, if it takes a name from there."""
+    names = {module_name(p) for p in MODULES} | PACKAGES
     found = set()
     for full in imports(path):
         parts = full.split(".")
@@ -211,7 +212,8 @@ def test_exported_cells_are_short_and_import_names_one_by_one(notebook):
             continue
         lines = [line for line in cell["source"].strip().splitlines() if not re.match(r"^\s*#\s*\|", line)]
         start = next((line for line in lines if line.strip()), "")
-        assert len(lines) <= 40, f"{notebook.name}: an exported cell of {len(lines)} lines (at most 40): {start!r}"
+        limit = 60 if any(line.startswith("class ") for line in lines) else 40
+        assert len(lines) <= limit, f"{notebook.name}: an exported cell of {len(lines)} lines (at most {limit}): {start!r}"
         stars = [line for line in lines if re.match(r"^\s*from\s+\S+\s+import\s+\*", line)]
         assert not stars, f"{notebook.name}: {stars} hides missing names; import them one by one"
 
