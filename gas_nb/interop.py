@@ -312,8 +312,8 @@ def scale_noise(self: GASScheduler, sample: Tensor, timestep: Tensor, noise: Ten
 def _state_time(self: GASScheduler, net_time: float) -> float:
     if self._tableau is not None and (close := (self._net_times - net_time).abs()).min() <= 1e-6 * self._net_times.abs().max():
         return self._tableau.times[int(close.argmin())].item()
-    zero, one = (float(self.schedule.net_time(t)) for t in (0.0, 1.0))
-    return (net_time - zero) / (one - zero)
+    half, one = (float(self.schedule.net_time(t)) for t in (0.5, 1.0))
+    return 0.5 + 0.5 * (net_time - half) / (one - half)
 
 # %% ../nbs/foundations/interop.ipynb #ecc33174
 _FRONT = """---
