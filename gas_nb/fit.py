@@ -68,7 +68,9 @@ def _falling(s: Tensor, t_eps: float, gap: float = 1e-3) -> Tensor:
     n = len(s)
     logs = torch.cat([s.new_zeros(1), s[1:].log(), s.new_tensor([t_eps]).log()])
     for k in range(1, n): logs[k] = min(logs[k], logs[k - 1] - gap)
-    for k in range(n - 1, 0, -1): logs[k] = max(logs[k], logs[k + 1] + gap)
+    for k in range(n - 1, 0, -1):                         # the second distance is one that stick breaking can keep
+        least = max(logs[k + 1] + gap, (logs[k + 1].exp() + 2e-5).log())
+        logs[k] = max(logs[k], least)
     times = torch.where(logs == torch.cat([s[:1], s[1:], s[:1]]).log(), torch.cat([s, s[:1]]), logs.exp())
     times[0], times[-1] = 1.0, t_eps
     return times
@@ -115,8 +117,16 @@ def least_squares(columns: list[Tensor] | Tensor, target: Tensor, ridge: float =
         if i: weighted = M * weigh(w @ M - y)
         G = weighted @ M.T
         G.diagonal().mul_(1 + ridge)
-        w = torch.linalg.solve(G, weighted @ y)
+        w = _solve(G, weighted @ y)
     return w.cpu()
+
+def _solve(G: Tensor, y: Tensor) -> Tensor:
+    "G^-1 y for a symmetric G >= 0; of many solutions the shortest. ValueError for numbers that are not finite."
+    if not (G.isfinite().all() and y.isfinite().all()):
+        raise ValueError("the network's answers hold NaN or infinity: check its prediction type, its schedule and its precision")
+    w, trouble = torch.linalg.solve_ex(G, y)
+    if not trouble.any() and w.isfinite().all(): return w
+    return torch.linalg.pinv(G, hermitian=True) @ y
 
 @torch.no_grad()
 def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: Trajectory, condition: Any = None, ridge: float = 1e-6,
@@ -134,7 +144,6 @@ def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: 
         rows.append(least_squares([x, *D], goal, ridge, weigh if last else None))
         x = weighted_sum(list(zip(rows[-1].tolist(), [x, *D])), x_T.dtype)
     return Chart.from_vector(torch.cat([s, *rows]), n)
-
 
 # %% ../nbs/foundations/fit.ipynb #3c226d90
 GRIDS = tuple(dict(kind="power", power=p) for p in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)) + (dict(kind="logSNR"), dict(kind="edm"))
@@ -195,6 +204,8 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
     short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
     movable = nfe > 1 and denoiser.schedule.alpha(1.0) > 0                           # a flow model's first evaluation stays at t = 1
     grids = tuple(grid | dict(middle=True) for grid in GRIDS) if movable else GRIDS
+    if len(train) < 1 or len(val) < 1:
+        raise ValueError(f"{len(train)} pairs to fit and {len(val)} to choose by: give at least one of each")
     trials = search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, grids, batch_size)
     grid = choose_grid(trials)
     rows = next(trial for trial in trials if trial.grid == grid)
@@ -411,7 +422,7 @@ def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor
     n, x, held = len(low), torch.zeros_like(g), torch.zeros(len(g), dtype=torch.bool)
     H = G + damping * torch.diag(G.diagonal().clamp_min(1e-12 * G.diagonal().max()))
     for _ in range(n + 1):
-        x[~held] = torch.linalg.solve(H[~held][:, ~held], -g[~held] - H[~held][:, held] @ x[held])
+        x[~held] = _solve(H[~held][:, ~held], -g[~held] - H[~held][:, held] @ x[held])
         inside = x[:n].clamp(low, high)
         if torch.equal(inside, x[:n]): break
         held[:n] |= inside != x[:n]
