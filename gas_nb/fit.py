@@ -5,13 +5,13 @@
 # %% ../nbs/foundations/fit.ipynb #a6f1190a
 from __future__ import annotations
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from .classic import classic_tableau
+from .classic import classic_tableau, ddim, dpm_solver_pp, unipc
 from .data import Pairs, batch_indices
 from .denoiser import Remembering
 from .parallel import in_order
@@ -20,10 +20,11 @@ from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
 __all__ = ['GRIDS', 'SOLVERS', 'FEW', 'POWER', 'DOUBT', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'JUDGES',
-           'LADDER', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial',
-           'search_grid', 'try_classics', 'comparable', 'choose_grid', 'start_fit', 'Distance', 'calm', 'sample_losses',
-           'evaluate', 'sensitivities', 'normal_equations', 'spread', 'refit_last_row', 'newton_terms', 'Straight',
-           'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping']
+           'LADDER', 'LATE', 'JUDGED', 'FINE', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares',
+           'fit_rows', 'GridTrial', 'search_grid', 'try_classics', 'comparable', 'choose_grid', 'start_fit', 'Distance',
+           'calm', 'sample_losses', 'evaluate', 'sensitivities', 'normal_equations', 'spread', 'refit_last_row',
+           'newton_terms', 'Straight', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping',
+           'late_rows', 'fit_late_starts']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
 @dataclass(frozen=True)
@@ -507,3 +508,59 @@ def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, 
     if not any(t.loss < ENOUGH * bar for t in tried):
         for d in [d for d in LADDER if all(abs(math.log10(d / t.damping)) > 0.5 for t in tried)]: attempt(d)
     return min(tried, key=lambda t: t.loss if t.loss == t.loss else float("inf"))
+
+# %% ../nbs/foundations/fit.ipynb #1a7e0002
+LATE, JUDGED, FINE = 64, 32, 40                           # pairs that late rows are fitted on, judged on; steps of their fine run
+
+def _ask(denoiser, x, t, offset, condition, batch_size):
+    parts = [slice(i, i + batch_size) for i in range(0, len(x), batch_size)]
+    part_of = lambda p: None if condition is None else pytree.tree_map(lambda c: c[p], condition)
+    return torch.cat([denoiser(x[p], t, offset, part_of(p)) for p in parts])
+
+def _walk(denoiser: Callable, times: Tensor, pairs: Pairs, batch_size: int) -> list[Tensor]:
+    "The states of the ODE's solution from `pairs.x_T` at `times` (N+1,), by UniPC with FINE steps or more."
+    schedule, m, fine = denoiser.schedule, max(2, math.ceil(FINE / (len(times) - 1))), [times[:1]]
+    u = torch.arange(1, m + 1, dtype=torch.float64) / m
+    for a, b in zip(times, times[1:]):
+        lam = schedule.lambda_(torch.stack([a, b]))
+        even = schedule.t_of_lambda(lam[0] + u * (lam[1] - lam[0])) if lam.isfinite().all() else (a.sqrt() + u * (b.sqrt() - a.sqrt())) ** 2
+        fine.append(torch.cat([even[:-1], b[None]]))
+    table = unipc(schedule, torch.cat(fine), order=3)
+    ask = lambda x, t, offset, condition: _ask(denoiser, x, t, offset, condition, batch_size)
+    _, path = sample(ask, pairs.x_T, table, pairs.condition, return_trajectory=True)
+    return path.states[::m]
+
+def late_rows(denoiser: Callable, tableau: Tableau, b: int, states: list[Tensor], condition: Any = None,
+              distance: Distance | None = None, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    "(A, C) of a run that begins at step b: rows that follow `states` (those of the times), the last one by `distance`."
+    n, x, D = tableau.nfe - b, states[b], []
+    A, C = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    weigh = (lambda r: distance.weights(r, r.abs().mean().item())) if distance and distance.reweighted else None
+    for k in range(n):
+        D.append(_ask(denoiser, x, tableau.times[b + k].item(), tableau.offsets[b + k].item(), condition, batch_size))
+        row = least_squares([x, *D], states[b + k + 1], 1e-6, weigh if k + 1 == n else None)
+        A[k, k], C[k, :k + 1] = row[0], row[1:]
+        x = weighted_sum(list(zip(row.tolist(), [x, *D])), x.dtype)
+    return A, C
+
+# %% ../nbs/foundations/fit.ipynb #1a7e0003
+@torch.no_grad()
+def fit_late_starts(denoiser: Callable, tableau: Tableau, train: Pairs, val: Pairs, distance: Distance | None = None,
+                    batch_size: int = 500) -> Tableau:
+    """`tableau` with rows for a start at each step 1..nfe-1 in `late`: fitted on `train`, or a training-free solver's where
+    that is closer to the ODE's solution on `val`. About FINE + nfe^2 / 2 network calls a pair, four times that on `val`."""
+    distance, late = distance or Distance(), {}
+    if tableau.nfe == 1: return replace(tableau, late={})
+    fitted, judged = (_walk(denoiser, tableau.times, pairs, batch_size) for pairs in (train, val))
+    def loss(table, b):
+        ask = lambda x, t, offset, condition: _ask(denoiser, x, t, offset, condition, batch_size)
+        off = distance.losses(distance.residual(sample(ask, judged[b], table, val.condition), judged[-1])).mean().item()
+        return off if math.isfinite(off) else math.inf
+    for b in range(1, tableau.nfe):
+        times, offsets, schedule = tableau.times[b:], tableau.offsets[b:], denoiser.schedule
+        tables = [ddim(schedule, times), dpm_solver_pp(schedule, times, 2), unipc(schedule, times, 2), unipc(schedule, times, 3)]
+        rows = late_rows(denoiser, tableau, b, fitted, train.condition, distance, batch_size)
+        tables = [replace(t, offsets=offsets) for t in tables] + [Tableau(times, offsets, *rows)]
+        best = min(tables, key=lambda table: loss(table, b))
+        late[b] = best.A, best.C
+    return replace(tableau, late=late)

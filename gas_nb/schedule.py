@@ -152,6 +152,8 @@ def spacing(schedule: NoiseSchedule, nfe: int, kind: str = "logSNR", t_eps: floa
             power: float | None = None, rho: float = 7.0, shift: float = 1.0) -> Tensor:
     """Time grid (nfe + 1,), float64, from 1 down to `t_eps`. `kind`: logSNR, time_uniform, time_quadratic, power
     (with `power` > 0) or edm (with `rho`). `shift` > 0 warps any of them. ValueError for other values."""
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
     check_steps(nfe, t_eps)
     if not isinstance(kind, str) or kind not in (*SPACINGS, "power"):
         raise ValueError(f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm")

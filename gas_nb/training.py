@@ -19,7 +19,7 @@ from .compat import default_device
 from .data import EVAL_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, make_pairs, noise, train_seeds
 from .discriminator import Discriminator, discriminator_loss, generator_loss
 from .files import save_safetensors_atomic, write_json_atomic, write_text_atomic
-from .fit import ARRIVED, Chart, Distance, FitStep, gauss_newton_step, sample_losses, spread, start_fit, to_tableau
+from .fit import ARRIVED, JUDGED, LATE, Chart, Distance, FitStep, fit_late_starts, gauss_newton_step, sample_losses, spread, start_fit, to_tableau
 from .parallel import agree, in_order, is_main, on_main, share, sum_gradients, total
 from .solver import GeneralizedSolver
 from .tableau import Tableau, sample
@@ -158,6 +158,8 @@ class TrainState:
         self.optimizer = torch.optim.Adam(self.solver.parameters(), config.lr)
         self.discriminator = self.discriminator_optimizer = None
 
+        self.late: dict[str, dict] = {}                  # rows for late starts by solver, gs and gas
+
     def parameters(self) -> dict[str, Tensor]: return {k: v.detach().clone() for k, v in self.solver.state_dict().items()}
 
     def tableau(self, which: str = "ema") -> Tableau:
@@ -165,7 +167,8 @@ class TrainState:
         solver = copy.deepcopy(self.solver)
         solver.load_state_dict(self.ema if which == "ema" else self.gs)
         with torch.no_grad(): table = solver.tableau("gas" if which == "ema" and self.phase in ("gas", "done") and self.discriminator else "gs")
-        return Tableau(table.times, table.offsets, table.A, table.C, dict(table.meta, teacher=self.teacher.name))
+        meta = dict(table.meta, teacher=self.teacher.name)
+        return Tableau(table.times, table.offsets, table.A, table.C, meta, self.late.get(table.name, {}))
 
 # %% ../nbs/03_train_gas.ipynb #0b729268
 @patch
@@ -198,6 +201,7 @@ def save(self: TrainState, path: Path) -> None:
         header["fit"] = {k: getattr(self.fit, k) for k in FitStep._fields if k != "chart"}
         tensors["fit.vector"] = self.fit.chart.vector()
     if self.reported: header["reported"] = self.reported
+    header["late"] = {name: {str(b): [M.tolist() for M in rows] for b, rows in late.items()} for name, late in self.late.items()}
     save_safetensors_atomic(path, {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}, dict(state=json.dumps(header)))
 
 @patch
@@ -225,6 +229,8 @@ def load(self: TrainState, path: Path) -> None:
     self.phase, self.step, self.seconds = header["phase"], header["step"], header["seconds"]
     self.solver.load_state_dict(group("solver")); self.ema, self.gs = group("ema"), group("gs")
     _restore(self.optimizer, group("adam"))
+    for name, late in header.get("late", {}).items():
+        self.late[name] = {int(b): tuple(torch.tensor(M, dtype=torch.float64) for M in rows) for b, rows in late.items()}
     if "reported" in header: self.reported = tuple(header["reported"])
     if "fit" in header: self.fit = FitStep(chart=Chart.from_vector(tensors["fit.vector"], self.config.nfe), **header["fit"])
     if self.discriminator is not None:
@@ -324,7 +330,7 @@ def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Pa
     if checkpoint and on_main(checkpoint.exists): state.load(checkpoint)
     if state.phase == "done": return
     training, held_out = (p.to(teacher.device) for p in pairs or make_training_pairs(config, teacher, run_dir, progress))
-    reporting = split_held_out(config, held_out)[1]
+    choosing, reporting = split_held_out(config, held_out)
     clock = time.perf_counter() - state.seconds
     for phase in PHASES[PHASES.index(state.phase):-1]:
         steps = _steps(config, phase)
@@ -340,6 +346,7 @@ def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Pa
             state.seconds = time.perf_counter() - clock
             if checkpoint and is_main() and (last or phase == "fit" or state.step % config.checkpoint_every == 0): state.save(checkpoint)
             yield StepRecord(phase, state.step, steps, extras.pop("loss"), val, state.seconds, extras, state)
+        _fit_late_starts(state, training, choosing, distance)
     state.start_phase("done")
     if checkpoint and is_main(): state.save(checkpoint)
 
@@ -348,6 +355,13 @@ def _steps(config: TrainConfig, phase: str) -> int:
     if phase == "gas": return config.adversarial_iterations if config.adversarial_weight > 0 else 0
     if phase == "fit": return config.fit_steps + 1 if config.method == "gauss_newton" else 0
     return config.iterations if config.method == "adam" else 0
+
+def _fit_late_starts(state: TrainState, training: Pairs, choosing: Pairs, distance: Distance) -> None:
+    "Rows for image-to-image, once a phase has ended."
+    table, teacher = state.tableau(), state.teacher
+    if table.name in state.late: return
+    late = fit_late_starts(teacher.denoiser, table, training[:LATE], choosing[:JUDGED], distance, teacher.batch_size).late
+    state.late[table.name] = agree(late)
 
 def _settled(state: TrainState) -> bool:
     "A fit that no damping improves any more has arrived."
