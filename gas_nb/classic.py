@@ -5,24 +5,36 @@
 # %% ../nbs/foundations/classic.ipynb #3f5e1ed0
 from __future__ import annotations
 import math
+from dataclasses import replace
+from inspect import signature
 import torch
 from torch import Tensor
 from .schedule import NoiseSchedule, spacing as time_spacing
 from .tableau import Tableau
 
 # %% auto #0
-__all__ = ['CLASSIC_SOLVERS', 'multistep_terms', 'dpm_solver_pp', 'ddim', 'unipc', 'ipndm', 'deis', 'classic_tableau']
+__all__ = ['PURE_NOISE', 'CLASSIC_SOLVERS', 'multistep_terms', 'dpm_solver_pp', 'ddim', 'unipc', 'ipndm', 'deis',
+           'classic_tableau']
 
 # %% ../nbs/foundations/classic.ipynb #630a94cc
+PURE_NOISE = math.log(2)                                 # how far before lambda_1 pure noise counts
+
 class _Symbols:
     "Unit vectors for the states x_0.. and data predictions D_0.., and the rows that a solver builds from them."
     def __init__(self, schedule: NoiseSchedule, times: Tensor):
-        self.times = torch.as_tensor(times, dtype=torch.float64)
-        if self.times.ndim != 1 or len(self.times) < 2: raise ValueError(f"times has shape {tuple(self.times.shape)}: need nfe + 1 >= 2 values")
+        self.times = _check_times(schedule, times)
         self.n, self.schedule = len(self.times) - 1, schedule
         self.alpha, self.sigma, self.lam = (f(self.times) for f in (schedule.alpha, schedule.sigma, schedule.lambda_))
+        self.pure = bool(torch.isinf(self.lam[0]))          # a flow model at t = 1
+        self.past = self.lam.clone()                        # lambda as the past of a step has it
+        if self.pure: self.past[0] = self.lam[1] - PURE_NOISE
         unit = torch.eye(2 * self.n, dtype=torch.float64)
         self.x, self.D, self.rows = unit[:self.n], unit[self.n:], []
+
+    def first_order(self, k: int, base: Tensor) -> Tensor:
+        "DDIM's step from `base` at time k."
+        phi_1 = torch.expm1(self.lam[k] - self.lam[k + 1])
+        return self.sigma[k + 1] / self.sigma[k] * base - self.alpha[k + 1] * phi_1 * self.D[k]
 
     def tableau(self, name: str) -> Tableau:
         rows = torch.stack(self.rows)
@@ -31,7 +43,22 @@ class _Symbols:
 
 # %% ../nbs/foundations/classic.ipynb #70b39483
 def _check_order(order: int, highest: int, solver: str) -> None:
-    if order not in range(1, highest + 1): raise ValueError(f"order={order!r}: {solver} has orders 1 to {highest}")
+    whole = isinstance(order, int) and not isinstance(order, bool)
+    if not whole or not 1 <= order <= highest:
+        raise ValueError(f"order={order!r}: {solver} has orders 1 to {highest}")
+
+def _check_times(schedule: NoiseSchedule, times: Tensor) -> Tensor:
+    "`times` (N+1,) as float64, if a solver can walk them."
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
+    try: t = torch.as_tensor(times, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"times={times!r}: give nfe + 1 numbers that fall, as `spacing` does") from None
+    if t.ndim != 1 or len(t) < 2:
+        raise ValueError(f"times has shape {tuple(t.shape)}: need nfe + 1 >= 2 values")
+    if not ((t.diff() < 0).all() and t[0] <= 1 and t[-1] > 0):
+        raise ValueError(f"times {t.tolist()}: they have to fall strictly, from 1 at most, and end above 0")
+    return t
 
 # %% ../nbs/foundations/classic.ipynb #528509f6
 def multistep_terms(lam: Tensor, alpha: Tensor, D: Tensor, k: int, order: int) -> list[tuple[Tensor, Tensor]]:
@@ -83,13 +110,14 @@ def unipc(schedule: NoiseSchedule, times: Tensor, order: int = 3, variant: str =
     _check_order(order, 3, "UniPC")
     if variant not in ("bh1", "bh2"): raise ValueError(f"variant={variant!r}: UniPC has bh1 and bh2")
     s = _Symbols(schedule, times)
-    base, alpha, lam = s.x[0], s.alpha, s.lam                  # the corrected state, in symbols
+    base, alpha, lam = s.x[0], s.alpha, s.past                 # the corrected state, in symbols
     for k in range(s.n):
         p = min(order, k + 1, s.n - k) if lower_order_final else min(order, k + 1)
         h = lam[k + 1] - lam[k]
         nodes = torch.stack([(lam[k - i] - lam[k]) / h for i in range(1, p)] + [torch.ones((), dtype=torch.float64)])
         R, b, B = _unipc_weights(-h, nodes, variant)
-        first = s.sigma[k + 1] / s.sigma[k] * base - alpha[k + 1] * torch.expm1(-h) * s.D[k]
+        if k == 0 and s.pure: B = -torch.ones_like(B)              # both variants, as lambda_0 goes to -infinity
+        first = s.first_order(k, base)
         slopes = [(s.D[k - i] - s.D[k]) / nodes[i - 1] for i in range(1, p)]
         half = torch.full((1,), 0.5, dtype=torch.float64)
         predict = [] if p == 1 else half if p == 2 else torch.linalg.solve(R[:-1, :-1], b[:-1])
@@ -108,7 +136,8 @@ def ipndm(schedule: NoiseSchedule, times: Tensor, order: int = 3) -> Tableau:
     _check_order(order, 4, "iPNDM")
     s = _Symbols(schedule, times)
     eps = [(s.x[j] - s.alpha[j] * s.D[j]) / s.sigma[j] for j in range(s.n)]
-    for k in range(s.n):
+    s.rows.append(s.first_order(0, s.x[0]))
+    for k in range(1, s.n):
         weights = _ADAMS_BASHFORTH[min(order, k + 1)]
         mixed = sum(w * eps[k - i] for i, w in enumerate(weights))
         h = s.lam[k + 1] - s.lam[k]
@@ -120,9 +149,10 @@ def deis(schedule: NoiseSchedule, times: Tensor, order: int = 3) -> Tableau:
     "rho-AB-DEIS (arXiv 2204.13902): the interpolation polynomial of past noise predictions in rho = sigma/alpha, integrated exactly; order 1 to 4."
     _check_order(order, 4, "DEIS")
     s = _Symbols(schedule, times)
-    rho = (-s.lam).exp()
+    rho = (-s.past).exp()
     eps = [(s.x[j] - s.alpha[j] * s.D[j]) / s.sigma[j] for j in range(s.n)]
-    for k in range(s.n):
+    s.rows.append(s.first_order(0, s.x[0]))
+    for k in range(1, s.n):
         nodes = [k - i for i in range(min(order, k + 1))]
         step = sum(_lagrange_integral(rho, nodes, j, k) * eps[j] for j in nodes)
         s.rows.append(s.alpha[k + 1] * (s.x[k] / s.alpha[k] + step))
@@ -140,10 +170,24 @@ def _lagrange_integral(rho, nodes, j, k):
 
 # %% ../nbs/foundations/classic.ipynb #dadefbfb
 CLASSIC_SOLVERS = dict(ddim=ddim, dpm_solver_pp=dpm_solver_pp, unipc=unipc, ipndm=ipndm, deis=deis)
+_GRID_OPTIONS = ("power", "rho", "shift")
 
-def classic_tableau(solver: str, schedule: NoiseSchedule, nfe: int, spacing: str = "logSNR", t_eps: float = 1e-3, **options) -> Tableau:
-    "The tableau of a solver named in CLASSIC_SOLVERS on a named spacing. `options` go to the solver (order, variant, ...)."
-    if solver not in CLASSIC_SOLVERS: raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
-    tab = CLASSIC_SOLVERS[solver](schedule, time_spacing(schedule, nfe, spacing, t_eps), **options)
+def classic_tableau(solver: str, schedule: NoiseSchedule, nfe: int, spacing: str = "logSNR", t_eps: float = 1e-3,
+                    **options) -> Tableau:
+    """The tableau of a solver named in CLASSIC_SOLVERS on a named spacing. `options`: power, rho and shift go to the
+    grid (see `spacing`), the others to the solver (order, variant, ...). ValueError for what neither takes."""
+    make = _solver_named(solver)
+    grid = {k: v for k, v in options.items() if k in _GRID_OPTIONS}
+    own = {k: v for k, v in options.items() if k not in grid}
+    allowed = list(signature(make).parameters)[2:]
+    if unknown := [k for k in own if k not in allowed]:
+        takes = ", ".join([*allowed, *_GRID_OPTIONS])
+        raise ValueError(f"{', '.join(unknown)}: {solver} takes no such option; it has {takes}")
+    tab = make(schedule, time_spacing(schedule, nfe, spacing, t_eps, **grid), **own)
     recipe = dict(solver=solver, nfe=nfe, spacing=spacing, t_eps=t_eps, **options)
-    return Tableau(tab.times, tab.offsets, tab.A, tab.C, dict(tab.meta, name=solver, recipe=recipe))
+    return replace(tab, meta=dict(tab.meta, name=solver, recipe=recipe))
+
+def _solver_named(solver: str):
+    if not isinstance(solver, str) or solver not in CLASSIC_SOLVERS:
+        raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
+    return CLASSIC_SOLVERS[solver]

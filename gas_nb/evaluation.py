@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from .classic import classic_tableau
+from .classic import CLASSIC_SOLVERS, classic_tableau
 from .compat import import_torchvision
 from .data import CHUNK, Pairs, concatenate
 from .parallel import in_order
@@ -448,12 +448,26 @@ def evaluate(teacher, tableaus: Tableau | Iterable[Tableau], pairs: Pairs | Iter
 # %% ../nbs/foundations/evaluation.ipynb #34dffeb8
 SOLVER_ORDERS = dict(ddim=(1,), dpm_solver_pp=(2, 3), unipc=(2, 3), ipndm=(2, 3))
 
-def best_classic(teacher, solver: str, nfe: int, pairs: Pairs, spacings: tuple = SPACINGS, orders: tuple | None = None) -> Tableau:
-    "The training-free `solver` with the order and spacing that come closest (L1) to the teacher on `pairs`; see `meta['recipe']`."
-    orders, size = orders or SOLVER_ORDERS[solver], min(block_size(teacher), len(pairs))
-    tables = [classic_tableau(solver, teacher.schedule, nfe, kind, teacher.t_eps, **({"order": p} if p > 1 else {}))
-              for p in orders for kind in spacings if p <= nfe or p == min(orders)]
-    distances = list(in_order(lambda tab: l1(sample_pairs(teacher, tab, pairs, size), pairs.x_0.cpu()).mean().item(), tables))
+def best_classic(teacher, solver: str, nfe: int, pairs: Pairs, spacings: tuple = SPACINGS,
+                 orders: tuple | None = None) -> Tableau:
+    """The training-free `solver` with the order and spacing that come closest (L1) to the teacher on `pairs`; see
+    `meta['recipe']`. ValueError for a solver that does not exist, or where nothing is left to choose from."""
+    if solver not in CLASSIC_SOLVERS:
+        raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
+    orders = SOLVER_ORDERS.get(solver, (2, 3)) if orders is None else tuple(orders)
+    spacings = (spacings,) if isinstance(spacings, str) else tuple(spacings)
+    if not orders or not spacings:
+        raise ValueError(f"orders={orders}, spacings={spacings}: give at least one of each")
+    recipes = [dict(spacing=kind, **({"order": p} if p > 1 else {}))
+               for p in orders for kind in spacings if p <= nfe or p == min(orders)]
+    tables = [classic_tableau(solver, teacher.schedule, nfe, t_eps=teacher.t_eps, **r) for r in recipes]
+    size = min(block_size(teacher), len(pairs))
+
+    def distance(table):
+        off = l1(sample_pairs(teacher, table, pairs, size), pairs.x_0.cpu()).mean().item()
+        return math.inf if math.isnan(off) else off
+
+    distances = list(in_order(distance, tables))
     return tables[min(range(len(tables)), key=distances.__getitem__)]
 
 # %% ../nbs/foundations/evaluation.ipynb #ca5a7117

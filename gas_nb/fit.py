@@ -5,13 +5,13 @@
 # %% ../nbs/foundations/fit.ipynb #a6f1190a
 from __future__ import annotations
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from .classic import classic_tableau
+from .classic import classic_tableau, ddim, dpm_solver_pp, unipc
 from .data import Pairs, batch_indices
 from .denoiser import Remembering
 from .parallel import in_order
@@ -20,10 +20,11 @@ from .tableau import Tableau, Trajectory, sample, weighted_sum
 
 # %% auto #0
 __all__ = ['GRIDS', 'SOLVERS', 'FEW', 'POWER', 'DOUBT', 'CAP', 'REFIT', 'EQUATIONS', 'NEWTON', 'ARRIVED', 'ENOUGH', 'JUDGES',
-           'LADDER', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares', 'fit_rows', 'GridTrial',
-           'search_grid', 'try_classics', 'comparable', 'choose_grid', 'start_fit', 'Distance', 'calm', 'sample_losses',
-           'evaluate', 'sensitivities', 'normal_equations', 'spread', 'refit_last_row', 'newton_terms', 'Straight',
-           'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping']
+           'LADDER', 'LATE', 'JUDGED', 'FINE', 'Chart', 'to_tableau', 'to_chart', 'dense_output', 'least_squares',
+           'fit_rows', 'GridTrial', 'search_grid', 'try_classics', 'comparable', 'choose_grid', 'start_fit', 'Distance',
+           'calm', 'sample_losses', 'evaluate', 'sensitivities', 'normal_equations', 'spread', 'refit_last_row',
+           'newton_terms', 'Straight', 'bounded_step', 'FitStep', 'gauss_newton_step', 'Trial', 'search_damping',
+           'late_rows', 'fit_late_starts']
 
 # %% ../nbs/foundations/fit.ipynb #888c9a73
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def _falling(s: Tensor, t_eps: float, gap: float = 1e-3) -> Tensor:
     n = len(s)
     logs = torch.cat([s.new_zeros(1), s[1:].log(), s.new_tensor([t_eps]).log()])
     for k in range(1, n): logs[k] = min(logs[k], logs[k - 1] - gap)
-    for k in range(n - 1, 0, -1): logs[k] = max(logs[k], logs[k + 1] + gap)
+    for k in range(n - 1, 0, -1):                         # the second distance is one that stick breaking can keep
+        least = max(logs[k + 1] + gap, (logs[k + 1].exp() + 2e-5).log())
+        logs[k] = max(logs[k], least)
     times = torch.where(logs == torch.cat([s[:1], s[1:], s[:1]]).log(), torch.cat([s, s[:1]]), logs.exp())
     times[0], times[-1] = 1.0, t_eps
     return times
@@ -115,8 +118,16 @@ def least_squares(columns: list[Tensor] | Tensor, target: Tensor, ridge: float =
         if i: weighted = M * weigh(w @ M - y)
         G = weighted @ M.T
         G.diagonal().mul_(1 + ridge)
-        w = torch.linalg.solve(G, weighted @ y)
+        w = _solve(G, weighted @ y)
     return w.cpu()
+
+def _solve(G: Tensor, y: Tensor) -> Tensor:
+    "G^-1 y for a symmetric G >= 0; of many solutions the shortest. ValueError for numbers that are not finite."
+    if not (G.isfinite().all() and y.isfinite().all()):
+        raise ValueError("the network's answers hold NaN or infinity: check its prediction type, its schedule and its precision")
+    w, trouble = torch.linalg.solve_ex(G, y)
+    if not trouble.any() and w.isfinite().all(): return w
+    return torch.linalg.pinv(G, hermitian=True) @ y
 
 @torch.no_grad()
 def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: Trajectory, condition: Any = None, ridge: float = 1e-6,
@@ -134,7 +145,6 @@ def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: 
         rows.append(least_squares([x, *D], goal, ridge, weigh if last else None))
         x = weighted_sum(list(zip(rows[-1].tolist(), [x, *D])), x_T.dtype)
     return Chart.from_vector(torch.cat([s, *rows]), n)
-
 
 # %% ../nbs/foundations/fit.ipynb #3c226d90
 GRIDS = tuple(dict(kind="power", power=p) for p in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)) + (dict(kind="logSNR"), dict(kind="edm"))
@@ -195,6 +205,8 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
     short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
     movable = nfe > 1 and denoiser.schedule.alpha(1.0) > 0                           # a flow model's first evaluation stays at t = 1
     grids = tuple(grid | dict(middle=True) for grid in GRIDS) if movable else GRIDS
+    if len(train) < 1 or len(val) < 1:
+        raise ValueError(f"{len(train)} pairs to fit and {len(val)} to choose by: give at least one of each")
     trials = search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, grids, batch_size)
     grid = choose_grid(trials)
     rows = next(trial for trial in trials if trial.grid == grid)
@@ -411,7 +423,7 @@ def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor
     n, x, held = len(low), torch.zeros_like(g), torch.zeros(len(g), dtype=torch.bool)
     H = G + damping * torch.diag(G.diagonal().clamp_min(1e-12 * G.diagonal().max()))
     for _ in range(n + 1):
-        x[~held] = torch.linalg.solve(H[~held][:, ~held], -g[~held] - H[~held][:, held] @ x[held])
+        x[~held] = _solve(H[~held][:, ~held], -g[~held] - H[~held][:, held] @ x[held])
         inside = x[:n].clamp(low, high)
         if torch.equal(inside, x[:n]): break
         held[:n] |= inside != x[:n]
@@ -496,3 +508,59 @@ def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, 
     if not any(t.loss < ENOUGH * bar for t in tried):
         for d in [d for d in LADDER if all(abs(math.log10(d / t.damping)) > 0.5 for t in tried)]: attempt(d)
     return min(tried, key=lambda t: t.loss if t.loss == t.loss else float("inf"))
+
+# %% ../nbs/foundations/fit.ipynb #1a7e0002
+LATE, JUDGED, FINE = 64, 32, 40                           # pairs that late rows are fitted on, judged on; steps of their fine run
+
+def _ask(denoiser, x, t, offset, condition, batch_size):
+    parts = [slice(i, i + batch_size) for i in range(0, len(x), batch_size)]
+    part_of = lambda p: None if condition is None else pytree.tree_map(lambda c: c[p], condition)
+    return torch.cat([denoiser(x[p], t, offset, part_of(p)) for p in parts])
+
+def _walk(denoiser: Callable, times: Tensor, pairs: Pairs, batch_size: int) -> list[Tensor]:
+    "The states of the ODE's solution from `pairs.x_T` at `times` (N+1,), by UniPC with FINE steps or more."
+    schedule, m, fine = denoiser.schedule, max(2, math.ceil(FINE / (len(times) - 1))), [times[:1]]
+    u = torch.arange(1, m + 1, dtype=torch.float64) / m
+    for a, b in zip(times, times[1:]):
+        lam = schedule.lambda_(torch.stack([a, b]))
+        even = schedule.t_of_lambda(lam[0] + u * (lam[1] - lam[0])) if lam.isfinite().all() else (a.sqrt() + u * (b.sqrt() - a.sqrt())) ** 2
+        fine.append(torch.cat([even[:-1], b[None]]))
+    table = unipc(schedule, torch.cat(fine), order=3)
+    ask = lambda x, t, offset, condition: _ask(denoiser, x, t, offset, condition, batch_size)
+    _, path = sample(ask, pairs.x_T, table, pairs.condition, return_trajectory=True)
+    return path.states[::m]
+
+def late_rows(denoiser: Callable, tableau: Tableau, b: int, states: list[Tensor], condition: Any = None,
+              distance: Distance | None = None, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    "(A, C) of a run that begins at step b: rows that follow `states` (those of the times), the last one by `distance`."
+    n, x, D = tableau.nfe - b, states[b], []
+    A, C = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
+    weigh = (lambda r: distance.weights(r, r.abs().mean().item())) if distance and distance.reweighted else None
+    for k in range(n):
+        D.append(_ask(denoiser, x, tableau.times[b + k].item(), tableau.offsets[b + k].item(), condition, batch_size))
+        row = least_squares([x, *D], states[b + k + 1], 1e-6, weigh if k + 1 == n else None)
+        A[k, k], C[k, :k + 1] = row[0], row[1:]
+        x = weighted_sum(list(zip(row.tolist(), [x, *D])), x.dtype)
+    return A, C
+
+# %% ../nbs/foundations/fit.ipynb #1a7e0003
+@torch.no_grad()
+def fit_late_starts(denoiser: Callable, tableau: Tableau, train: Pairs, val: Pairs, distance: Distance | None = None,
+                    batch_size: int = 500) -> Tableau:
+    """`tableau` with rows for a start at each step 1..nfe-1 in `late`: fitted on `train`, or a training-free solver's where
+    that is closer to the ODE's solution on `val`. About FINE + nfe^2 / 2 network calls a pair, four times that on `val`."""
+    distance, late = distance or Distance(), {}
+    if tableau.nfe == 1: return replace(tableau, late={})
+    fitted, judged = (_walk(denoiser, tableau.times, pairs, batch_size) for pairs in (train, val))
+    def loss(table, b):
+        ask = lambda x, t, offset, condition: _ask(denoiser, x, t, offset, condition, batch_size)
+        off = distance.losses(distance.residual(sample(ask, judged[b], table, val.condition), judged[-1])).mean().item()
+        return off if math.isfinite(off) else math.inf
+    for b in range(1, tableau.nfe):
+        times, offsets, schedule = tableau.times[b:], tableau.offsets[b:], denoiser.schedule
+        tables = [ddim(schedule, times), dpm_solver_pp(schedule, times, 2), unipc(schedule, times, 2), unipc(schedule, times, 3)]
+        rows = late_rows(denoiser, tableau, b, fitted, train.condition, distance, batch_size)
+        tables = [replace(t, offsets=offsets) for t in tables] + [Tableau(times, offsets, *rows)]
+        best = min(tables, key=lambda table: loss(table, b))
+        late[b] = best.A, best.C
+    return replace(tableau, late=late)

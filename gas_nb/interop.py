@@ -27,6 +27,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from .classic import ddim
 from .data import Pairs
 from .denoiser import PREDICTIONS, data_prediction_weights
 from .discriminator import Discriminator
@@ -175,14 +176,14 @@ def expand_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
 
 # %% ../nbs/foundations/interop.ipynb #fed2f353
 def start_at(tableau: Tableau, schedule: NoiseSchedule, b: int) -> Tableau:
-    "The last nfe - b steps of `tableau`, its missing past filled in by the first-order model at step b."
-    if not 0 <= b < tableau.nfe: raise ValueError(f"b={b}: a tableau of nfe={tableau.nfe} can start at 0..{tableau.nfe - 1}")
-    alpha, sigma = schedule.alpha(tableau.times), schedule.sigma(tableau.times)
-    A, C = tableau.A[b:, b:].clone(), tableau.C[b:, b:].clone()
-    past_A, past_C = tableau.A[b:, :b], tableau.C[b:, :b]
-    A[:, 0] += past_A @ (sigma[:b] / sigma[b])
-    C[:, 0] += past_C.sum(1) + past_A @ (alpha[:b] - sigma[:b] * alpha[b] / sigma[b])
-    return Tableau(tableau.times[b:], tableau.offsets[b:], A, C, dict(tableau.meta))
+    """The solver for a start at step `b` of `tableau`, on its remaining times: the rows in `tableau.late`, or else
+    DDIM's. `b` = 0 is the tableau itself. ValueError for another `b`."""
+    if not isinstance(b, int) or isinstance(b, bool) or not 0 <= b < tableau.nfe:
+        raise ValueError(f"b={b!r}: a tableau of nfe={tableau.nfe} can start at 0..{tableau.nfe - 1}")
+    if b == 0: return tableau
+    fitted = tableau.starting_at(b)
+    if fitted is not None: return fitted
+    return replace(ddim(schedule, tableau.times[b:]), offsets=tableau.offsets[b:], meta=dict(tableau.meta))
 
 # %% ../nbs/foundations/interop.ipynb #5d464396
 def _read_solvers(solvers: Mapping | None) -> dict[int, Tableau]:
@@ -199,7 +200,7 @@ def _read_solvers(solvers: Mapping | None) -> dict[int, Tableau]:
 
 def _write_solver(tab: Tableau) -> dict:
     d = json.loads(tab.to_json())
-    return {k: d[k] for k in ("times", "offsets", "A", "C")}
+    return {k: d[k] for k in ("times", "offsets", "A", "C", "late") if k in d}
 
 # %% ../nbs/foundations/interop.ipynb #6e1b0a94
 class _Plan:
@@ -486,8 +487,8 @@ class _Noising:
             distance = (plan.net_times - net_time).abs()
             if distance.min() <= 1e-6 * plan.net_times.abs().max():
                 return plan.tableau.times[int(distance.argmin())].item()
-        zero, one = (float(self.schedule.net_time(t)) for t in (0.0, 1.0))
-        return (net_time - zero) / (one - zero)
+        half, one = (float(self.schedule.net_time(t)) for t in (0.5, 1.0))
+        return 0.5 + 0.5 * (net_time - half) / (one - half)
 
 # %% ../nbs/foundations/interop.ipynb #d71c40f8
 class _Ours(dict):

@@ -5,12 +5,13 @@
 # %% ../nbs/foundations/schedule.ipynb #6b362b8b
 from __future__ import annotations
 import math
+from collections.abc import Mapping
 from typing import Sequence
 import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['SPACINGS', 'NoiseSchedule', 'spacing', 'check_steps', 'times_of_sigmas']
+__all__ = ['SPACINGS', 'FLOW_LAMBDA', 'NoiseSchedule', 'spacing', 'check_steps', 'times_of_sigmas']
 
 # %% ../nbs/foundations/schedule.ipynb #6da3191e
 class NoiseSchedule:
@@ -67,10 +68,17 @@ class _Discrete(NoiseSchedule):
         self._t, self._la = torch.arange(1, self.n + 1, dtype=torch.float64) / self.n, a.log() / 2
         self.config = config or dict(kind="discrete", alphas_cumprod=a.tolist())
 
-    def _log_alpha(self, t): return _interpolate(t, self._t, self._la)
-    def _net_time(self, t): return (t - 1 / self.n) * self.n
+    def _log_alpha(self, t):
+        to_clean = t * (self.n * self._la[0].item())           # the line from step 0 to (0, 0)
+        return torch.where(t < self._t[0].item(), to_clean, _interpolate(t, self._t, self._la))
+
+    def _net_time(self, t): return ((t - 1 / self.n) * self.n).clamp_min(0)
+
     def _t_of_lambda(self, lam):
-        return _interpolate(-torch.nn.functional.softplus(-2 * lam) / 2, self._la.flip(0), self._t.flip(0))
+        la = -torch.nn.functional.softplus(-2 * lam) / 2
+        from_clean = la / (self.n * self._la[0].item())
+        inside = _interpolate(la, self._la.flip(0), self._t.flip(0))
+        return torch.where(la > self._la[0].item(), from_clean, inside)
 
 # %% ../nbs/foundations/schedule.ipynb #ed97768f
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
@@ -126,39 +134,50 @@ for _name, _make in _FAMILIES.items(): setattr(NoiseSchedule, _name, staticmetho
 
 def _from_config(config: dict) -> NoiseSchedule:
     "The schedule that `config` describes (`schedule.config` of another one, perhaps read from JSON)."
+    if not isinstance(config, Mapping):
+        raise ValueError(f"schedule {config!r}: give a dictionary such as NoiseSchedule.config")
     kind, values = config.get("kind"), {k: v for k, v in config.items() if k != "kind"}
-    if kind not in _FAMILIES: raise ValueError(f"schedule kind {kind!r}: known are {', '.join(_FAMILIES)}")
-    return _FAMILIES[kind](**values)
+    if not isinstance(kind, str) or kind not in _FAMILIES:
+        raise ValueError(f"schedule kind {kind!r}: known are {', '.join(_FAMILIES)}")
+    try: return _FAMILIES[kind](**values)
+    except TypeError as e: raise ValueError(f"schedule {kind!r}: {e}") from None
 
 NoiseSchedule.from_config = staticmethod(_from_config)
 
 # %% ../nbs/foundations/schedule.ipynb #2949f68d
 SPACINGS = ("logSNR", "time_uniform", "time_quadratic", "edm")
+FLOW_LAMBDA = -3.0                                        # where a grid in lambda begins if there is no signal at t = 1
 
 def spacing(schedule: NoiseSchedule, nfe: int, kind: str = "logSNR", t_eps: float = 1e-3,
             power: float | None = None, rho: float = 7.0, shift: float = 1.0) -> Tensor:
     """Time grid (nfe + 1,), float64, from 1 down to `t_eps`. `kind`: logSNR, time_uniform, time_quadratic, power
-    (with `power` > 0) or edm (with `rho`). ValueError for other values."""
+    (with `power` > 0) or edm (with `rho`). `shift` > 0 warps any of them. ValueError for other values."""
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
     check_steps(nfe, t_eps)
+    if not isinstance(kind, str) or kind not in (*SPACINGS, "power"):
+        raise ValueError(f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm")
+    _check_positive(rho=rho, shift=shift)
     u = torch.linspace(0, 1, nfe + 1, dtype=torch.float64)
     powers = dict(time_uniform=1.0, time_quadratic=2.0, power=power)
     if kind in powers: t = _power_grid(u, powers[kind], t_eps)
-    elif kind in ("logSNR", "edm"): t = schedule.t_of_lambda(_lambda_grid(schedule, u, t_eps, rho if kind == "edm" else None))
-    else: raise ValueError(f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm")
+    else: t = schedule.t_of_lambda(_lambda_grid(schedule, u, t_eps, rho if kind == "edm" else None))
     if shift != 1.0: t = shift * t / (1 + (shift - 1) * t)
     t[0], t[-1] = 1.0, t_eps
+    if not (t.diff() < 0).all():
+        raise ValueError(f"spacing {kind!r} with nfe={nfe}, t_eps={t_eps}, shift={shift}: the times do not fall, "
+                         "use a smaller t_eps or a shift nearer to 1")
     return t
 
 def _power_grid(u, power, t_eps):
-    if power is None or not power > 0: raise ValueError(f"power={power}: spacing 'power' needs a positive power")
+    _check_positive(power=power)
     return (1 + u * (t_eps ** (1 / power) - 1)) ** power
 
 def _lambda_grid(schedule, u, t_eps, rho):
-    lam = schedule.lambda_(torch.tensor([1.0, t_eps], dtype=torch.float64))
-    if not torch.isfinite(lam).all():
-        raise ValueError(f"{schedule} has no signal at t=1 (lambda={lam[0]:g}): use time_uniform, time_quadratic or power")
-    if rho is None: return lam[0] + u * (lam[1] - lam[0])
-    a, b = (-lam / rho).exp()
+    first, last = schedule.lambda_(torch.tensor([1.0, t_eps], dtype=torch.float64))
+    if torch.isinf(first): first = torch.minimum(last - 1, torch.full_like(last, FLOW_LAMBDA))
+    if rho is None: return first + u * (last - first)
+    a, b = (-first / rho).exp(), (-last / rho).exp()
     return -rho * (a + u * (b - a)).log()
 
 # %% ../nbs/foundations/schedule.ipynb #c9ce76a1
@@ -166,11 +185,21 @@ def check_steps(nfe: int, t_eps: float) -> None:
     "ValueError unless `nfe` is a positive whole number and 0 < t_eps < 1."
     if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 1:
         raise ValueError(f"nfe={nfe!r}: the number of network evaluations must be a whole number, 1 or more")
-    if not 0 < t_eps < 1: raise ValueError(f"t_eps={t_eps}: the last time must lie between 0 and 1, 1e-3 is usual")
+    if not _is_number(t_eps) or not 0 < t_eps < 1:
+        raise ValueError(f"t_eps={t_eps!r}: the last time must lie between 0 and 1, 1e-3 is usual")
+
+def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)
+
+def _check_positive(**values) -> None:
+    for name, v in values.items():
+        if not _is_number(v) or not 0 < v < math.inf:
+            raise ValueError(f"{name}={v!r}: a grid needs a positive number")
 
 def times_of_sigmas(schedule: NoiseSchedule, sigmas: Sequence[float] | Tensor) -> Tensor:
     "Time grid whose noise-to-signal ratios sigma/alpha are `sigmas` (falling), as tables of published grids give them."
-    s = torch.as_tensor(sigmas, dtype=torch.float64)
+    try: s = torch.as_tensor(sigmas, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"sigmas={sigmas!r}: give at least two positive values, falling") from None
     if s.ndim != 1 or len(s) < 2 or not ((s > 0).all() and (s.diff() < 0).all()):
         raise ValueError(f"sigmas={s.tolist()}: give at least two positive values, falling")
     return schedule.t_of_lambda(-s.log())

@@ -45,6 +45,8 @@ class GeneralizedSolver(nn.Module):
         super().__init__()
         check_steps(nfe, t_eps)
         order = nfe if order is None else order
+        if not isinstance(schedule, NoiseSchedule):
+            raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
         if not isinstance(order, int) or isinstance(order, bool) or order < 1: raise ValueError(f"order={order!r}: need a whole number, 1 or more")
         if not theory and order < 3: raise ValueError(f"order={order}: theory=False needs order 3 or more")
         self.schedule, self.nfe, self.order, self.t_eps, self.theory = schedule, nfe, order, float(t_eps), bool(theory)
@@ -96,13 +98,18 @@ def sample(self: GeneralizedSolver, denoiser, x_T: Tensor, condition: Any = None
 
 # %% ../nbs/00_solver.ipynb #ae84dc24
 @patch
-def _theory_row(self: GeneralizedSolver, k, lam, alpha, shrink, x, D):
+def _directions(self: GeneralizedSolver, k: int, lam, alpha, D) -> list[tuple[Tensor | float, Tensor]]:
+    "Per entry of c[k]: the theory's weight, and the direction in the predictions that both of them multiply."
     points = min(k + 1, self.order)
-    terms = multistep_terms(lam, alpha, D, k, min(points, 3))
     signs = (-1, 1, -1) if points >= 3 else (-1, -1)
-    row = (shrink + self.a[k, 0]) * x[k] + sum((w + s * self.c[k, i]) * d for i, ((w, d), s) in enumerate(zip(terms, signs)))
-    row = row + sum(self.a[k, i] * x[k - i] for i in range(1, points))
-    return row + sum(self.c[k, i] * D[k - i] for i in range(3, points))
+    theory = multistep_terms(lam, alpha, D, k, min(points, 3))
+    return [(s * w, s * d) for (w, d), s in zip(theory, signs)] + [(0.0, D[k - i]) for i in range(3, points)]
+
+@patch
+def _theory_row(self: GeneralizedSolver, k, lam, alpha, shrink, x, D):
+    directions = self._directions(k, lam, alpha, D)
+    row = shrink * x[k] + sum(self.a[k, i] * x[k - i] for i in range(len(directions)))
+    return row + sum((w + self.c[k, i]) * d for i, (w, d) in enumerate(directions))
 
 @patch
 def _free_row(self: GeneralizedSolver, k, lam, alpha, shrink, x, D):
@@ -134,24 +141,17 @@ def load_tableau(self: GeneralizedSolver, tab: Tableau) -> GeneralizedSolver:
     zero = GeneralizedSolver(self.schedule, self.nfe, self.order, self.t_eps)
     zero.time_logits.copy_(logits)
     base = zero.tableau()
+    lam, alpha = (f(zero.times) for f in (self.schedule.lambda_, self.schedule.alpha))
+    lam, D = lam.clamp_min(_LOWEST_LAMBDA), torch.eye(self.nfe, dtype=torch.float64)
     for k in range(self.nfe):
         n = min(k + 1, self.order)
         if tab.A[k, :k + 1 - n].any() or tab.C[k, :k + 1 - n].any():
             raise ValueError(f"step {k} of the tableau reaches further back than order={self.order}: make the solver with order={self.nfe}")
         a[k, :n] = (tab.A[k] - base.A[k])[k + 1 - n:k + 1].flip(0)
-        c[k, :n] = torch.linalg.solve(zero._directions(k, n), (tab.C[k] - base.C[k])[k + 1 - n:k + 1].flip(0))
+        directions = torch.stack([d for _, d in zero._directions(k, lam, alpha, D)], 1)[k + 1 - n:k + 1]
+        c[k, :n] = torch.linalg.solve(directions, (tab.C[k] - base.C[k])[k + 1 - n:k + 1])
     for p, value in ((self.time_logits, logits), (self.offsets, tab.offsets), (self.a, a), (self.c, c)): p.copy_(value)
     return self
-
-@patch
-def _directions(self: GeneralizedSolver, k, n):
-    "(n, n): column i is what one unit of c[k, i] adds to the weights of D_k, D_{k-1}, ..."
-    probe = copy.deepcopy(self)
-    columns = []
-    for i in range(n):
-        probe.c.zero_(); probe.c[k, i] = 1.0
-        columns.append((probe.tableau().C - self.tableau().C)[k, k + 1 - n:k + 1].flip(0))
-    return torch.stack(columns, 1)
 
 # %% ../nbs/00_solver.ipynb #ee4f456b
 @patch

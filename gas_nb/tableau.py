@@ -20,25 +20,41 @@ __all__ = ['MAX_NFE', 'Tableau', 'same_schedule', 'check_schedule', 'Trajectory'
 @dataclass(frozen=True, eq=False)
 class Tableau:
     """A linear multistep solver with N network evaluations: `times` (N+1,) strictly falling, `offsets` (N,),
-    `A` and `C` (N, N) lower triangular, float64 on the CPU. `meta` is JSON-ready: name, schedule, origin."""
+    `A` and `C` (N, N) lower triangular, float64 on the CPU. `meta` is JSON-ready: name, schedule, origin.
+    `late`: {b: (A, C)}, rows (N-b, N-b) for runs that begin at step b with nothing before it."""
     times: Tensor
     offsets: Tensor
     A: Tensor
     C: Tensor
     meta: dict = field(default_factory=dict)
+    late: dict = field(default_factory=dict)
 
     def __post_init__(self):
         for name in ("times", "offsets", "A", "C"):
             object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu"))
         _validate(self)
+        late = {b: tuple(torch.as_tensor(M, dtype=torch.float64, device="cpu") for M in rows) for b, rows in self.late.items()}
+        object.__setattr__(self, "late", dict(sorted(late.items())))
+        for b in late:
+            if type(b) is not int or not 1 <= b < self.nfe:
+                raise ValueError(f"late[{b!r}]: a tableau of nfe={self.nfe} has late starts 1..{self.nfe - 1}")
+            self.starting_at(b)
 
     @property
     def nfe(self) -> int: return len(self.times) - 1
     @property
     def name(self) -> str: return self.meta.get("name", "tableau")
+    def starting_at(self, b: int) -> Tableau | None:
+        "The rows for a run that begins at step `b`, as a tableau of nfe - b; None if `late` has none."
+        if b not in self.late: return None
+        return Tableau(self.times[b:], self.offsets[b:], *self.late[b], dict(self.meta))
     def __repr__(self): return f"Tableau({self.name}, nfe={self.nfe})"
     def __eq__(self, other):
-        return isinstance(other, Tableau) and all(torch.equal(getattr(self, n), getattr(other, n)) for n in ("times", "offsets", "A", "C"))
+        return isinstance(other, Tableau) and self._numbers() == other._numbers()
+
+    def _numbers(self):
+        late = {b: [M.tolist() for M in rows] for b, rows in self.late.items()}
+        return [getattr(self, n).tolist() for n in ("times", "offsets", "A", "C")], late
     __hash__ = None
 
 # %% ../nbs/foundations/tableau.ipynb #950f6194
@@ -60,8 +76,10 @@ MAX_NFE = 1000                                           # a file that claims mo
 def _to_json(self: Tableau) -> str:
     "The tableau as JSON text."
     rows = lambda M: [row[:k + 1] for k, row in enumerate(M.detach().tolist())]
-    return json.dumps(dict(format="gas_nb.tableau", version=1, nfe=self.nfe, times=self.times.detach().tolist(),
-                           offsets=self.offsets.detach().tolist(), A=rows(self.A), C=rows(self.C), meta=self.meta), indent=1)
+    content = dict(format="gas_nb.tableau", version=1, nfe=self.nfe, times=self.times.detach().tolist(),
+                   offsets=self.offsets.detach().tolist(), A=rows(self.A), C=rows(self.C), meta=self.meta)
+    if self.late: content["late"] = {str(b): dict(A=rows(A), C=rows(C)) for b, (A, C) in self.late.items()}
+    return json.dumps(content, indent=1)
 
 def _from_json(text: str) -> Tableau:
     "The tableau that `text` describes. ValueError that says what is wrong with a text that describes none."
@@ -73,7 +91,7 @@ def _from_json(text: str) -> Tableau:
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_NFE: raise ValueError(f"nfe={n!r}: need a whole number from 1 to {MAX_NFE}")
     times, offsets = _numbers(d, "times", n + 1), _numbers(d, "offsets", n)
     if not isinstance(d.get("meta", {}), dict): raise ValueError("meta must be an object")
-    return Tableau(times, offsets, _triangle(d, "A", n), _triangle(d, "C", n), d.get("meta", {}))
+    return Tableau(times, offsets, _triangle(d, "A", n), _triangle(d, "C", n), d.get("meta", {}), _late(d, n))
 
 # %% ../nbs/foundations/tableau.ipynb #baee4044
 def _numbers(d, name, n, value=None):
@@ -88,6 +106,16 @@ def _triangle(d, name, n):
     M = torch.zeros(n, n, dtype=torch.float64)
     for k, row in enumerate(rows): M[k, :k + 1] = _numbers(d, f"{name}[{k}]", k + 1, row)
     return M
+
+def _late(d, n):
+    late = d.get("late", {})
+    if not isinstance(late, dict): raise ValueError("late must be an object")
+    out = {}
+    for b, rows in late.items():
+        if not b.isdecimal() or not 1 <= int(b) < n or not isinstance(rows, dict):
+            raise ValueError(f"late[{b!r}]: keys are steps 1 to {n - 1}, values have A and C")
+        out[int(b)] = tuple(_triangle(rows, name, n - int(b)) for name in "AC")
+    return out
 
 def _save(self: Tableau, path: str | Path) -> None:
     "Write the JSON form to `path`, by way of a temporary name."

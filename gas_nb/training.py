@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy, glob, hashlib, json, math, numbers, operator, os, tempfile, time, urllib.request
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -19,7 +20,7 @@ from .data import EVAL_SEED, MAX_SEED, Pairs, batch_indices, eval_seeds, generat
 from .discriminator import Discriminator, discriminator_loss, generator_loss
 from .files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
 from .files import save_safetensors_atomic, write_json_atomic, write_text_atomic
-from .fit import ARRIVED, Chart, Distance, FitStep, gauss_newton_step, start_fit, to_tableau
+from .fit import ARRIVED, JUDGED, LATE, Chart, Distance, FitStep, fit_late_starts, gauss_newton_step, sample_losses, spread, start_fit, to_tableau
 from .parallel import agree, in_order, is_main, on_main, share, sum_gradients, total
 from .solver import GeneralizedSolver
 from .tableau import Tableau, sample
@@ -31,8 +32,8 @@ from .trackers import tracker_names
 __all__ = ['PHASES', 'PRESETS', 'DIGITS', 'TrainConfig', 'check_text', 'check_whole', 'check_number', 'check_flag',
            'make_distance', 'lpips_features', 'check_lpips', 'TrainState', 'make_discriminator', 'load_state',
            'NonFiniteLoss', 'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train', 'rehearse',
-           'make_training_pairs', 'make_eval_pairs', 'validate', 'preset_config', 'resolve', 'teacher_of',
-           'results_folder', 'run_name', 'open_run', 'RunLog']
+           'make_training_pairs', 'make_eval_pairs', 'validate', 'split_held_out', 'preset_config', 'resolve',
+           'teacher_of', 'results_folder', 'run_name', 'open_run', 'RunLog']
 
 # %% ../nbs/03_train_gas.ipynb #14500e9e
 @dataclass(frozen=True)
@@ -127,6 +128,9 @@ def _check_ranges(c: TrainConfig) -> None:
     if c.order is not None and c.method == "gauss_newton" and c.order < c.nfe:
         raise ValueError(f"order={c.order}: the Gauss-Newton fit uses all points (order {c.nfe}); "
                          "use method='adam' for a lower order")
+    if c.n_val < 2 and c.method == "gauss_newton":
+        raise ValueError("n_val=1: the Gauss-Newton fit needs 2 held-out pairs, one to choose by "
+                         "and one to report")
     if c.n_pairs + c.n_val > EVAL_SEED:
         raise ValueError(f"n_pairs + n_val = {c.n_pairs + c.n_val}: evaluation seeds begin at {EVAL_SEED}")
     check_whole("n_eval", c.n_eval, 2, MAX_SEED - EVAL_SEED)
@@ -184,6 +188,7 @@ class TrainState:
         self.config, self.teacher = config, teacher
         self.phase, self.step, self.seconds = PHASES[0] if config.method == "gauss_newton" else "gs", 0, 0.0
         self.fit: FitStep | None = None
+        self.reported: tuple[float, float] | None = None  # held-out loss of the fit and its standard error
         t_eps = config.t_eps or teacher.t_eps
         self.solver = GeneralizedSolver(teacher.schedule, config.nfe, config.order, t_eps)
         if config.method == "adam" and teacher.schedule.alpha(1.0) == 0:         # a flow model
@@ -191,6 +196,7 @@ class TrainState:
         self.ema, self.gs = self.parameters(), self.parameters()
         self.optimizer = torch.optim.Adam(self.solver.parameters(), config.lr)
         self.discriminator = self.discriminator_optimizer = None
+        self.late: dict[str, dict] = {}                  # rows for late starts by solver, gs and gas
 
     def parameters(self) -> dict[str, Tensor]: return {k: v.detach().clone() for k, v in self.solver.state_dict().items()}
 
@@ -200,7 +206,7 @@ class TrainState:
         solver.load_state_dict(self.ema if which == "ema" else self.gs)
         with torch.no_grad(): table = solver.tableau("gas" if which == "ema" and self.phase in ("gas", "done") and self.discriminator else "gs")
         meta = dict(table.meta, teacher=self.teacher.name, prediction=self.teacher.denoiser.prediction)
-        return Tableau(table.times, table.offsets, table.A, table.C, meta)
+        return Tableau(table.times, table.offsets, table.A, table.C, meta, self.late.get(table.name, {}))
 
 # %% ../nbs/03_train_gas.ipynb #0b729268
 def make_discriminator(config: TrainConfig, teacher: Teacher) -> nn.Module:
@@ -235,6 +241,8 @@ def save(self: TrainState, path: Path) -> None:
     if self.fit:
         header["fit"] = {k: getattr(self.fit, k) for k in FitStep._fields if k != "chart"}
         tensors["fit.vector"] = self.fit.chart.vector()
+    if self.reported: header["reported"] = self.reported
+    header["late"] = {name: {str(b): [M.tolist() for M in rows] for b, rows in late.items()} for name, late in self.late.items()}
     save_safetensors_atomic(path, {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}, dict(state=json.dumps(header)))
 
 @patch
@@ -264,6 +272,9 @@ def load(self: TrainState, path: Path) -> None:
     self.phase, self.step, self.seconds = header["phase"], header["step"], header["seconds"]
     self.solver.load_state_dict(group("solver")); self.ema, self.gs = group("ema"), group("gs")
     _restore(self.optimizer, group("adam"))
+    for name, late in header.get("late", {}).items():
+        self.late[name] = {int(b): tuple(torch.tensor(M, dtype=torch.float64) for M in rows) for b, rows in late.items()}
+    if "reported" in header: self.reported = tuple(header["reported"])
     if "fit" in header: self.fit = FitStep(chart=Chart.from_vector(tensors["fit.vector"], self.config.nfe), **header["fit"])
     if self.discriminator is not None:
         self.discriminator.load_state_dict(group("discriminator")); _restore(self.discriminator_optimizer, group("discriminator_adam"))
@@ -377,6 +388,7 @@ def _train(config, teacher, distance, run_dir, pairs, progress):
     if checkpoint and on_main(checkpoint.exists): _resume(state, checkpoint)
     if state.phase == "done": return
     training, held_out = (p.to(teacher.device) for p in pairs or make_training_pairs(config, teacher, run_dir, progress))
+    choosing, reporting = split_held_out(config, held_out)
     clock = time.perf_counter() - state.seconds
     for phase in PHASES[PHASES.index(state.phase):-1]:
         steps = _steps(config, phase)
@@ -387,11 +399,12 @@ def _train(config, teacher, distance, run_dir, pairs, progress):
             state.step += 1
             if phase != "fit": state.update_ema()
             last = state.step == steps or _settled(state)
-            val = state.fit.val_loss if phase == "fit" else None
-            if phase != "fit" and (last or state.step % config.val_every == 0): val = validate(state, held_out, distance)
+            val = state.reported[0] if phase == "fit" else None
+            if phase != "fit" and (last or state.step % config.val_every == 0): val = validate(state, reporting, distance)
             state.seconds = time.perf_counter() - clock
             if checkpoint and is_main() and (last or phase == "fit" or state.step % config.checkpoint_every == 0): state.save(checkpoint)
             yield StepRecord(phase, state.step, steps, extras.pop("loss"), val, state.seconds, extras, state)
+        _fit_late_starts(state, training, choosing, distance)
     state.start_phase("done")
     if checkpoint and is_main(): state.save(checkpoint)
 
@@ -419,6 +432,13 @@ def _steps(config: TrainConfig, phase: str) -> int:
     if phase == "gas": return config.adversarial_iterations if config.adversarial_weight > 0 else 0
     if phase == "fit": return config.fit_steps + 1 if config.method == "gauss_newton" else 0
     return config.iterations if config.method == "adam" else 0
+
+def _fit_late_starts(state: TrainState, training: Pairs, choosing: Pairs, distance: Distance) -> None:
+    "Rows for image-to-image, once a phase has ended."
+    table, teacher = state.tableau(), state.teacher
+    if table.name in state.late: return
+    late = fit_late_starts(teacher.denoiser, table, training[:LATE], choosing[:JUDGED], distance, teacher.batch_size).late
+    state.late[table.name] = agree(late)
 
 def _settled(state: TrainState) -> bool:
     "A fit that no damping improves any more has arrived."
@@ -461,17 +481,36 @@ def validate(state: TrainState, held_out: Pairs, distance: Distance) -> float:
     return sum(in_order(loss, parts)) / len(held_out)
 
 # %% ../nbs/03_train_gas.ipynb #2de011ea
+def split_held_out(config: TrainConfig, held_out: Pairs) -> tuple[Pairs, Pairs]:
+    "(pairs that choose between solvers, pairs that only report): halves; Adam chooses nothing, so all report."
+    if config.method == "adam": return held_out, held_out
+    if len(held_out) < 2:
+        raise ValueError(f"{len(held_out)} held-out pairs: give 2 or more, half of them only report")
+    half = len(held_out) // 2
+    return held_out[:half], held_out[half:]
+
 def _fit_step(state: TrainState, training: Pairs, held_out: Pairs, distance: Distance) -> dict:
     c, teacher, solver = state.config, state.teacher, state.solver
-    if state.fit is None:
+    choosing, reporting = split_held_out(c, held_out)
+    judge = partial(sample_losses, teacher.denoiser, distance=distance, batch_size=teacher.batch_size)
+    before = state.fit
+    if before is None:
         part = training[:c.fit_pairs]
         with torch.no_grad(): _, path = sample(teacher.denoiser, part.x_T, teacher.tableau, part.condition, return_trajectory=True)
-        state.fit = start_fit(teacher.denoiser, c.nfe, solver.t_eps, part, held_out, path, distance, teacher.batch_size)
-    else: state.fit = gauss_newton_step(teacher.denoiser, state.fit, training, held_out, distance, solver.t_eps, max_batch=teacher.batch_size, seed=c.seed)
+        state.fit = start_fit(teacher.denoiser, c.nfe, solver.t_eps, part, choosing, path, distance, teacher.batch_size)
+    else:
+        if state.reported is None:                        # a checkpoint from before the held-out pairs were split
+            losses = judge(before.chart, choosing)
+            before = before._replace(val_loss=losses.mean().item(), **dict(zip(("typical", "capped"), spread(losses))))
+        state.fit = gauss_newton_step(teacher.denoiser, before, training, choosing, distance, solver.t_eps, max_batch=teacher.batch_size,
+                                      seed=c.seed)
     state.fit = agree(state.fit)
+    if state.reported is None or state.fit.accepted:
+        losses = judge(state.fit.chart, reporting)
+        state.reported = losses.mean().item(), losses.std(correction=0).item() / len(losses) ** 0.5
     solver.load_tableau(to_tableau(state.fit.chart, teacher.schedule, solver.t_eps))
     state.ema = state.parameters()
-    return dict(loss=state.fit.train_loss, damping=state.fit.damping, pairs=state.fit.pairs)
+    return dict(loss=state.fit.train_loss, damping=state.fit.damping, pairs=state.fit.pairs, val_error=state.reported[1])
 
 def _gs_step(state, training, held_out, distance):
     return gs_step(state, draw_batch(training, state.config, state.step), distance)

@@ -7,6 +7,7 @@ scheduler with all of them. `--from-sweep` distils nothing and takes the GS solv
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from gas_nb.distil import training_free
@@ -31,7 +32,7 @@ def bundle(out: Path, teacher: str) -> GASScheduler:
 def keep(out: Path, teacher: Teacher, tableau: Tableau, condition: str, figures: dict) -> None:
     """Write a solver with what was measured of it."""
     meta = dict(tableau.meta, weights=teacher.weights_hash, condition=condition, figures=figures)
-    Tableau(tableau.times, tableau.offsets, tableau.A, tableau.C, meta).save(out / f"{teacher.name}-gs-{tableau.nfe}.json")
+    replace(tableau, meta=meta).save(out / f"{teacher.name}-gs-{tableau.nfe}.json")
 
 
 def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:

@@ -363,7 +363,7 @@ def pipeline_parts(pipe: Any, size: int | None = None) -> Parts:
     return (_stable_diffusion_xl if xl else _FAMILIES[kind])(pipe, size)
 
 # %% ../../nbs/teachers/diffusers.ipynb #2c0b2b25
-FLOW_RECIPE = dict(solver="dpm_solver_pp", nfe=40, spacing="time_uniform", t_eps=1e-3, order=2)
+FLOW_RECIPE = dict(solver="unipc", nfe=40, spacing="time_quadratic", t_eps=1e-3, order=3, variant="bh2")
 
 def fingerprint(network: nn.Module) -> str:
     "A hash of a network's architecture and of 64 entries of each of its tensors: cheap for billions of parameters."
