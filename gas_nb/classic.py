@@ -38,6 +38,9 @@ class _Symbols:
 
     def tableau(self, name: str) -> Tableau:
         rows = torch.stack(self.rows)
+        if not rows.isfinite().all():
+            raise ValueError(f"times {self.times.tolist()}: {name} is not finite there; only a first-order step can end at 0, "
+                             "and none begins above 1 on a flow")
         meta = dict(name=name, schedule=self.schedule.config)
         return Tableau(self.times, torch.zeros(self.n), rows[:, :self.n], rows[:, self.n:], meta)
 
@@ -56,8 +59,8 @@ def _check_times(schedule: NoiseSchedule, times: Tensor) -> Tensor:
         raise ValueError(f"times={times!r}: give nfe + 1 numbers that fall, as `spacing` does") from None
     if t.ndim != 1 or len(t) < 2:
         raise ValueError(f"times has shape {tuple(t.shape)}: need nfe + 1 >= 2 values")
-    if not ((t.diff() < 0).all() and t[0] <= 1 and t[-1] > 0):
-        raise ValueError(f"times {t.tolist()}: they have to fall strictly, from 1 at most, and end above 0")
+    if not ((t.diff() < 0).all() and t[-1] >= 0):
+        raise ValueError(f"times {t.tolist()}: they have to fall strictly and end at 0 or above")
     return t
 
 # %% ../nbs/foundations/classic.ipynb #528509f6

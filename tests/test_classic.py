@@ -89,10 +89,20 @@ def test_recipes_say_power_rho_and_shift(flow):
 
 
 @pytest.mark.parametrize("make", [ddim, dpm_solver_pp, unipc, ipndm, deis])
-@pytest.mark.parametrize("times", ["uniform", None, [1.0], [0.5, 0.8], [1.0, 0.5, 0.0], [1.0, 0.5, float("nan")], [[1.0, 0.5]]])
+@pytest.mark.parametrize("times", ["uniform", None, [1.0], [0.5, 0.8], [1.0, 0.5, -0.1], [1.0, 0.5, float("nan")], [[1.0, 0.5]]])
 def test_times_that_are_none(make, times):
     with pytest.raises(ValueError, match="times"):
         make(VP, times)
+
+
+@pytest.mark.parametrize("schedule", [FLOW, VP], ids=repr)
+def test_only_the_first_order_ends_without_noise(schedule):
+    times = [1.0, 0.8, 0.5, 0.2, 0.0]
+    end = ddim(schedule, times)
+    assert end.A[-1, -1] == 0 and end.C[-1, -1] == 1
+    assert unipc(schedule, times).C.isfinite().all()  # falls to order 1 by itself
+    with pytest.raises(ValueError, match="only a first-order step can end at 0"):
+        dpm_solver_pp(schedule, times)
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,16 @@ import time
 import pytest
 import torch
 
-from gas_nb.classic import CLASSIC_SOLVERS, classic_tableau, ddim, unipc
+from gas_nb.classic import classic_tableau, ddim, unipc
 from gas_nb.data import Pairs, make_pairs
 from gas_nb.denoiser import Denoiser
-from gas_nb.fit import Chart, Distance, fit_late_starts, gauss_newton_step, least_squares, start_fit, to_tableau
+from gas_nb.fit import Chart, Distance, fit_late_starts, least_squares, start_fit, to_tableau
 from gas_nb.interop import GASScheduler, shipped_scheduler, start_at
-from gas_nb.schedule import NoiseSchedule, spacing
+from gas_nb.schedule import NoiseSchedule
 from gas_nb.solver import GeneralizedSolver
 from gas_nb.tableau import Tableau, sample
 from gas_nb.teacher import Teacher, load_teacher
-from gas_nb.training import TrainConfig, TrainState, load_state, train
+from gas_nb.training import TrainConfig, load_state, train
 
 
 @pytest.fixture(scope="module")
