@@ -17,7 +17,7 @@ from .schedule import NoiseSchedule
 
 # %% auto #0
 __all__ = ['PREDICTIONS', 'QUESTION_TIMES', 'TOLERANCE', 'to_sample', 'to_epsilon', 'data_prediction_weights', 'Denoiser',
-           'Remembering', 'in_batches', 'tolerance', 'measured_answers', 'other_prediction']
+           'Remembering', 'in_batches', 'tolerance', 'fingerprint', 'measured_answers', 'other_prediction']
 
 # %% ../nbs/foundations/denoiser.ipynb #74389a74
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
@@ -231,6 +231,16 @@ def tolerance(denoiser: Denoiser) -> float:
     dtypes = {p.dtype for p in net.parameters() if p.is_floating_point()} if isinstance(net, nn.Module) else set()
     half = (dtypes | {denoiser.autocast}) & {torch.float16, torch.bfloat16}
     return (10 if half else 1) * TOLERANCE
+
+def fingerprint(network: nn.Module) -> str:
+    "A hash of a network's architecture and of 64 entries of each of its tensors: cheap for billions of parameters."
+    digest = hashlib.sha256()
+    for name, p in sorted(network.state_dict().items()):
+        if not isinstance(p, Tensor): continue
+        entries = p.detach().flatten()[:: max(1, p.numel() // 64)][:64]
+        values = b"" if p.is_meta else entries.double().cpu().numpy().tobytes()
+        digest.update(f"{name.replace('_orig_mod.', '')} {tuple(p.shape)}".encode() + values)
+    return digest.hexdigest()
 
 def measured_answers(denoiser: Denoiser, shape: Sequence[int], condition: Any = None, batch_size: int = 4,
                      device: str | torch.device = "cpu") -> list[list[float]]:
