@@ -260,7 +260,7 @@ def test_inception_features_are_those_of_torch_fidelity(random_inception):
 def test_missing_or_wrong_inception_weights_are_named_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     digits = load_teacher("digits", "cpu")
-    monkeypatch.setattr(digits.denoiser, "net", None)                        # any sampling would fail
+    monkeypatch.setattr(type(digits.denoiser.net), "forward", None)          # any sampling would fail
     with pytest.raises(FileNotFoundError, match="weights-inception-2015-12-05.*download.*weights="):
         Judge(digits, features="inception", reference=(torch.zeros(2048), torch.eye(2048)))
     with pytest.raises(FileNotFoundError, match="alexnet"):
