@@ -20,7 +20,7 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -106,7 +106,8 @@ def run_cell(cell: Cell, config: TrainConfig, folder: Path, minutes: float, judg
     judges = make_pairs(teacher, eval_seeds(judged))
     cell.pairs_seconds = (time.process_time() - start) * len(pairs[0]) / (len(pairs[0]) + len(pairs[1]) + len(judges))
     cell.backward_ratio = ratio
-    net = teacher.denoiser.net = Counted(teacher.denoiser.net)
+    net = Counted(teacher.denoiser.net)
+    teacher = replace(teacher, denoiser=replace(teacher.denoiser, net=net))
     run, cpu, wall, mark = train(config, teacher, pairs=pairs), 0.0, 0.0, 1.0
     while True:
         before = time.process_time(), time.perf_counter()

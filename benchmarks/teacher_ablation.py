@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -19,7 +20,6 @@ import torch
 import gas_nb.compat  # noqa: F401  before torchvision
 from gas_nb.classic import classic_tableau
 from gas_nb.data import eval_seeds, noise, random_labels
-from gas_nb.denoiser import Denoiser
 from gas_nb.evaluation import frechet_distance
 from gas_nb.files import write_json_atomic
 from gas_nb.teacher import LabelledUNet, load_teacher
@@ -92,7 +92,7 @@ def samples(network, teacher, classifier, precision: str, n: int = 600, nfe: int
     "Share of the class asked for and Frechet distance to the test images of `n` samples."
     seeds = eval_seeds(n)
     labels = random_labels(seeds, 10)
-    own = teacher._with(Denoiser(LabelledUNet(network), teacher.schedule, "epsilon", null_condition=torch.tensor(fmnist.NO_LABEL)))
+    own = replace(teacher, denoiser=replace(teacher.denoiser, net=LabelledUNet(network)))
     tableau = classic_tableau(solver="unipc", spacing="logSNR", order=3, nfe=nfe, schedule=teacher.schedule, t_eps=teacher.t_eps)
     config = fmnist.TeacherConfig(precision=precision)
     with fmnist.numerics(config, torch.device("cpu")):

@@ -8,9 +8,11 @@ import hashlib
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 import torch
@@ -21,17 +23,34 @@ from .files import save_safetensors_atomic, write_json_atomic
 from .parallel import in_order, on_main, require_shared
 
 # %% auto #0
-__all__ = ['MAX_SEED', 'TRAIN_SEED', 'EVAL_SEED', 'CHUNK', 'FORMAT', 'VERSION', 'MANIFEST', 'noise', 'random_labels',
-           'train_seeds', 'eval_seeds', 'Pairs', 'concatenate', 'make_pairs', 'batch_indices', 'PairDataset',
-           'generate_pairs']
+__all__ = ['MAX_SEED', 'TRAIN_SEED', 'EVAL_SEED', 'CHUNK', 'LARGE', 'FORMAT', 'VERSION', 'MANIFEST', 'MEASURED', 'is_whole',
+           'require_whole', 'check_shape', 'noise', 'random_labels', 'train_seeds', 'eval_seeds', 'Pairs',
+           'concatenate', 'make_pairs', 'batch_indices', 'PairDataset', 'told', 'teacher_differences', 'answers_gap',
+           'pairs_folder', 'generate_pairs']
 
 # %% ../nbs/foundations/data.ipynb #c100c173
 MAX_SEED = 2**31 - 1    # torch's CPU generator reads 32 bits; the upper half seeds the labels
 
+def is_whole(v: Any, least: int = 1, most: float = float("inf")) -> bool:
+    "Whether `v` is a whole number (of Python or numpy, no bool) from `least` to `most`."
+    return hasattr(v, "__index__") and not isinstance(v, (bool, Tensor)) and least <= v <= most
+
+def require_whole(least: int = 1, **numbers: Any) -> None:
+    "ValueError that names the first of `numbers` that is not a whole number from `least` on."
+    for name, v in numbers.items():
+        if not is_whole(v, least): raise ValueError(f"{name}={v!r}: give a whole number, at least {least}")
+
+def check_shape(shape: Any) -> tuple[int, ...]:
+    "One sample's shape as a tuple; ValueError unless it is made of whole numbers from 1 on."
+    if not isinstance(shape, (list, tuple)) or not shape or not all(is_whole(n) for n in shape):
+        raise ValueError(f"shape={shape!r}: give one sample's shape, whole numbers from 1 on, as in (3, 32, 32)")
+    return tuple(int(n) for n in shape)
+
 def _seed_list(seeds: Iterable[int] | Tensor) -> list[int]:
-    seeds = seeds.tolist() if isinstance(seeds, Tensor) else list(seeds)
-    good = lambda s: hasattr(s, "__index__") and not isinstance(s, bool) and 0 <= s <= MAX_SEED
-    wrong = [s for s in seeds if not good(s)]
+    if isinstance(seeds, Tensor): seeds = seeds.tolist()
+    if not isinstance(seeds, Iterable): seeds = [seeds]
+    seeds = list(seeds)
+    wrong = [s for s in seeds if not is_whole(s, 0, MAX_SEED)]
     if wrong: raise ValueError(f"seed {wrong[0]!r}: seeds are whole numbers from 0 to {MAX_SEED}")
     if not seeds: raise ValueError("no seeds: give at least one")
     return [int(s) for s in seeds]
@@ -39,13 +58,15 @@ def _seed_list(seeds: Iterable[int] | Tensor) -> list[int]:
 def noise(seeds: Iterable[int] | Tensor, shape: Iterable[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal x_T (B, *shape) on the CPU, one generator per seed: a seed gives the same bits in every batch.
     Drawn in float64, then rounded to `dtype`. ValueError for seeds outside 0..MAX_SEED."""
-    draw = lambda s: torch.randn(tuple(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(s))
+    shape = check_shape(tuple(shape) if isinstance(shape, Iterable) else shape)
+    def draw(seed):
+        return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return torch.stack([draw(s).to(dtype) for s in _seed_list(seeds)])
 
 # %% ../nbs/foundations/data.ipynb #30bf0238
 def random_labels(seeds: Iterable[int] | Tensor, n_classes: int) -> Tensor:
     "Labels (B,) int64 in 0..n_classes-1, uniform, one per seed, from the generator seeded with seed + 2**31."
-    if not n_classes >= 1: raise ValueError(f"n_classes={n_classes}: need at least one class")
+    if not is_whole(n_classes): raise ValueError(f"n_classes={n_classes!r}: need at least one class")
     draw = lambda s: torch.randint(n_classes, (), generator=torch.Generator().manual_seed(s + MAX_SEED + 1))
     return torch.stack([draw(s) for s in _seed_list(seeds)])
 
@@ -54,15 +75,15 @@ TRAIN_SEED, EVAL_SEED = 0, 50_000
 
 def train_seeds(n: int) -> range:
     "The first `n` training seeds; ValueError if they would run into the evaluation seeds."
-    if not 1 <= n <= EVAL_SEED - TRAIN_SEED:
-        raise ValueError(f"n={n}: training has seeds {TRAIN_SEED}..{EVAL_SEED - 1}, the next ones are for evaluation; "
+    if not is_whole(n, 1, EVAL_SEED - TRAIN_SEED):
+        raise ValueError(f"n={n!r}: training has seeds {TRAIN_SEED}..{EVAL_SEED - 1}, the next ones are for evaluation; "
                          f"ask for 1 to {EVAL_SEED - TRAIN_SEED}")
     return range(TRAIN_SEED, TRAIN_SEED + n)
 
 def eval_seeds(n: int) -> range:
     "The first `n` evaluation seeds."
     most = MAX_SEED + 1 - EVAL_SEED
-    if not 1 <= n <= most: raise ValueError(f"n={n}: ask for 1 to {most} evaluation seeds")
+    if not is_whole(n, 1, most): raise ValueError(f"n={n!r}: ask for 1 to {most} evaluation seeds")
     return range(EVAL_SEED, EVAL_SEED + n)
 
 # %% ../nbs/foundations/data.ipynb #76dab49c
@@ -121,7 +142,7 @@ def concatenate(parts: list[Pairs]) -> Pairs:
     return _from_columns({k: torch.cat([c[k] for c in columns]) for k in columns[0]})
 
 # %% ../nbs/foundations/data.ipynb #89463b9d
-CHUNK = 50
+CHUNK, LARGE = 50, 30.0
 
 @torch.no_grad()
 def _make_chunk(teacher, seeds: list[int], condition: Any, chunk: int) -> Pairs:
@@ -133,6 +154,10 @@ def _make_chunk(teacher, seeds: list[int], condition: Any, chunk: int) -> Pairs:
     if bad.any():
         which = torch.tensor(seeds)[bad].tolist()
         raise ValueError(f"the teacher's samples for seeds {which} are not finite: check its solver and precision")
+    size = x_0.square().mean().sqrt()
+    if size > LARGE:
+        warnings.warn(f"the teacher's samples have size {size:.3g}, where noise has 1: is the prediction type its network's, "
+                      "and the schedule the one that it was trained with?", stacklevel=2)
     return Pairs(torch.tensor(seeds), x_T, x_0, _each(lambda v: v.cpu().clone(), condition))
 
 def make_pairs(teacher, seeds: Iterable[int] | Tensor, conditions: Any = None, chunk: int = CHUNK,
@@ -140,10 +165,16 @@ def make_pairs(teacher, seeds: Iterable[int] | Tensor, conditions: Any = None, c
     """Pairs for `seeds`, on the CPU in float32. `conditions`: None, "random" (what the teacher draws per seed), a
     tensor (n, ...) or a dict of such. The teacher always runs batches of `chunk`, then `progress(done, total)`."""
     seeds = _seed_list(seeds)
-    if not chunk >= 1: raise ValueError(f"chunk={chunk}: the teacher needs batches of at least 1")
+    require_whole(chunk=chunk)
     if _kind(conditions) == "given": _check_rows(conditions, len(seeds))
+    _look_at(teacher)
     counter = _Counter(0, len(seeds), progress)
     return concatenate([counter.add(p) for p in _chunks(teacher, seeds, conditions, chunk, range(0, len(seeds), chunk))])
+
+# %% ../nbs/foundations/data.ipynb #f823d50d
+def _look_at(teacher: Any) -> None:
+    "Let a teacher check its network, if it can."
+    if (check := getattr(teacher, "check", None)) is not None: check()
 
 def _chunks(teacher, seeds: list[int], conditions: Any, chunk: int, starts: Iterable[int]) -> Iterator[Pairs]:
     "The pairs of each chunk that begins at one of `starts`, in order."
@@ -180,8 +211,8 @@ def _permutation(n: int, seed: int, epoch: int) -> Tensor:
 
 def batch_indices(n: int, batch_size: int, step: int, seed: int = 0, shuffle: bool = True) -> Tensor:
     "Rows (batch_size,) int64 of batch number `step` (from 0) out of `n`; a pure function of its arguments."
-    if n < 1 or batch_size < 1 or step < 0:
-        raise ValueError(f"n={n}, batch_size={batch_size}, step={step}: need n, batch_size >= 1 and step >= 0")
+    if not (is_whole(n) and is_whole(batch_size) and is_whole(step, 0)):
+        raise ValueError(f"n={n!r}, batch_size={batch_size!r}, step={step!r}: need whole numbers, n, batch_size >= 1 and step >= 0")
     position = torch.arange(step * batch_size, (step + 1) * batch_size)
     if not shuffle: return position % n
     epochs = range(int(position[0]) // n, int(position[-1]) // n + 1)
@@ -200,7 +231,7 @@ def _batches(self: Pairs, batch_size: int, seed: int = 0, shuffle: bool = True, 
 
 def _split(self: Pairs, n_val: int) -> tuple[Pairs, Pairs]:
     "(all but the last `n_val`, the last `n_val`). Seeds are independent, so no shuffle is needed."
-    if not 0 < n_val < len(self): raise ValueError(f"n_val={n_val} of {len(self)} pairs: both parts need at least one")
+    if not is_whole(n_val, 1, len(self) - 1): raise ValueError(f"n_val={n_val!r} of {len(self)} pairs: both parts need at least one")
     return self[:len(self) - n_val], self[len(self) - n_val:]
 
 Pairs.batches, Pairs.split = _batches, _split
@@ -317,19 +348,72 @@ PairDataset.shard, PairDataset.shards, PairDataset.tensors = _shard, _shards, _t
 
 # %% ../nbs/foundations/data.ipynb #eef2d783
 def _plan(teacher, seeds: list[int], conditions: Any, shard_size: int, chunk: int) -> dict:
-    if not (chunk >= 1 and shard_size >= 1 and shard_size % chunk == 0):
-        raise ValueError(f"shard_size={shard_size}, chunk={chunk}: a shard must hold whole chunks, "
-                         f"for example {max(chunk, 1) * 10}")
+    require_whole(chunk=chunk, shard_size=shard_size)
+    if shard_size % chunk:
+        raise ValueError(f"shard_size={shard_size}, chunk={chunk}: a shard must hold whole chunks, for example {chunk * 10}")
     if _kind(conditions) == "given": _check_rows(conditions, len(seeds))
     config = json.loads(json.dumps(teacher.config))               # tuples as lists, as they will be read back
     return dict(format=FORMAT, version=VERSION, teacher=config, shape=list(teacher.shape), conditions=_kind(conditions),
                 chunk=chunk, shard_size=shard_size, seeds=_ranges(seeds), shards=[])
+
+# %% ../nbs/foundations/data.ipynb #cd24d9c8
+MEASURED = ("schedule", "network", "answers")
+
+def told(config: dict) -> dict:
+    "A teacher's config without what was measured: equal in every process."
+    return {k: v for k, v in config.items() if k not in MEASURED}
 
 def _differences(there: Any, asked: Any, name: str) -> list[str]:
     if isinstance(there, dict) and isinstance(asked, dict):
         keys = sorted(there.keys() | asked.keys())
         return [d for k in keys for d in _differences(there.get(k), asked.get(k), f"{name}.{k}")]
     return [] if there == asked else [f"{name} is {there!r} there and {asked!r} here"]
+
+def teacher_differences(there: Any, here: dict) -> list[str]:
+    "Where the stored config `there` and the present one differ, in words; empty for one teacher."
+    if not isinstance(there, dict): return [f"teacher is {there!r} there"]
+    here, old = json.loads(json.dumps(here)), dict(there)
+    if str(old.get("name")).endswith("/" + str(here.get("name"))): old["name"] = here["name"]      # once a whole path
+    found = _differences(told(old), told(here), "teacher")
+    if "schedule" in old and "schedule" in here and not _near(old["schedule"], here["schedule"]):
+        found += _differences(old["schedule"], here["schedule"], "teacher.schedule")
+    if old.get("network") and here.get("network") and old["network"] != here["network"]:
+        found.append("teacher.network: its parameters are others there")
+    if "answers" in here and "answers" not in old and not old.get("weights"):
+        found.append("teacher.answers are not there, and no hash of its weights vouches for its network")
+    if "answers" in here and "answers" in old and (gap := answers_gap(old["answers"], here["answers"])):
+        found.append(f"teacher.answers: the network there answers equal questions otherwise, by {100 * gap:.2g} % of their size")
+    return found
+
+# %% ../nbs/foundations/data.ipynb #bb33312c
+def _near(a: Any, b: Any, relative: float = 1e-6) -> bool:
+    "Equal, but for the last digits of numbers."
+    if isinstance(a, dict) and isinstance(b, dict): return a.keys() == b.keys() and all(_near(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list): return len(a) == len(b) and all(map(_near, a, b))
+    if isinstance(a, float) or isinstance(b, float):
+        return all(isinstance(v, (int, float)) for v in (a, b)) and abs(a - b) <= relative * max(abs(a), abs(b))
+    return a == b
+
+def answers_gap(there: Any, here: dict) -> float:
+    "The largest difference of answers to questions that both were asked, relative to an answer's size; 0 within the tolerance."
+    try:
+        gap, allowed = 0.0, max(there["tolerance"], here["tolerance"])
+        for kind in (there.keys() & here.keys()) - {"tolerance"}:
+            a, b = (torch.tensor(v[kind], dtype=torch.float64) for v in (there, here))
+            size = torch.maximum(a[:, 0], b[:, 0]).clamp_min(1e-9)
+            gap = max(gap, ((a - b).abs().amax(1) / size).max().item())
+    except (TypeError, KeyError, ValueError, IndexError, RuntimeError, AttributeError): return float("inf")
+    return gap if gap > allowed else 0.0
+
+def pairs_folder(parent: str | Path, teacher: Any, seeds: Any, conditions: str | None = None) -> Path:
+    "The folder under `parent` for these pairs of this teacher: one that holds them, in part or whole, or a new one."
+    config, parent = json.loads(json.dumps(teacher.config)), Path(parent)
+    identity = _sha256(json.dumps(told(config), sort_keys=True).encode())[:8]
+    name = f"{Path(config['name']).name}-{identity}-{conditions or 'none'}-{seeds[0]}-{len(seeds)}"
+    for i in count(1):
+        folder = parent / (name if i == 1 else f"{name}-{i}")
+        if not (folder / MANIFEST).is_file(): return folder
+        if not teacher_differences(_read_manifest(folder)["teacher"], config): return folder
 
 # %% ../nbs/foundations/data.ipynb #936d3ec4
 def _records_to_keep(directory: Path, plan: dict) -> list[dict]:
@@ -338,8 +422,8 @@ def _records_to_keep(directory: Path, plan: dict) -> list[dict]:
         if not any(directory.glob("pairs-*.safetensors")): return []
         raise ValueError(f"{directory} has shards but no {MANIFEST}: empty it or choose another folder")
     old = _read_manifest(directory)
-    keys = ("teacher", "shape", "conditions", "chunk", "shard_size")
-    found = [d for k in keys for d in _differences(old[k], plan[k], k)]
+    found = teacher_differences(old["teacher"], plan["teacher"])
+    found += [d for k in ("shape", "conditions", "chunk", "shard_size") for d in _differences(old[k], plan[k], k)]
     before, now = _seeds_of(old["seeds"]), _seeds_of(plan["seeds"])
     if now[:len(before)] != before:
         found += [f"seeds are {old['seeds']} there and {plan['seeds']} here (more seeds may follow, none may go)"]
@@ -382,6 +466,7 @@ def generate_pairs(teacher, seeds: Iterable[int] | Tensor, directory: str | Path
     seeds, directory = _seed_list(seeds), Path(directory)
     plan = _plan(teacher, seeds, conditions, shard_size, chunk)
     kept = plan["shards"] = on_main(_records_to_keep, directory, plan)
+    if sum(len(_seeds_of(r["seeds"])) for r in kept) < len(seeds): _look_at(teacher)
     on_main(_check_conditions, directory, kept, plan, conditions)
     counter = _Counter(sum(len(_seeds_of(r["seeds"])) for r in kept), len(seeds), progress)
     if progress is not None: progress(counter.done, len(seeds))

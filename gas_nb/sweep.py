@@ -6,9 +6,10 @@
 from __future__ import annotations
 import argparse, hashlib, json, math, os, platform, subprocess, sys, threading, time, traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from functools import lru_cache
+from itertools import count
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
@@ -17,10 +18,10 @@ import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from .classic import classic_tableau
-from .data import EVAL_SEED, MAX_SEED, PairDataset, generate_pairs, train_seeds
+from .data import EVAL_SEED, MAX_SEED, PairDataset, generate_pairs, pairs_folder, teacher_differences, told, train_seeds
 from .evaluation import METRICS, Judge, Reference, best_classic, measure
 from .files import atomic_path, save_safetensors_atomic, write_json_atomic, write_text_atomic
-from .parallel import launched
+from .parallel import launched, on_main
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
 from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, results_folder, teacher_of, train as distil
@@ -155,18 +156,17 @@ Sweep._settle = _settle
 def _pairs(self: Sweep, seeds: range, teacher: Teacher | None = None, progress: Callable | None = None) -> PairDataset:
     "The pairs of `seeds`, on disk; what is there is not made again."
     teacher = teacher or self.teacher
-    name = f"{Path(teacher.name).name}-{_digest(teacher.config)[:8]}-{self.conditions or 'none'}-{seeds[0]}-{len(seeds)}"
-    return generate_pairs(teacher, seeds, self.root / "pairs" / name, self.conditions, progress=progress)
+    folder = on_main(pairs_folder, self.root / "pairs", teacher, seeds, self.conditions)
+    return generate_pairs(teacher, seeds, folder, self.conditions, progress=progress)
 
 def _seeds(self: Sweep, repeat: int) -> range:
     n = self.config.n_samples
     return range(EVAL_SEED + repeat * n, EVAL_SEED + (repeat + 1) * n)
 
 def _exact(self: Sweep) -> Teacher:
-    "The same network with a solver of `exact_steps` steps."
-    t = self.teacher
-    recipe = dict(solver="dpm_solver_pp", order=2, nfe=self.config.exact_steps, spacing="logSNR", t_eps=t.t_eps)
-    return Teacher(t.name, t.denoiser, t.shape, recipe, t.device, t.class_names, t.features, t.features_name, t.reference, t.decode, t.weights_hash, t.batch_size)
+    "The same teacher with a solver of `exact_steps` steps."
+    recipe = dict(solver="dpm_solver_pp", order=2, nfe=self.config.exact_steps, spacing="logSNR", t_eps=self.teacher.t_eps)
+    return replace(self.teacher, recipe=recipe, make_tableau=None)
 
 def prepare(self: Sweep, progress: Callable[[str, int, int], None] = lambda *a: None) -> Sweep:
     "Check everything that could stop the sweep later, then make all pairs. Cheap when they are there."
@@ -193,8 +193,8 @@ def best_spacing(self: Sweep, solver: str, nfe: int) -> str:
     "The spacing with which a training-free solver comes closest (L1) to the teacher on the pairs of the search."
     family, order = CLASSIC[solver]
     settings = dict(search=1, teacher=self.teacher.config, solver=family, order=order, nfe=nfe, n=self.config.n_search, condition=self.conditions)
-    path = self.folder / "search" / f"{_digest(settings)}.json"
-    if (known := _read(path)) is None:
+    path, known = _stored(self.folder / "search", settings)
+    if known is None:
         if self.frozen: raise LookupError(f"the spacing of {solver} for {nfe} evaluations was not searched yet")
         table = best_classic(self.teacher, family, nfe, self._pairs(train_seeds(self.config.n_search)).tensors(), orders=(order,))
         write_json_atomic(path, known := dict(settings=settings, spacing=table.meta["recipe"]["spacing"]))
@@ -219,17 +219,27 @@ def _read(path: Path) -> dict | None:
     except (OSError, ValueError, RecursionError): return None
     return found if isinstance(found, dict) else None
 
+def _stored(folder: Path, settings: dict) -> tuple[Path, dict | None]:
+    """The file of `settings` in `folder` and what is in it (None: nothing yet). Its name is made of what a teacher was told; where
+    another teacher has that name, by what was measured, it is numbered."""
+    name = _digest(settings | dict(teacher=told(settings["teacher"])))
+    for i in count(1):
+        path = folder / (f"{name}.json" if i == 1 else f"{name}-{i}.json")
+        known = _read(path)
+        if known is None or not teacher_differences(known.get("settings", {}).get("teacher"), settings["teacher"]): return path, known
+
 def _fitting(path: Path, teacher: Teacher, nfe: int) -> Tableau | None:
-    "The tableau in a file if it is for `nfe` and was distilled from this teacher with these weights."
+    "The tableau in a file if it is for `nfe` and was distilled from this teacher with this network."
     try: table = Tableau.load(path)
     except (OSError, ValueError): return None
-    if table.nfe != nfe or table.meta.get("teacher") != teacher.name: return None
+    if table.nfe != nfe or not f"/{table.meta.get('teacher')}".endswith(f"/{teacher.name}"): return None
     weights, checkpoint = table.meta.get("weights"), path.parent / "checkpoint.safetensors"
-    if weights is None and checkpoint.is_file():
-        try:
-            with safe_open(checkpoint, "pt") as f: weights = json.loads(f.metadata()["state"])["teacher"].get("weights")
-        except Exception: return None                                  # a damaged checkpoint vouches for nothing
-    return table if weights in (None, teacher.weights_hash) else None
+    if weights is not None: return table if weights == teacher.weights_hash else None
+    if not checkpoint.is_file(): return table
+    try:
+        with safe_open(checkpoint, "pt") as f: made = json.loads(f.metadata()["state"])["teacher"]
+        return None if teacher_differences(made | dict(recipe=None), teacher.config | dict(recipe=None)) else table
+    except Exception: return None                                      # a damaged checkpoint vouches for nothing
 
 # %% ../nbs/04_evaluate.ipynb #sw000031
 def run_cell(self: Sweep, cell: Cell) -> dict:
@@ -238,8 +248,7 @@ def run_cell(self: Sweep, cell: Cell) -> dict:
     settings = dict(version=1, teacher=self.teacher.config, tableau=json.loads(table.to_json()) | dict(meta=None), seeds=[seeds[0], len(seeds)],
                     condition=self.conditions, metrics=self.judge.metrics, features=self.judge.features_name, keep=self.judge.keep, block=self.judge.size,
                     reference=self.judge.reference.digest if self.judge.reference else None, exact=c.exact_steps, device=self.teacher.device.type)
-    path = self.folder / "cells" / f"{_digest(settings)}.json"
-    known = _read(path)
+    path, known = _stored(self.folder / "cells", settings)
     if known is None or "row" not in known:
         if self.frozen: raise LookupError(f"{cell} is not measured yet")
         started = time.perf_counter()

@@ -4,38 +4,183 @@
 
 # %% ../nbs/01_teacher.ipynb #9448bf99
 from __future__ import annotations
-import hashlib, json, math, re
+import hashlib, inspect, json, math, os, re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Callable, Iterable
 import torch
 from torch import nn, Tensor
-from fastcore.basics import patch
-from .classic import classic_tableau
+from .classic import CLASSIC_SOLVERS, classic_tableau
 from .compat import default_device
-from .data import noise, random_labels
-from .denoiser import Denoiser, Remembering
-from .schedule import NoiseSchedule
+from .data import check_shape, noise, random_labels, require_whole
+from .denoiser import Denoiser, Remembering, fingerprint, measured_answers, other_prediction, tolerance
+from .schedule import NoiseSchedule, spacing as time_spacing
 from .tableau import Tableau, sample as run_tableau
 
 # %% auto #0
-__all__ = ['RECIPE', 'FMNIST_CLASSES', 'PAPER_SETTINGS', 'Teacher', 'to_uint8', 'GaussianMixture', 'load_digits_teacher',
-           'LabelledUNet', 'load_fmnist_teacher', 'teacher_kind', 'load_teacher']
+__all__ = ['RECIPE', 'FMNIST_CLASSES', 'PAPER_SETTINGS', 'flat', 'unchanged', 'no_reference', 'checked_recipe', 'recipe_tableau',
+           'checked_names', 'numbered', 'plain', 'Teacher', 'measured', 'check_network', 'to_uint8', 'GaussianMixture',
+           'load_digits_teacher', 'LabelledUNet', 'load_fmnist_teacher', 'teacher_kind', 'check_options',
+           'load_teacher']
 
 # %% ../nbs/01_teacher.ipynb #99d37f49
-class Teacher:
+def flat(x: Tensor) -> Tensor:
+    "(B, ...) to (B, F): pixels as features."
+    return x.flatten(1)
+
+def unchanged(x: Tensor) -> Tensor:
+    "Samples that are images already."
+    return x
+
+def no_reference() -> None:
+    "Nothing is known about real data."
+
+def checked_recipe(recipe: Any) -> dict:
+    "A recipe as a dict; ValueError unless it names a solver and only options that this solver has."
+    if not isinstance(recipe, Mapping): raise ValueError(f"recipe={recipe!r}: give a dict, for example {RECIPE}")
+    if recipe.get("solver") not in CLASSIC_SOLVERS:
+        raise ValueError(f"recipe solver {recipe.get('solver')!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
+    require_whole(**{"recipe nfe": recipe.get("nfe")})
+    known = set()
+    for function in (classic_tableau, time_spacing, CLASSIC_SOLVERS[recipe["solver"]]):
+        known |= set(inspect.signature(function).parameters)
+    known -= {"schedule", "times", "kind", "options"}
+    if unknown := sorted(str(k) for k in recipe if k not in known):
+        raise ValueError(f"recipe has unknown options {', '.join(unknown)}: {recipe['solver']} knows {', '.join(sorted(known))}")
+    return dict(recipe)
+
+def recipe_tableau(recipe: dict, schedule: NoiseSchedule) -> Tableau:
+    "The solver that `recipe` describes; ValueError for one that cannot be made."
+    try: return classic_tableau(schedule=schedule, **recipe)
+    except TypeError as e: raise ValueError(f"recipe {recipe} makes no solver: {e}") from None
+
+# %% ../nbs/01_teacher.ipynb #39c1ed17
+def checked_names(names: Any, what: str = "class_names") -> list[str]:
+    "A list of texts; ValueError for one text, which would be cut into letters, and for anything else."
+    if names is None: return []
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise ValueError(f"{what}={names!r}: give a list of texts")
+    names = list(names)
+    wrong = [n for n in names if not isinstance(n, str) or not n.strip()]
+    if wrong: raise ValueError(f"{what} holds {wrong[0]!r}: every one has to be a text that is not empty")
+    return names
+
+def _checked_device(device: Any) -> torch.device:
+    try: return torch.device(device)
+    except (RuntimeError, TypeError): raise ValueError(f"device={device!r}: give cpu, cuda or cuda:N") from None
+
+def _check_teacher(t: Teacher) -> dict:
+    "The fields in the form that they are kept in."
+    if not isinstance(t.name, str) or not t.name: raise ValueError(f"name={t.name!r}: give the teacher a name, a text")
+    if not isinstance(t.denoiser, (Denoiser, Remembering)):
+        raise ValueError(f"denoiser is a {type(t.denoiser).__name__}: give Denoiser(net, schedule, prediction)")
+    require_whole(batch_size=t.batch_size)
+    for f in (t.features, t.reference, t.decode, t.make_tableau):
+        if f is not None and not callable(f): raise ValueError(f"{f!r}: features, reference, decode and make_tableau are functions")
+    if not t.make_tableau: recipe = checked_recipe(t.recipe)
+    elif isinstance(t.recipe, Mapping): recipe = dict(t.recipe)
+    else: raise ValueError(f"recipe={t.recipe!r}: give a dict that describes the solver")
+    return dict(shape=check_shape(tuple(t.shape) if isinstance(t.shape, Iterable) else t.shape), recipe=recipe,
+                device=_checked_device(t.device), class_names=checked_names(t.class_names),
+                features=t.features or flat, reference=t.reference or no_reference, decode=t.decode or unchanged,
+                tableau=t.make_tableau(t.denoiser.schedule) if t.make_tableau else recipe_tableau(recipe, t.denoiser.schedule))
+
+# %% ../nbs/01_teacher.ipynb #d9aef5dd
+class _Sampling:
+    "What a teacher does; `Teacher` says what it is."
+    @torch.no_grad()
+    def sample(self, x_T: Tensor, condition: Any = None, tableau: Tableau | None = None, callback: Callable | None = None) -> Tensor:
+        "x_T (B, *shape) to x_0 on the teacher's device, by `tableau` or the teacher's own recipe. `condition`: see `labels`."
+        if not isinstance(x_T, Tensor) or not x_T.is_floating_point():
+            raise ValueError(f"x_T is a {getattr(x_T, 'dtype', type(x_T).__name__)}: give noise, a tensor of floats")
+        if tuple(x_T.shape[1:]) != self.shape or not len(x_T):
+            raise ValueError(f"x_T has shape {tuple(x_T.shape)}: {self.name} needs (B, {', '.join(map(str, self.shape))})")
+        if tableau is not None and not isinstance(tableau, Tableau): raise ValueError(f"tableau={tableau!r}: give a Tableau, or None")
+        condition, tableau, out = self.labels(condition, len(x_T)), tableau or self.tableau, []
+        for i in range(0, len(x_T), self.batch_size):
+            part = slice(i, i + self.batch_size)
+            label = None if condition is None else condition[part].to(self.device)
+            out.append(run_tableau(self.denoiser, x_T[part].to(self.device), tableau, label, callback=callback))
+        return torch.cat(out)
+
+    def generate(self, seeds: int | Iterable[int], condition: Any = None, tableau: Tableau | None = None) -> Tensor:
+        "Samples (B, *shape) from one seed or several; the same seed starts from the same noise everywhere."
+        return self.sample(noise(seeds, self.shape), condition, tableau)
+
+    def random_conditions(self, seeds: Iterable[int]) -> Tensor | None:
+        "One label per seed, drawn by the seed; None for an unconditional teacher."
+        return random_labels(seeds, self.n_classes) if self.n_classes else None
+
+    def labels(self, condition: Any, n: int) -> Tensor | None:
+        "Labels (n,) for None, a label, a class name, or n of them; ValueError for what the teacher does not have."
+        if condition is None: return None
+        if not self.n_classes: raise ValueError(f"condition={condition!r}: {self.name} has no classes, use None")
+        return _checked_labels(numbered(condition, self.class_names, self.name), n, self.n_classes, self.name)
+
+# %% ../nbs/01_teacher.ipynb #afa8c7ef
+def numbered(condition: Any, names: list[str], teacher: str) -> Any:
+    "A class name, or a list of them, as numbers; everything else as it is."
+    given = [condition] if isinstance(condition, str) else condition
+    if not (isinstance(given, (list, tuple)) and given and all(isinstance(c, str) for c in given)): return condition
+    numbers = {name: i for i, name in reversed(list(enumerate(names)))}
+    if unknown := [c for c in given if c not in numbers]:
+        shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+        raise ValueError(f"condition {unknown[0]!r} is not among the classes of {teacher}: {shown}")
+    return numbers[condition] if isinstance(condition, str) else [numbers[c] for c in given]
+
+def _checked_labels(condition: Any, n: int, n_classes: int, teacher: str) -> Tensor:
+    try: labels = torch.as_tensor(condition)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"condition={condition!r}: labels are whole numbers or class names") from None
+    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
+        raise ValueError(f"condition={condition!r}: labels are whole numbers")
+    labels = labels.long().expand(n) if labels.ndim == 0 else labels.long()
+    if labels.shape != (n,): raise ValueError(f"condition has shape {tuple(labels.shape)}: give one label or {n}")
+    if n and not 0 <= labels.min() <= labels.max() < n_classes:
+        raise ValueError(f"labels {labels.min()}..{labels.max()}: {teacher} has classes 0..{n_classes - 1}")
+    return labels
+
+# %% ../nbs/01_teacher.ipynb #069ae845
+class _Copies:
+    "Teachers that differ from this one in one thing."
+    def with_guidance(self, scale: float) -> Teacher:
+        "The same teacher under a guidance scale (1 = none)."
+        return replace(self, denoiser=plain(self.denoiser).with_guidance(scale))
+    def remembering(self) -> Teacher:
+        "The same teacher, which answers an equal question from memory (see `Remembering`): for trying many solvers from the same noise."
+        return replace(self, denoiser=Remembering(plain(self.denoiser)))
+
+def plain(denoiser: Denoiser | Remembering) -> Denoiser:
+    return denoiser.denoiser if isinstance(denoiser, Remembering) else denoiser
+
+# %% ../nbs/01_teacher.ipynb #7d270a69
+@dataclass(frozen=True, eq=False, repr=False)
+class Teacher(_Sampling, _Copies):
     """A diffusion model and its many-step solver. `shape` is one sample's, (C, H, W) or any; `n_classes` = 0 if unconditional.
-    `features(x)` maps samples to (B, F) for a Frechet distance; `decode(x)` to images in [-1, 1]."""
-    def __init__(self, name: str, denoiser: Denoiser, shape: tuple, recipe: dict, device: str | torch.device = "cpu", class_names: list[str] = (),
-                 features: Callable = None, features_name: str = "pixels", reference: Callable = None, decode: Callable = None,
-                 weights_hash: str = "", batch_size: int = 100):
-        self.name, self.denoiser, self.shape, self.recipe = name, denoiser, tuple(shape), dict(recipe)
-        self.device, self.class_names, self.batch_size = torch.device(device), list(class_names), batch_size
-        self.features, self.features_name = features or (lambda x: x.flatten(1)), features_name
-        self.decode, self.weights_hash = decode or (lambda x: x), weights_hash
-        self.reference = reference or (lambda: None)      # (mean, covariance) of the real data's features, where known
-        self.tableau = classic_tableau(schedule=self.schedule, **self.recipe)
+    `features(x)` maps samples to (B, F) for a Frechet distance; `decode(x)` to images in [-1, 1]; `reference()` is the mean and
+    covariance of the real data's features, or None. ValueError for fields that do not fit."""
+    name: str
+    denoiser: Denoiser
+    shape: tuple
+    recipe: dict
+    device: str | torch.device = "cpu"
+    class_names: list[str] = ()
+    features: Callable = None
+    features_name: str = "pixels"
+    reference: Callable = None
+    decode: Callable = None
+    weights_hash: str = ""
+    batch_size: int = 100
+    make_tableau: Callable = None                         # schedule to Tableau, in place of the recipe
+    tableau: Tableau = field(init=False)
+    _measured: dict = field(default_factory=dict, init=False)
+
+    def __post_init__(self):
+        for name, value in _check_teacher(self).items(): object.__setattr__(self, name, value)
 
     @property
     def schedule(self) -> NoiseSchedule: return self.denoiser.schedule
@@ -45,64 +190,53 @@ class Teacher:
     def t_eps(self) -> float: return self.recipe.get("t_eps", 1e-3)
     @property
     def config(self) -> dict:
-        "JSON-ready identity: two teachers with equal configs make equal pairs."
-        return dict(name=self.name, shape=list(self.shape), recipe=self.recipe, prediction=self.denoiser.prediction,
-                    guidance_scale=self.denoiser.guidance_scale, weights=self.weights_hash)
-    def __repr__(self): return f"Teacher({self.name}, shape={self.shape}, {self.n_classes} classes, {self.tableau}, on {self.device})"
+        "JSON-ready identity: two teachers with equal configs, but for the last digits, make equal pairs."
+        return _told(self) | measured(self)
+    def check(self) -> None:
+        "ValueError if the network's answers are not finite, change when asked again, or are of another prediction type."
+        check_network(self)
+    def __repr__(self):
+        return f"Teacher({self.name}, shape={self.shape}, {self.n_classes} classes, {self.tableau}, on {self.device})"
 
-# %% ../nbs/01_teacher.ipynb #5240e516
-@patch
-@torch.no_grad()
-def sample(self: Teacher, x_T: Tensor, condition=None, tableau: Tableau | None = None, callback: Callable | None = None) -> Tensor:
-    "x_T (B, *shape) to x_0 on the teacher's device, by `tableau` or the teacher's own recipe. `condition`: None, a label or labels (B,)."
-    if tuple(x_T.shape[1:]) != self.shape: raise ValueError(f"x_T has shape {tuple(x_T.shape)}: {self.name} needs (B, {', '.join(map(str, self.shape))})")
-    condition, tableau = self.labels(condition, len(x_T)), tableau or self.tableau
-    out = []
-    for i in range(0, len(x_T), self.batch_size):
-        part = slice(i, i + self.batch_size)
-        label = None if condition is None else condition[part].to(self.device)
-        out.append(run_tableau(self.denoiser, x_T[part].to(self.device), tableau, label, callback=callback))
-    return torch.cat(out)
+# %% ../nbs/01_teacher.ipynb #662ff3f9
+def _told(t: Teacher) -> dict:
+    return dict(name=t.name, shape=list(t.shape), recipe=t.recipe, prediction=t.denoiser.prediction,
+                guidance_scale=t.denoiser.guidance_scale, weights=t.weights_hash)
 
-@patch
-def generate(self: Teacher, seeds: int | Iterable[int], condition=None, tableau: Tableau | None = None) -> Tensor:
-    "Samples (B, *shape) from one seed or several; the same seed starts from the same noise everywhere."
-    seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-    return self.sample(noise(seeds, self.shape), condition, tableau)
+def measured(t: Teacher) -> dict:
+    "What shows in a teacher's network and schedule: asked once, and again if the network's parameters change."
+    denoiser = plain(t.denoiser)
+    network = fingerprint(denoiser.net) if isinstance(denoiser.net, nn.Module) else None
+    if t._measured.get("network", "") != network:
+        answers = dict(tolerance=tolerance(denoiser))
+        for name, condition in _question_conditions(t).items():
+            answers[name] = measured_answers(denoiser, t.shape, condition, t.batch_size, t.device)
+        found = dict(schedule=_schedule_facts(t.schedule), network=network, answers=answers)
+        t._measured.update(network=network, found=found, checked=False)
+    return t._measured["found"]
 
-# %% ../nbs/01_teacher.ipynb #caa71069
-@patch
-def labels(self: Teacher, condition, n: int) -> Tensor | None:
-    "`condition` as labels (n,), or None for no condition. ValueError for labels that the teacher does not have."
-    if condition is None: return None
-    if not self.n_classes: raise ValueError(f"condition={condition!r}: {self.name} has no classes, use None")
-    labels = torch.as_tensor(condition)
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool: raise ValueError(f"condition={condition!r}: labels are whole numbers")
-    labels = labels.long().expand(n) if labels.ndim == 0 else labels.long()
-    if labels.shape != (n,): raise ValueError(f"condition has shape {tuple(labels.shape)}: give one label or {n}")
-    if n and not 0 <= labels.min() <= labels.max() < self.n_classes:
-        raise ValueError(f"labels {labels.min()}..{labels.max()}: {self.name} has classes 0..{self.n_classes - 1}")
-    return labels
+def _question_conditions(t: Teacher) -> dict:
+    "Nothing, where the network can be asked without a condition, and four labels from the first to the last."
+    few = torch.linspace(0, max(t.n_classes - 1, 0), 4).long().to(t.device)
+    nothing = not t.n_classes or t.denoiser.null_condition is not None
+    return (dict(none=None) if nothing else {}) | (dict(given=few) if t.n_classes else {})
 
-@patch
-def random_conditions(self: Teacher, seeds: Iterable[int]) -> Tensor | None:
-    "One label per seed, drawn by the seed; None for an unconditional teacher."
-    return random_labels(seeds, self.n_classes) if self.n_classes else None
+def _schedule_facts(schedule: NoiseSchedule) -> dict:
+    "The schedule's config; of a long list its length and nine of its numbers."
+    few = lambda v: dict(n=len(v), some=[v[i * (len(v) - 1) // 8] for i in range(9)])
+    return {k: few(v) if isinstance(v, list) and len(v) > 9 else v for k, v in schedule.config.items()}
 
-@patch
-def with_guidance(self: Teacher, scale: float) -> Teacher:
-    "The same teacher under a guidance scale (1 = none)."
-    return self._with(self.denoiser.with_guidance(scale))
-
-@patch
-def remembering(self: Teacher) -> Teacher:
-    "The same teacher, which answers an equal question from memory (see `Remembering`): for trying many solvers from the same noise."
-    return self._with(Remembering(self.denoiser))
-
-@patch
-def _with(self: Teacher, denoiser) -> Teacher:
-    return Teacher(self.name, denoiser, self.shape, self.recipe, self.device, self.class_names, self.features, self.features_name, self.reference,
-                   self.decode, self.weights_hash, self.batch_size)
+# %% ../nbs/01_teacher.ipynb #94b49e84
+def check_network(teacher: Teacher) -> None:
+    "ValueError if a teacher's network cannot be what it is said to be; a handful of evaluations, once."
+    measured(teacher)
+    if teacher._measured["checked"]: return
+    denoiser, condition = plain(teacher.denoiser), next(iter(_question_conditions(teacher).values()))
+    other = other_prediction(denoiser, teacher.shape, condition, teacher.batch_size, teacher.device)
+    if other:
+        raise ValueError(f"the network of {teacher.name} is said to predict {denoiser.prediction}, but answers as one that predicts "
+                         f"{other}: use Denoiser(net, schedule, prediction={other.split(' ')[0]!r})")
+    teacher._measured["checked"] = True
 
 # %% ../nbs/01_teacher.ipynb #57600ed8
 def to_uint8(images: Tensor) -> Tensor:
@@ -138,17 +272,22 @@ RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-3, order=3, var
 def _ddpm_schedule() -> NoiseSchedule:
     return NoiseSchedule.ddpm(1e-4, 0.02, 1000)
 
-def load_digits_teacher(device: str | torch.device = "auto", bandwidth: float = 0.15) -> Teacher:
-    "The exact `digits` teacher: 1x8x8 images in [-1, 1], ten classes."
+def _mixture_moments(centres: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+    "The mixture's own mean and covariance."
+    m = centres.double()
+    return m.mean(0), m.T.cov(correction=0) + bandwidth**2 * torch.eye(m.shape[1], dtype=torch.float64)
+
+def load_digits_teacher(device: str | torch.device = "auto", bandwidth: float = 0.15, guidance_scale: float = 1.0) -> Teacher:
+    "The exact `digits` teacher: 1x8x8 images in [-1, 1], ten classes. `bandwidth`: above 0, the blur of the training images."
     from sklearn.datasets import load_digits
+    if isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)) or not 0 < bandwidth < math.inf:
+        raise ValueError(f"bandwidth={bandwidth!r}: give a positive number")
     data, device = load_digits(), default_device(device)
     centres = torch.tensor(data.data / 8 - 1, dtype=torch.float32)
     net = GaussianMixture(centres, torch.tensor(data.target), bandwidth, _ddpm_schedule()).to(device)
-    denoiser = Denoiser(net, net.schedule, "epsilon", null_condition=torch.tensor(10))
-    def reference():                                      # the mixture's own mean and covariance
-        return centres.double().mean(0), centres.double().T.cov(correction=0) + bandwidth**2 * torch.eye(64, dtype=torch.float64)
-    return Teacher("digits", denoiser, (1, 8, 8), RECIPE, device, [str(i) for i in range(10)], reference=reference,
-                   weights_hash=f"bandwidth {bandwidth}", batch_size=128)
+    denoiser = Denoiser(net, net.schedule, "epsilon", guidance_scale, null_condition=torch.tensor(10))
+    return Teacher("digits", denoiser, (1, 8, 8), RECIPE, device, [str(i) for i in range(10)],
+                   reference=partial(_mixture_moments, centres, bandwidth), weights_hash=f"bandwidth {bandwidth}", batch_size=128)
 
 # %% ../nbs/01_teacher.ipynb #d03273b5
 class LabelledUNet(nn.Module):
@@ -174,17 +313,21 @@ def _load_unet(folder: Path) -> tuple[nn.Module, str]:
     unet = UNet2DModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
     return unet.eval().requires_grad_(False), hashlib.sha256(weights.read_bytes()).hexdigest()
 
-def load_fmnist_teacher(device: str | torch.device = "auto", folder: str | Path | None = None) -> Teacher:
+def _fmnist_moments() -> tuple[Tensor, Tensor]:
+    from gas_nb.teachers.fmnist_classifier import reference_statistics
+    return reference_statistics("train")[:2]
+
+def load_fmnist_teacher(device: str | torch.device = "auto", folder: str | Path | None = None, guidance_scale: float = 1.0) -> Teacher:
     "The Fashion-MNIST teacher: 1x32x32 images in [-1, 1], ten classes; shipped weights, or those in `folder`."
-    from gas_nb.teachers.fmnist_classifier import load_classifier, reference_statistics
+    from gas_nb.teachers.fmnist_classifier import load_classifier
     device = default_device(device)
     unet, sha = _load_unet(Path(folder) if folder else Path(str(files("gas_nb"))) / "weights" / "fmnist")
     c, size = unet.config.in_channels, unet.config.sample_size
     if device.type == "cpu": unet.to(memory_format=torch.channels_last)   # half as fast again
-    denoiser = Denoiser(LabelledUNet(unet).to(device), _ddpm_schedule(), "epsilon", null_condition=torch.tensor(10))
+    denoiser = Denoiser(LabelledUNet(unet).to(device), _ddpm_schedule(), "epsilon", guidance_scale, torch.tensor(10))
     classifier = load_classifier(device)
     return Teacher("fmnist", denoiser, (c, size, size), RECIPE, device, FMNIST_CLASSES, classifier.features, "classifier features",
-                   lambda: reference_statistics("train")[:2], weights_hash=sha, batch_size=100)
+                   _fmnist_moments, weights_hash=sha, batch_size=100)
 
 # %% ../nbs/01_teacher.ipynb #b618620a
 _EMBEDDED = dict(digits=load_digits_teacher, fmnist=load_fmnist_teacher)
@@ -192,6 +335,8 @@ PAPER_SETTINGS = ("cifar10", "ffhq", "afhqv2", "lsun_bedroom", "imagenet", "coco
 
 def teacher_kind(name: str | Path) -> str:
     "Which loader `name` belongs to: embedded, paper, pipeline, weights, edm or hub. ValueError if to none; loads nothing."
+    if not isinstance(name, (str, os.PathLike)):
+        raise ValueError(f"teacher {name!r}: give a name, a folder or a file, as text or path")
     name, path = str(name), Path(name)
     if name in _EMBEDDED: return "embedded"
     if name in PAPER_SETTINGS: return "paper"
@@ -202,13 +347,31 @@ def teacher_kind(name: str | Path) -> str:
                      "a hub id (owner/name), an EDM file or a folder with exported weights")
 
 # %% ../nbs/01_teacher.ipynb #5500b555
+def _loader(kind: str, name: str) -> Callable:
+    if kind == "embedded": return _EMBEDDED[name]
+    if kind == "weights": return load_fmnist_teacher
+    module = dict(paper="presets", edm="edm").get(kind, "diffusers")
+    function = dict(paper="load_paper_teacher", edm="load_edm_teacher").get(kind, "load_diffusers_teacher")
+    return getattr(import_module(f"gas_nb.teachers.{module}"), function)
+
+def check_options(name: str | Path, weights: str | Path | None = None, options: Mapping = {}) -> None:
+    "ValueError for `weights` where they have no meaning, and for options that the teacher's loader does not have; loads no weights."
+    kind = teacher_kind(name)
+    if weights and kind != "paper":
+        raise ValueError(f"weights={str(weights)!r}: {name} brings its own; leave weights empty, or give that file or folder as the teacher")
+    taken = {"device", "name", "path", "weights"} | ({"folder"} if kind == "weights" else set())
+    known = [k for k in inspect.signature(_loader(kind, str(name))).parameters if k not in taken]
+    if unknown := sorted(k for k in options if k not in known):
+        raise ValueError(f"teacher {str(name)!r} has no option {', '.join(unknown)}: there are {', '.join(known)}")
+
 def load_teacher(name: str | Path, device: str | torch.device = "auto", weights: str | Path | None = None, **options: Any) -> Teacher:
     """`digits`, `fmnist`; a setting of the paper (`weights` says where its network is); a diffusers pipeline's folder or hub id (owner/name);
-    an EDM file (.pkl, .safetensors); a folder that the fmnist training notebook exported. `options` go to its loader. ValueError for others."""
-    kind, device = teacher_kind(name), default_device(device)
-    loader = lambda module, function: getattr(import_module(f"gas_nb.teachers.{module}"), function)
-    if kind == "embedded": return _EMBEDDED[str(name)](device)
-    if kind == "weights": return load_fmnist_teacher(device, name)
-    if kind == "paper": return loader("presets", "load_paper_teacher")(str(name), weights, device, **options)
-    if kind == "edm": return loader("edm", "load_edm_teacher")(Path(name), device, **options)
-    return loader("diffusers", "load_diffusers_teacher")(Path(name) if kind == "pipeline" else str(name), device, **options)
+    an EDM file (.pkl, .safetensors); a folder that the fmnist training notebook exported. `options` go to its loader, for example
+    guidance_scale, bandwidth (digits), prompts (text pipelines). ValueError for others."""
+    kind = teacher_kind(name)
+    check_options(name, weights, options)
+    device, load = default_device(device), _loader(kind, str(name))
+    if kind == "embedded": return load(device, **options)
+    if kind == "weights": return load(device, name, **options)
+    if kind == "paper": return load(str(name), weights, device, **options)
+    return load(str(name) if kind == "hub" else Path(name), device, **options)

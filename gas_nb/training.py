@@ -16,7 +16,8 @@ from safetensors import safe_open
 from fastcore.basics import patch
 from .classic import ddim
 from .compat import default_device
-from .data import EVAL_SEED, MAX_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, make_pairs, noise, train_seeds
+from .data import EVAL_SEED, MAX_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, make_pairs, noise
+from .data import pairs_folder, teacher_differences, train_seeds
 from .discriminator import Discriminator, discriminator_loss, generator_loss
 from .files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
 from .files import save_safetensors_atomic, write_json_atomic, write_text_atomic
@@ -24,7 +25,7 @@ from .fit import ARRIVED, JUDGED, LATE, Chart, Distance, FitStep, fit_late_start
 from .parallel import agree, in_order, is_main, on_main, share, sum_gradients, total
 from .solver import GeneralizedSolver
 from .tableau import Tableau, sample
-from .teacher import Teacher, load_teacher, teacher_kind
+from .teacher import Teacher, check_options, load_teacher, teacher_kind
 from .teachers.presets import check_setting, read_prompts, train_options
 from .trackers import tracker_names
 
@@ -266,7 +267,8 @@ def load(self: TrainState, path: Path) -> None:
     ours = json.loads(json.dumps(asdict(self.config)))
     if differs := sorted(k for k in ours.keys() | header["config"].keys() if k != "device" and ours.get(k) != header["config"].get(k)):
         raise ValueError(f"{path} was made with other settings ({', '.join(differs)}): use another output directory")
-    if header["teacher"] != json.loads(json.dumps(self.teacher.config)): raise ValueError(f"{path} was made with another teacher {header['teacher']}")
+    if differs := teacher_differences(header["teacher"], self.teacher.config):
+        raise ValueError(f"{path} was made with another teacher ({'; '.join(differs)}): use another output directory")
     group = lambda name: {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + ".")}
     if header["phase"] == "gas" or any(k.startswith("discriminator.") for k in tensors): self.start_phase("gas")
     self.phase, self.step, self.seconds = header["phase"], header["step"], header["seconds"]
@@ -457,9 +459,7 @@ def make_eval_pairs(config: TrainConfig, teacher: Teacher, run_dir: str | Path |
 def _make_pairs(config, teacher, seeds, run_dir, progress):
     conditions = "random" if config.condition == "random" and teacher.n_classes else None
     if run_dir is None: return make_pairs(teacher, seeds, conditions, progress=progress)
-    identity = hashlib.sha256(json.dumps(teacher.config, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{Path(teacher.name).name}-{identity}-{conditions or 'none'}-{seeds[0]}-{len(seeds)}"
-    folder = Path(run_dir).parent / "pairs" / name
+    folder = on_main(pairs_folder, Path(run_dir).parent / "pairs", teacher, seeds, conditions)
     mine = on_main(_claim_in_turn, folder)
     try: return generate_pairs(teacher, seeds, folder, conditions, progress=progress).tensors()
     finally:
@@ -576,6 +576,7 @@ def resolve(settings: dict) -> TrainConfig:
     config = preset_config(settings["preset"], **{name: settings[name] for name in names}, **or_preset,
                            adversarial_iterations=or_preset["iterations"], adversarial_weight=weight)
     kind = teacher_kind(config.teacher)
+    check_options(config.teacher, config.weights)
     if kind == "paper": check_setting(config.teacher, config.weights, config.nfe, config.prompts)
     elif config.prompts: _check_prompts(kind, config)
     if config.loss == "lpips": check_lpips()

@@ -28,6 +28,7 @@ from gas_nb.sweep import (
     training_config,
 )
 from gas_nb.tableau import Tableau
+from gas_nb.teacher import GaussianMixture
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = SweepConfig("digits", nfes="4 5", solvers="ddim unipc", n_samples=60, repeats=2, n_search=20, device="cpu")
@@ -118,7 +119,8 @@ def test_a_changed_setting_is_another_cell_and_an_unchanged_one_is_not(finished)
 
 def test_a_second_run_measures_nothing(finished, monkeypatch):
     again = Sweep(SMALL, finished.root)
-    monkeypatch.setattr(again.teacher.denoiser, "net", None)
+    assert again.teacher.config == finished.teacher.config                  # who it is takes a few questions, measuring none
+    monkeypatch.setattr(GaussianMixture, "forward", None)
     assert again.run(1, quiet) == []
     pd.testing.assert_frame_equal(again.results(), finished.results())
 
@@ -127,11 +129,11 @@ def test_cells_are_found_again_whatever_the_last_bits_of_the_reference(finished,
     """How many threads add up the statistics decides their rounding, and the reference's digest is part of a cell's name."""
     mean, covariance = finished.teacher.reference()
     again = Sweep(SMALL, finished.root)
-    monkeypatch.setattr(again.teacher, "reference", lambda: (mean * (1 + 1e-12), covariance * (1 + 1e-11)))
+    again._teacher = replace(again.teacher, reference=lambda: (mean * (1 + 1e-12), covariance * (1 + 1e-11)))
     pd.testing.assert_frame_equal(again.results(), finished.results())
     assert again.judge.reference.digest == finished.judge.reference.digest
     monkeypatch.setattr(fresh := Sweep(SMALL, finished.root), "_settle", lambda reference: reference)
-    monkeypatch.setattr(fresh.teacher, "reference", again.teacher.reference)
+    fresh._teacher = again.teacher
     assert fresh.results().empty  # without it no cell would be found
 
 

@@ -12,21 +12,21 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 import torch
 from torch import nn, Tensor
-from fastcore.basics import patch
 import gas_nb.compat                                   # torchvision has to be mended before diffusers loads it
 from ..compat import default_device
-from ..denoiser import Denoiser
+from ..data import is_whole
+from ..denoiser import Denoiser, fingerprint
 from ..schedule import NoiseSchedule
-from ..teacher import RECIPE, Teacher
+from ..teacher import RECIPE, Teacher, checked_names, plain
 
 # %% auto #0
-__all__ = ['FLOW_RECIPE', 'diffusers_betas', 'schedule_from_scheduler', 'PromptTable', 'Parts', 'pipeline_parts', 'fingerprint',
-           'DiffusersTeacher', 'load_diffusers_teacher']
+__all__ = ['FLOW_RECIPE', 'diffusers_betas', 'schedule_from_scheduler', 'PromptTable', 'Parts', 'pipeline_parts',
+           'checked_prompts', 'PipelineNet', 'DiffusersTeacher', 'load_diffusers_teacher']
 
 # %% ../../nbs/teachers/diffusers.ipynb #b1ff0f6c
 def diffusers_betas(beta_schedule: str, beta_start: float, beta_end: float, n: int) -> Tensor:
@@ -365,62 +365,95 @@ def pipeline_parts(pipe: Any, size: int | None = None) -> Parts:
 # %% ../../nbs/teachers/diffusers.ipynb #2c0b2b25
 FLOW_RECIPE = dict(solver="unipc", nfe=40, spacing="time_quadratic", t_eps=1e-3, order=3, variant="bh2")
 
-def fingerprint(network: nn.Module) -> str:
-    "A hash of a network's architecture and of 64 entries of each of its tensors: cheap for billions of parameters."
-    digest = hashlib.sha256()
-    for name, p in sorted(network.state_dict().items()):
-        entries = p.detach().flatten()[:: max(1, p.numel() // 64)][:64].double().cpu()
-        digest.update(f"{name} {tuple(p.shape)}".encode() + entries.numpy().tobytes())
-    return digest.hexdigest()
+def checked_prompts(prompts: Any) -> list[str]:
+    "A list of prompts: one text is one prompt, a `Path` a file with one prompt a line. ValueError for anything else, and for empty prompts."
+    if isinstance(prompts, Path):
+        try: return checked_names([p for p in prompts.read_text(encoding="utf-8").splitlines() if p.strip()], "prompts")
+        except (OSError, UnicodeDecodeError) as e: raise ValueError(f"prompts={str(prompts)!r} cannot be read ({e})") from None
+    if not isinstance(prompts, str): return checked_names(prompts, "prompts")
+    if prompts and len(prompts) < 1000 and "\n" not in prompts and Path(prompts).is_file():
+        raise ValueError(f"prompts={prompts!r} is a file: give Path({prompts!r}) for its lines, or [{prompts!r}] for that prompt")
+    return checked_names([prompts], "prompts")
+
+def _check_size(size: Any) -> None:
+    sides = [size] if isinstance(size, int) else list(size) if isinstance(size, (list, tuple)) else []
+    if size is not None and not (sides and all(is_whole(s, 8) for s in sides)):
+        raise ValueError(f"size={size!r}: give the side of an image in pixels, a whole number, at least 8")
 
 # %% ../../nbs/teachers/diffusers.ipynb #e512abd1
-class DiffusersTeacher(Teacher):
-    """A `Teacher` around a diffusers pipeline, kept as `.pipeline`. A text teacher's classes are its `prompts`. `tableau(schedule)` replaces the
-    solver that `recipe` names."""
-    def __init__(self, pipe: Any, name: str = "", prompts: Sequence[str] = (), guidance_scale: float | None = None, recipe: dict | None = None,
-                 size: int | None = None, batch_size: int = 16, tableau: Callable | None = None):
-        parts = pipeline_parts(pipe, size)
-        schedule, prediction = schedule_from_scheduler(pipe.scheduler)
-        flow = schedule.config["kind"] == "flow"
-        classes = list(prompts) if parts.encode else parts.classes or []
-        if prompts and not parts.encode: raise ValueError(f"{type(pipe).__name__} has no text encoder: it takes no prompts")
-        embed = PromptTable(parts.encode, classes) if parts.encode else None
-        dtype, device = parts.network.dtype, parts.network.device
-        net = lambda x, t, label=None: parts.net(x.to(dtype), t, label, embed).to(x.dtype)
-        null = torch.tensor(len(classes)) if parts.encode or parts.classes else None
-        scale = (parts.guidance if guidance_scale is None else guidance_scale) if null is not None else 1.0
-        denoiser = Denoiser(net, schedule, prediction, null_condition=null).with_guidance(scale)
-        self.pipeline, self.prompts, self.size, self.make_tableau = pipe, list(prompts), size, tableau
-        recipe = recipe or (FLOW_RECIPE if flow else RECIPE)
-        super().__init__(name or type(pipe).__name__, denoiser, parts.shape, recipe if not tableau else FLOW_RECIPE, device, classes,
-                         decode=parts.decode, weights_hash=fingerprint(parts.network), batch_size=batch_size)
-        if tableau: self.recipe, self.tableau = dict(recipe), tableau(schedule)
+class PipelineNet(nn.Module):
+    "net(x, time[, label]) and decode(x) of a diffusers pipeline; label k is prompt or class k, the one behind the last is none."
+    def __init__(self, pipeline: Any, prompts: Sequence[str] = (), size: int | None = None):
+        super().__init__()
+        _check_size(size)
+        self.pipeline, self.size, self.parts = pipeline, size, pipeline_parts(pipeline, size)
+        self.prompts = checked_prompts(prompts)
+        if self.prompts and not self.parts.encode:
+            raise ValueError(f"{type(pipeline).__name__} has no text encoder: it takes no prompts")
+        self.classes = self.prompts if self.parts.encode else list(self.parts.classes or [])
+        self.table = PromptTable(self.parts.encode, self.prompts) if self.parts.encode else None
+        self.network = self.parts.network
+        encoders = {k: v for k, v in pipeline.components.items() if k.startswith("text_encoder") and isinstance(v, nn.Module)}
+        self.encoders = nn.ModuleDict(encoders if self.table else {})
 
+    @property
+    def null(self) -> Tensor | None:
+        "The label of no condition."
+        return torch.tensor(len(self.classes)) if self.parts.encode or self.parts.classes else None
+    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.parts.net(x.to(self.network.dtype), time, label, self.table).to(x.dtype)
+    def decode(self, x: Tensor) -> Tensor: return self.parts.decode(x)
+    def __reduce__(self): return PipelineNet, (self.pipeline, self.prompts, self.size)
+
+# %% ../../nbs/teachers/diffusers.ipynb #ac26c31b
+def _fields(pipeline, name, prompts, guidance_scale, recipe, size, tableau) -> dict:
+    "What a pipeline says about its teacher."
+    net = PipelineNet(pipeline, prompts, size)
+    schedule, prediction = schedule_from_scheduler(pipeline.scheduler)
+    null, usual = net.null, net.parts.guidance
+    if null is None and guidance_scale not in (None, 1):
+        raise ValueError(f"guidance_scale={guidance_scale}: {type(pipeline).__name__} has no condition to guide towards")
+    scale = 1.0 if null is None else usual if guidance_scale is None else guidance_scale
+    if recipe is None: recipe = FLOW_RECIPE if schedule.config["kind"] == "flow" else RECIPE
+    return dict(name=name or type(pipeline).__name__, denoiser=Denoiser(net, schedule, prediction, scale, null), shape=net.parts.shape,
+                recipe=recipe, device=net.network.device, class_names=net.classes, decode=net.decode,
+                weights_hash=fingerprint(net.network), make_tableau=tableau)
+
+# %% ../../nbs/teachers/diffusers.ipynb #6cb93e96
+class DiffusersTeacher(Teacher):
+    """A `Teacher` around a diffusers pipeline, kept as `.pipeline`. A text teacher's classes are its `prompts`, a list (an equal one twice
+    is drawn twice as often); one text is one prompt. `tableau(schedule)` replaces the solver that `recipe` names."""
+    def __init__(self, pipe: Any = None, name: str = "", prompts: Sequence[str] = (), guidance_scale: float | None = None,
+                 recipe: dict | None = None, size: int | None = None, batch_size: int = 16, tableau: Callable | None = None, **copied: Any):
+        made = dict(copied, name=name, recipe=recipe) if copied else _fields(pipe, name, prompts, guidance_scale, recipe, size, tableau)
+        super().__init__(**made, batch_size=batch_size)
+        if self._net.table and self.class_names != self.prompts:
+            raise ValueError(f"class_names={self.class_names[:3]}: those of a text teacher are its prompts, use with_prompts")
+
+    @property
+    def _net(self) -> PipelineNet: return self.denoiser.net
+    @property
+    def pipeline(self) -> Any: return self._net.pipeline
+    @property
+    def prompts(self) -> list[str]: return self._net.prompts
+    @property
+    def size(self) -> int | None: return self._net.size
     @property
     def config(self) -> dict:
         prompts = hashlib.sha256("\0".join(self.prompts).encode()).hexdigest() if self.prompts else None
         return dict(super().config, prompts=prompts)
-    def _with(self, **changes) -> DiffusersTeacher:
-        now = dict(name=self.name, prompts=self.prompts, guidance_scale=self.denoiser.guidance_scale, recipe=self.recipe, size=self.size,
-                   batch_size=self.batch_size, tableau=self.make_tableau)
-        return DiffusersTeacher(self.pipeline, **(now | changes))
-    def with_guidance(self, scale: float) -> DiffusersTeacher: return self._with(guidance_scale=scale)
     def with_prompts(self, prompts: Sequence[str]) -> DiffusersTeacher:
         "The same text teacher with another list of prompts as its classes."
-        return self._with(prompts=prompts)
-
-# %% ../../nbs/teachers/diffusers.ipynb #64e64ab8
-@patch
-def labels(self: DiffusersTeacher, condition: Any, n: int) -> Tensor | None:
-    "As `Teacher.labels`; a prompt or class name, or a list of them, is a condition too."
-    given = [condition] if isinstance(condition, str) else condition
-    if isinstance(given, (list, tuple)) and given and all(isinstance(c, str) for c in given):
-        numbers = {name: i for i, name in reversed(list(enumerate(self.class_names)))}
-        if unknown := [c for c in given if c not in numbers]:
-            raise ValueError(f"condition {unknown[0]!r} is not among this teacher's classes; for a text model make one with "
-                             "teacher.with_prompts([...])")
-        condition = numbers[condition] if isinstance(condition, str) else [numbers[c] for c in given]
-    return Teacher.labels(self, condition, n)
+        net = PipelineNet(self.pipeline, prompts, self.size)
+        if not net.table: raise ValueError(f"{self.name} has no text encoder: it takes no prompts")
+        denoiser = replace(plain(self.denoiser), net=net, null_condition=net.null)
+        return replace(self, denoiser=denoiser, class_names=net.classes, decode=net.decode)
+    def labels(self, condition: Any, n: int) -> Tensor | None:
+        "As `Teacher.labels`; for a text that is not among the prompts the ValueError names `with_prompts`."
+        try: return super().labels(condition, n)
+        except ValueError as e:
+            hint = "; for other texts make a teacher with teacher.with_prompts([...])" if self._net.table else ""
+            raise ValueError(f"{e}{hint}") from None
 
 # %% ../../nbs/teachers/diffusers.ipynb #b79339d6
 _MAY_BE_ABSENT = ("text_encoder_3", "tokenizer_3", "safety_checker", "feature_extractor", "image_encoder")
@@ -457,13 +490,18 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
         raise ValueError(f"{path} is not in the local cache and could not be downloaded (offline?): {reason}. Download it where there is a network "
                          f"(`hf download {path}`) and give that folder") from e
 
+# %% ../../nbs/teachers/diffusers.ipynb #dd95c32e
 def load_diffusers_teacher(path: str | Path, device: str | torch.device = "auto", dtype: torch.dtype | None = None,
-                           **options: Any) -> DiffusersTeacher:
-    """The teacher in a pipeline's folder or hub id. `options`: prompts, guidance_scale, recipe, size, batch_size. ValueError for what is
-    not supported."""
+                           prompts: Sequence[str] | str | Path = (), guidance_scale: float | None = None, recipe: dict | None = None,
+                           size: int | None = None, batch_size: int = 16, tableau: Callable | None = None) -> DiffusersTeacher:
+    """The teacher in a pipeline's folder or hub id, called by the folder's own name or the id. The other arguments are those of
+    `DiffusersTeacher`. ValueError for what is not supported."""
+    if dtype is not None and not isinstance(dtype, torch.dtype): raise ValueError(f"dtype={dtype!r}: give a torch.dtype, as in torch.float16")
+    prompts = checked_prompts(prompts)
     pipe = _load_pipeline(path, default_device(device), dtype)
     pipe.set_progress_bar_config(disable=True)
     for module in pipe.components.values():
         if isinstance(module, nn.Module): module.eval().requires_grad_(False)
-    try: return DiffusersTeacher(pipe, str(path), **options)
+    name = Path(path).resolve().name if Path(path).is_dir() else str(path)
+    try: return DiffusersTeacher(pipe, name, prompts, guidance_scale, recipe, size, batch_size, tableau)
     except ValueError as e: raise ValueError(f"{path}: {e}") from e

@@ -245,11 +245,12 @@ def read_edm(path: str | Path) -> EDMPrecond:
 # %% ../../nbs/teachers/edm.ipynb #f8f11ffa
 EDM_RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-4, order=3, variant="bh1")
 
-def load_edm_teacher(path: str | Path, device: str | torch.device = "auto", recipe: dict | None = None, batch_size: int = 50) -> Teacher:
+def load_edm_teacher(path: str | Path, device: str | torch.device = "auto", recipe: dict | None = None, batch_size: int = 50,
+                     guidance_scale: float = 1.0) -> Teacher:
     "The teacher for an EDM network in a file. ValueError for a file that is not one."
     device, net, schedule = default_device(device), read_edm(path), NoiseSchedule.vp_edm()
     n = net.model.label_dim
     digest = hashlib.sha256(b"".join(p.flatten()[:64].numpy().tobytes() for p in net.state_dict().values())).hexdigest()
-    denoiser = Denoiser(EDMTeacherNet(net, schedule).to(device), schedule, "sample", null_condition=torch.tensor(n) if n else None)
+    denoiser = Denoiser(EDMTeacherNet(net, schedule).to(device), schedule, "sample", guidance_scale, torch.tensor(n) if n else None)
     return Teacher(Path(path).stem, denoiser, net.model.shape, recipe or EDM_RECIPE, device, [str(i) for i in range(n)], weights_hash=digest,
                    batch_size=batch_size)

@@ -5,14 +5,16 @@
 # %% ../../nbs/teachers/presets.ipynb #bd5db13a
 from __future__ import annotations
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 import torch
 from ..classic import classic_tableau, ipndm
+from ..data import is_whole
 from ..schedule import NoiseSchedule, times_of_sigmas
 from ..tableau import Tableau
-from ..teacher import Teacher
+from ..teacher import Teacher, checked_names
 from .diffusers import load_diffusers_teacher
 from .edm import load_edm_teacher
 
@@ -82,7 +84,7 @@ _ONE_A_LINE = "give a text file with one caption a line"
 
 def read_prompts(prompts: Sequence[str] | str | Path) -> list[str]:
     "A list of prompts as it is, or the lines of a text file that are not empty. ValueError if there are none."
-    if not isinstance(prompts, (str, Path)): return list(prompts)
+    if not isinstance(prompts, (str, Path)): return checked_names(prompts, "prompts")
     try: lines = [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         reason = getattr(e, "strerror", None) or "not UTF-8 text"
@@ -99,13 +101,12 @@ def load_paper_teacher(name: str, weights: str | Path | None, device: str | torc
     if s.kind == "edm": teacher = load_edm_teacher(weights, device, s.recipe)
     elif name == "coco": teacher = _load_coco(weights, device, nfe, read_prompts(prompts), s.guidance_scale)
     else: teacher = load_diffusers_teacher(weights, device, recipe=s.recipe, guidance_scale=s.guidance_scale)
-    teacher.name = name
-    return teacher
+    return replace(teacher, name=name)
 
 def _load_coco(weights, device, nfe, prompts, guidance_scale) -> Teacher:
     recipe = dict(solver="ipndm", nfe=nfe + 1, spacing="gits", order=2)
     return load_diffusers_teacher(weights, device, prompts=prompts, guidance_scale=guidance_scale, recipe=recipe,
-                                  tableau=lambda schedule: gits_tableau(schedule, nfe + 1))
+                                  tableau=partial(gits_tableau, steps=nfe + 1))
 
 def check_setting(name: str, weights: str | Path | None, nfe: int = 4,
                   prompts: Sequence[str] | str | Path | None = None) -> None:
@@ -116,8 +117,10 @@ def check_setting(name: str, weights: str | Path | None, nfe: int = 4,
                          f"give {s.weights}")
     if s.kind == "diffusers" and not (Path(weights) / "model_index.json").is_file():
         raise ValueError(f"{name} needs weights={str(weights)!r} to be a folder with model_index.json: give {s.weights}")
-    if name != "coco": return
+    if name != "coco":
+        if prompts: raise ValueError(f"prompts={str(prompts)[:60]!r}: {name} is no text model, leave prompts empty")
+        return
     if not prompts: raise ValueError("coco needs captions: give prompts, a list or a text file with one caption a line")
     read_prompts(prompts)
-    if nfe + 1 not in GITS_SIGMAS:
-        raise ValueError(f"nfe={nfe}: the coco teacher is one step ahead, on GITS's grids of 5 to 8 steps, so nfe is 4 to 7")
+    if not is_whole(nfe) or nfe + 1 not in GITS_SIGMAS:
+        raise ValueError(f"nfe={nfe!r}: the coco teacher is one step ahead, on GITS's grids of 5 to 8 steps, so nfe is 4 to 7")
