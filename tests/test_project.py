@@ -29,6 +29,7 @@ LAYERS = (
     {"denoiser", "tableau"},
     {"classic", "solver"},
     {"data", "discriminator", "fit", "teacher", "teachers"},
+    {"metrics"},
     {"distil", "evaluation", "interop", "training", "teachers.fmnist_card"},  # the card measures a teacher
     {"sweep"},
     {"figures"},
