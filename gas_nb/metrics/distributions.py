@@ -141,7 +141,9 @@ def density_coverage(generated: Tensor, real: Tensor, k: int = 5) -> tuple[float
         within = torch.cdist(part, real) <= radii
         inside += within.sum().item()
         covered |= within.any(0)
-    return inside / (k * len(generated)), covered.double().mean().item()
+    density = inside / (k * len(generated))
+    coverage = covered.double().mean().item()
+    return density, coverage
 
 # %% ../../nbs/metrics/distributions.ipynb #mds0spec
 _REAL = "to real images"
