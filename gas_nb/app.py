@@ -22,7 +22,7 @@ from .files import write_json_atomic
 from .schedule import NoiseSchedule
 from .tableau import Tableau, sample
 from .teacher import FMNIST_CLASSES, Teacher, load_teacher
-from .evaluation import measure
+from .evaluation import RUN_METRICS, find_metric, measure
 from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, train
 
 # %% auto #0
@@ -379,7 +379,7 @@ def sweep_rows(self: Workbench, teacher: str) -> list[dict]:
         if not isinstance(found, dict) or found.get("teacher") != teacher or not isinstance(found.get("rows"), list): continue
         for r in found["rows"]:
             if isinstance(r, dict) and isinstance(r.get("solver"), str) and type(r.get("nfe")) is int and isinstance(r.get("l1"), float):
-                rows[r["solver"], r["nfe"], str(r.get("spacing"))] = {k: r.get(k) for k in ("solver", "nfe", "spacing", "l1", "l2", "frechet", "seconds_per_image") if _is_result(r.get(k))}
+                rows[r["solver"], r["nfe"], str(r.get("spacing"))] = {k: r.get(k) for k in ("solver", "nfe", "spacing", *RUN_METRICS, "seconds_per_image") if _is_result(r.get(k))}
     return list(rows.values())
 
 def _is_result(v: Any) -> bool: return isinstance(v, str) and len(v) < 60 or isinstance(v, (int, float)) and not isinstance(v, bool) and v == v
@@ -661,7 +661,7 @@ def _tradeoff_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State, c: dict) -> 
     rows = gr.State([], time_to_live=3600)
     with gr.Row():
         x = gr.Dropdown([("network evaluations", "nfe"), ("seconds per image", "seconds_per_image")], value="nfe", label="Cost", min_width=150)
-        y = gr.Dropdown([("L1 to the teacher", "l1"), ("L2 to the teacher", "l2"), ("Fréchet distance", "frechet")], value="l1", label="Quality (lower is better)", min_width=150)
+        y = gr.Dropdown([(find_metric(name).label, name) for name in RUN_METRICS], value="l1", label="Quality (lower is better)", min_width=150)
         measure_button, stop = gr.Button("Measure here", variant="primary", elem_id="measure"), gr.Button("Cancel")
     line, plot = gr.HTML(status("choices of solvers and seeds are those of Compare; NFE 4 to 10"), js_on_load=None), gr.Plot(show_label=False, container=False, elem_classes="later")
     def draw(found, x, y):

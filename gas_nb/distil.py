@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from .data import Pairs
-from .evaluation import SOLVER_ORDERS, best_classic, measure
+from .evaluation import RUN_METRICS, SOLVER_ORDERS, best_classic, measure
 from .files import write_json_atomic
 from .parallel import is_main, leave, on_main, processes, require_shared, share, start, stop
 from .tableau import Tableau
@@ -66,7 +66,7 @@ def judge(teacher: Teacher, tables: dict[str, Tableau], pairs: Pairs) -> Iterato
     "For each solver its row of the results table and its samples; printed as they come."
     for name, tab in tables.items():
         row, x = measure(teacher, tab, pairs, teacher.reference(), known=pairs.x_0 if tab is teacher.tableau else None)
-        say(f"{name:14} {', '.join(f'{k} {row[k]:.4f}' for k in ('l1', 'l2', 'frechet') if row[k] is not None)}")
+        say(f"{name:14} {', '.join(f'{k} {row[k]:.4f}' for k in RUN_METRICS if row[k] is not None)}")
         yield row | dict(solver=name), x
 
 def write_metrics(run_dir: Path, config: TrainConfig, teacher: Teacher, rows: list[dict], seconds: float, training_seconds: float,
@@ -75,7 +75,7 @@ def write_metrics(run_dir: Path, config: TrainConfig, teacher: Teacher, rows: li
     metrics = dict(nfe=config.nfe, teacher=config.teacher, condition=config.condition, n_eval=config.n_eval, device=str(teacher.device),
                    processes=processes(), seconds=seconds, training_seconds=training_seconds, features=teacher.features_name, rows=rows)
     for row in rows:
-        tracker.log({k: row[k] for k in ("l1", "l2", "frechet")}, prefix=f"evaluation/{row['solver']}")
+        tracker.log({k: row[k] for k in RUN_METRICS}, prefix=f"evaluation/{row['solver']}")
     tracker.close()
     on_main(write_json_atomic, run_dir / "metrics.json", metrics)
     return metrics

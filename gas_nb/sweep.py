@@ -27,10 +27,10 @@ from .teacher import Teacher, teacher_kind
 from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, results_folder, teacher_of, train as distil
 
 # %% auto #0
-__all__ = ['CLASSIC', 'LEARNED', 'DEFAULT_SPACING', 'FIGURES', 'NAMES', 'TITLES', 'SweepConfig', 'training_config', 'Cell',
-           'sweep_cells', 'Sweep', 'prepare', 'best_spacing', 'trained', 'run_cell', 'provenance', 'finished_run',
-           'train_solvers', 'run_job', 'run_sweep', 'run_processes', 'results', 'summary', 'app_rows', 'write_results',
-           'markdown_tables', 'load_sweep', 'main']
+__all__ = ['CLASSIC', 'LEARNED', 'DEFAULT_SPACING', 'EXACT', 'TABLES', 'FIGURES', 'NAMES', 'TITLES', 'SweepConfig',
+           'training_config', 'Cell', 'sweep_cells', 'Sweep', 'prepare', 'best_spacing', 'trained', 'run_cell',
+           'provenance', 'finished_run', 'train_solvers', 'run_job', 'run_sweep', 'run_processes', 'figure_names',
+           'results', 'summary', 'app_rows', 'write_results', 'markdown_tables', 'load_sweep', 'main']
 
 # %% ../nbs/04_evaluate.ipynb #sw000011
 CLASSIC = dict(ddim=("ddim", 1), dpm_solver_pp_2m=("dpm_solver_pp", 2), dpm_solver_pp_3m=("dpm_solver_pp", 3), unipc=("unipc", 3), ipndm=("ipndm", 3))
@@ -382,8 +382,19 @@ def _end_with_parent() -> None:
         os._exit(1)
     if parent and os.getppid() == parent: threading.Thread(target=watch, daemon=True).start()
 
+# %% ../nbs/04_evaluate.ipynb #sw00061s
+from .metrics.distances import l1
+from .metrics.spec import Metric, all_metrics, find_metric
+
+EXACT = Metric("l1_exact", "L1 to the exact solution", "states", l1)
+TABLES = (find_metric("l1"), find_metric("frechet"), EXACT)
+
 # %% ../nbs/04_evaluate.ipynb #sw000061
-FIGURES = [*METRICS, "l1_exact", "seconds_per_image"]
+def figure_names() -> list[str]:
+    "What a row of results can hold: every registered metric, and what a sweep adds."
+    return [*(metric.name for metric in all_metrics()), EXACT.name, "seconds_per_image"]
+
+FIGURES = figure_names()
 
 def results(self: Sweep) -> pd.DataFrame:
     "The rows of all finished cells, the teacher's first; nothing is measured."
@@ -394,14 +405,14 @@ def results(self: Sweep) -> pd.DataFrame:
             except LookupError: pass
     finally: self.frozen = False
     first, frame = ["teacher", "solver", "choice", "nfe", "repeat", "spacing", "order", "n", "first_seed"], pd.DataFrame(rows)
-    return frame[[c for c in first + FIGURES + ["cell"] if c in frame]] if rows else pd.DataFrame(columns=first)
+    return frame[[c for c in first + figure_names() + ["cell"] if c in frame]] if rows else pd.DataFrame(columns=first)
 
 Sweep.results = results
 
 # %% ../nbs/04_evaluate.ipynb #sw000062
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     "Mean and spread (standard deviation over the repeats, `_std`) of every figure, a row per solver, choice and NFE."
-    figures = [c for c in FIGURES if c in frame and frame[c].notna().any()]
+    figures = [c for c in figure_names() if c in frame and frame[c].notna().any()]
     keys = ["solver", "choice", "nfe"]
     groups = frame.groupby(keys, sort=False)
     out = groups[figures].mean()
@@ -415,7 +426,7 @@ def app_rows(frame: pd.DataFrame) -> list[dict]:
     rows = {}
     for r in json.loads(summary(frame).to_json(orient="records")):
         name = CLASSIC[r["solver"]][0] if r["solver"] in CLASSIC else r["solver"]
-        row = dict(solver=name, nfe=int(r["nfe"]), spacing=None if r["solver"] in LEARNED else r["spacing"], **{k: r.get(k) for k in FIGURES if r.get(k) is not None})
+        row = dict(solver=name, nfe=int(r["nfe"]), spacing=None if r["solver"] in LEARNED else r["spacing"], **{k: r.get(k) for k in figure_names() if r.get(k) is not None})
         key = (name, row["nfe"], row["spacing"])
         if key not in rows or row.get("l1", math.inf) < rows[key].get("l1", math.inf): rows[key] = row
     return list(rows.values())
@@ -441,7 +452,7 @@ Sweep.write_results = write_results
 
 # %% ../nbs/04_evaluate.ipynb #sw000064
 NAMES = dict(teacher="Teacher", ddim="DDIM", dpm_solver_pp_2m="DPM-Solver++ 2M", dpm_solver_pp_3m="DPM-Solver++ 3M", unipc="UniPC", ipndm="iPNDM", gs="**GS**", gas="**GAS**")
-TITLES = dict(l1="L1 to the teacher", frechet="Frechet distance to real images", l1_exact="L1 to the exact solution")
+TITLES = {metric.name: metric.title for metric in TABLES}
 
 def markdown_tables(means: list[dict], facts: dict, brief: bool = False) -> str:
     "The tables of a sweep in markdown: a row per solver, a column per NFE, mean ± spread; dated, with what it took. `brief`: no default spacings."
@@ -451,21 +462,20 @@ def markdown_tables(means: list[dict], facts: dict, brief: bool = False) -> str:
     sets = f"mean ± standard deviation over {c['repeats']} disjoint sets of seeds" if c["repeats"] > 1 else "one set of seeds"
     lines = [f"`{c['teacher']}`, {made['date'][:10]}: {c['n_samples']:,} samples per cell, {sets}; {made['device_name']}{', commit ' + made['commit'][:7] if made['commit'] else ''}. "
              f"Best: the spacing that comes closest to the teacher on {c['n_search']} training pairs{'' if brief else '; default: uniform in log-SNR'}."]
-    for figure, title in TITLES.items():
+    for metric in TABLES:
+        figure, title = metric.name, metric.title
         if not any(r.get(figure) is not None for r in means): continue
         lines += ["", f"{title} ({facts['features']})" if figure == "frechet" else title, "", "| solver | " + " | ".join(f"NFE {n}" for n in nfes) + " |", "| --- " * (len(nfes) + 1) + "|"]
         for solver, choice in dict.fromkeys((s, ch) for s, ch, _ in known if s != "teacher" and not (brief and ch == "default")):
             name = NAMES[solver] + (f", {choice}" if solver in CLASSIC else "")
-            lines.append(f"| {name} | " + " | ".join(_entry(known.get((solver, choice, n)), figure) for n in nfes) + " |")
+            lines.append(f"| {name} | " + " | ".join(_entry(known.get((solver, choice, n)), metric) for n in nfes) + " |")
         own = next((r for r in means if r["solver"] == "teacher"), None)
-        if own and figure != "l1": lines += ["", f"The teacher itself ({own['nfe']} evaluations): {_entry(own, figure)}."]
+        if own and figure != "l1": lines += ["", f"The teacher itself ({own['nfe']} evaluations): {_entry(own, metric)}."]
     return "\n".join(lines) + "\n"
 
-def _entry(row: dict | None, figure: str) -> str:
-    if row is None or row.get(figure) is None: return "-"
-    digits = lambda v: f"{v:.4f}" if figure.startswith("l1") else f"{v:.1f}" if row[figure] >= 10 else f"{v:.2f}"
-    spread = row.get(f"{figure}_std")
-    return digits(row[figure]) + ("" if spread is None else f" ± {digits(spread)}")
+def _entry(row: dict | None, metric: Metric) -> str:
+    row = row or {}
+    return metric.text(row.get(metric.name), row.get(f"{metric.name}_std"))
 
 # %% ../nbs/04_evaluate.ipynb #sw000065
 def load_sweep(folder: str | Path) -> Sweep:

@@ -75,7 +75,7 @@ LINE = "rgba(128,128,128,0.28)"
 MEASURES = {
     "l1": "L1 to the teacher",
     "l2": "L2 to the teacher",
-    "frechet": "Fréchet distance",
+    "frechet": "Frechet distance",
     "fid": "FID",
     "psnr": "PSNR (dB)",
     "nfe": "network evaluations (NFE)",

@@ -1,0 +1,47 @@
+"""Metrics: what they are, what they need, and the judge that measures solvers by them.
+
+The order of these imports is the order in which metrics are registered, so that of columns.
+"""
+
+from .spec import Metric, all_metrics, find_metric, forget_metric, register_metric
+from .distances import l1, l2, psnr
+from .features import feature_network, inception_features, lpips_distance
+from .moments import FeatureStatistics, feature_statistics
+from .distributions import (
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
+from .samples import sample_pairs
+from .reference import Reference, load_reference
+from .judge import Judge, evaluate, frechet, measure
+from .search import best_classic
+
+__all__ = [
+    "FeatureStatistics",
+    "Judge",
+    "Metric",
+    "Reference",
+    "all_metrics",
+    "best_classic",
+    "density_coverage",
+    "evaluate",
+    "feature_network",
+    "feature_statistics",
+    "find_metric",
+    "forget_metric",
+    "frechet",
+    "frechet_distance",
+    "inception_features",
+    "kernel_distance",
+    "l1",
+    "l2",
+    "load_reference",
+    "lpips_distance",
+    "measure",
+    "precision_recall",
+    "psnr",
+    "register_metric",
+    "sample_pairs",
+]
