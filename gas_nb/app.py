@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_app.ipynb #7226c26d
 from __future__ import annotations
-import argparse, hashlib, html, json, os, re, shutil, sys, tempfile, threading, time, traceback, zipfile
+import argparse, hashlib, html, json, os, re, shutil, socket, sys, tempfile, threading, time, traceback, zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -18,7 +18,7 @@ from .classic import classic_tableau
 from .compat import default_device
 from .data import noise
 from .figures import Figure, coefficients, contact_sheet, error_image, label, learning_curves, png_uri, reference_grids, time_grids, tradeoff, trajectory
-from .files import write_json_atomic
+from .files import release_folder, write_json_atomic
 from .schedule import NoiseSchedule
 from .tableau import Tableau, sample
 from .teacher import FMNIST_CLASSES, Teacher, load_teacher
@@ -31,7 +31,7 @@ __all__ = ['CLASSIC', 'MAX_FILE', 'MAX_STUDENT_NFE', 'NFES', 'MAX_SAMPLES', 'MAX
            'read_solver', 'shipped_solvers', 'run_solvers', 'Ask', 'Cell', 'classic_for', 'find_tableau', 'run_cell',
            'generate', 'Busy', 'Desk', 'Place', 'Workbench', 'picture', 'grid_html', 'detail_html', 'status',
            'in_words', 'wait_in_line', 'follow', 'Stopped', 'Job', 'python_lines', 'scheduler_zip', 'add_upload',
-           'launch_options', 'condition_choices', 'make_ask', 'told', 'build', 'main', 'warm_up']
+           'launch_options', 'condition_choices', 'make_ask', 'told', 'build', 'main', 'check_address', 'warm_up']
 
 # %% ../nbs/05_app.ipynb #a38d08fe
 CLASSIC = ("ddim", "dpm_solver_pp", "unipc", "ipndm")
@@ -93,7 +93,7 @@ def _teacher_of(folder: Path) -> str | None:
     except (ValueError, KeyError, TypeError, OSError): return None
 
 # %% ../nbs/05_app.ipynb #b2fbdaab
-NFES = (4, 5, 6, 7, 8, 9, 10, 20)
+NFES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 20)
 MAX_SAMPLES, MAX_EVALUATIONS = 16, 5000
 SPACED = {"the best for each solver": "best", "uniform in log-SNR": "logSNR", "uniform in t": "time_uniform", "quadratic in t": "time_quadratic"}
 
@@ -232,7 +232,8 @@ class Workbench:
     def __init__(self, runs: str | Path = "runs", device: str = "auto", limit: int = 20, keep: int = 200):
         self.runs, self.device, self.keep = Path(runs).resolve(), default_device(device), keep
         self.desk, self.training_desk = Desk(limit), Desk(1, 120.0)
-        self.teachers, self.cells, self.lock = {}, OrderedDict(), threading.Lock()
+        self.teachers, self.cells, self.lock, self.job = {}, OrderedDict(), threading.Lock(), None
+        if self.runs.exists() and not self.runs.is_dir(): raise ValueError(f"runs={str(runs)!r}: is a file, give a folder")
 
     def teacher(self, name: str) -> Teacher:
         if name not in TEACHERS: raise ValueError(f"teacher {name!r}: choose one of {', '.join(TEACHERS)}")
@@ -406,6 +407,7 @@ class Job(threading.Thread):
         try: self._train()
         except Stopped: self.stage = "stopped before training began"
         except Exception as error: self.error = error
+        finally: release_folder(self.folder)
 
     def _progress(self, done: int, total: int) -> None:
         self.stage, self.done = f"the teacher makes pairs: {done} of {total}", done / total
@@ -451,7 +453,10 @@ def distil(self: Workbench, teacher: str, nfe: int, size: str = "quick", adversa
     try: place = self.training_desk.enter()
     except Busy: raise Busy("Another training is running; one at a time is allowed. Please try again when it has ended.") from None
     with place:
-        job = Job(config, self.teacher(teacher), self.runs)
+        while self.job is not None and self.job.is_alive():            # one that was stopped ends its step first
+            yield status("the training before this one is ending"), None
+            self.job.join(pause)
+        job = self.job = Job(config, self.teacher(teacher), self.runs)
         if jobs is not None: jobs["now"] = job
         try:
             job.start()
@@ -748,12 +753,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     p.add_argument("--runs", default="runs", metavar="DIR", help="folder of runs: trained solvers are read from it and written to it (default: %(default)s)")
     a = p.parse_args(arguments)
-    try: bench = Workbench(a.runs, a.device)
-    except ValueError as e: p.error(str(e))
+    try:
+        check_address(a.host, a.port)
+        bench = Workbench(a.runs, a.device)
+    except (ValueError, OSError) as e: p.error(str(e))
     bench.teacher(DEFAULT.teacher)
-    threading.Thread(target=warm_up, args=[bench], daemon=True).start()          # while the page is being opened
     print(f"Running on {bench.device_name}; runs in {bench.runs}", flush=True)
-    build(bench=bench).launch(server_name=a.host, server_port=a.port, share=a.share, **launch_options())
+    page = build(bench=bench)
+    page.launch(server_name=a.host, server_port=a.port, share=a.share, prevent_thread_lock=True, **launch_options())
+    threading.Thread(target=warm_up, args=[bench], daemon=True).start()          # while the page is being opened
+    page.block_thread()
+
+def check_address(host: str, port: int | None) -> None:
+    "ValueError if the page cannot be served at `host` and `port` (None: any that is free)."
+    if port is not None and not 1 <= port <= 65535: raise ValueError(f"--port {port}: give a number from 1 to 65535, or leave it out for a free one")
+    try: family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as e: raise ValueError(f"--host {host!r} is no address ({e}): give 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
+    with socket.socket(family, kind) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try: s.bind(address)
+        except OSError as e: raise ValueError(f"--host {host} --port {port}: cannot listen there ({e.strerror}); choose another, or leave --port out") from None
 
 def warm_up(bench: Workbench) -> None:
     "Answer the page's first question before anyone asks it."

@@ -16,6 +16,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 def tracker_names(tracker: str) -> list[str]:
     "The names in a comma list, of which there may be none. ValueError for one that is unknown or whose package is not installed."
+    if not isinstance(tracker, str): raise ValueError(f"tracker={tracker!r}: must be text, '' for none")
     names = list(dict.fromkeys(name.strip() for name in tracker.split(",") if name.strip()))
     if unknown := [name for name in names if name not in TRACKERS]:
         raise ValueError(f"tracker {unknown[0]!r}: choose from {', '.join(TRACKERS)}, or leave it empty")
