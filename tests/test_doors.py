@@ -82,6 +82,31 @@ def test_a_pipeline_goes_through_the_notebook(tmp_path, folder, kind):
     check_run(tmp_path)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pipeline_is_trained_and_compared_in_the_app(tmp_path, folder, kind):
+    """The page's own functions, with `--teacher FOLDER`; solvers are among the rows by what the run's config says."""
+    given = folder(kind)
+    bench = app.Workbench(tmp_path / "runs", "cpu", teacher=given["teacher"], prompts=given["prompts"])
+    assert app.build(bench=bench) is not None
+    *_, (line, _) = bench.distil(given["teacher"], 3, "quick", pause=0.05)
+    assert f"kept in {kind}-nfe3-1" in line
+    condition = app.condition_choices(bench.classes(given["teacher"]))[0][1]
+    assert condition == ("mixed" if kind[:4] in ("clas", "text") else "none")
+    ask = app.make_ask(given["teacher"], condition, 1.0, 0, 2, [3], ["ddim", "gs", "gas"], "best", bench=bench)
+    *_, (line, page, found) = bench.compare(ask)
+    assert "4 pictures in" in line and page.count("<button") == 3 and "Teacher" in page
+    assert all(c.l1 == c.l1 for c in found["cells"].values() if c.solver != "teacher")
+
+
+@pytest.mark.parametrize(("options", "words"), [(["--teacher", "mnist"], "teacher 'mnist'"), (["--teacher", "."], "has no config.json"),
+                                                (["--prompts", "no.txt"], "cannot be read"), (["--prompts", __file__], "give the text teacher")])
+def test_the_app_refuses_a_wrong_teacher(tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        app.main(["--device", "cpu", *options])
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
 # --- shapes
 
 
