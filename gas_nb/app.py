@@ -21,7 +21,7 @@ from .figures import Figure, coefficients, contact_sheet, error_image, label, le
 from .files import release_folder, write_json_atomic
 from .schedule import NoiseSchedule
 from .tableau import Tableau, sample
-from .teacher import FMNIST_CLASSES, Teacher, teacher_kind
+from .teacher import FMNIST_CLASSES, Teacher, load_teacher, teacher_kind
 from .evaluation import measure
 from .teachers.presets import read_prompts
 from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, teacher_of, train
@@ -241,7 +241,7 @@ class Workbench:
         if teacher: teacher_kind(teacher)
         if prompts: read_prompts(prompts)
         if prompts and teacher in ("", *TEACHERS): raise ValueError(f"prompts={prompts!r}: give the text teacher they are for")
-        self.first, self.prompts = teacher or DEFAULT.teacher, prompts
+        self.first, self.prompts = teacher or Ask.teacher, prompts
         self.titles = dict(TEACHERS) if teacher in ("", *TEACHERS) else {teacher: Path(teacher).name} | TEACHERS
         self.runs, self.device, self.keep = Path(runs).resolve(), default_device(device), keep
         self.desk, self.training_desk = Desk(limit), Desk(1, 120.0)
