@@ -23,7 +23,7 @@ BENCH ?= sampling
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint check notebooks pytest lab app solvers teacher card pictures export readme bench hooks clean
+.PHONY: help train sweep results test lint check notebooks pytest slow lab app solvers teacher card pictures export readme bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -73,10 +73,10 @@ test: ## everything that CI runs: lint, notebooks in step, every notebook, then 
 	@$(MAKE) --no-print-directory pytest
 
 # Nothing in the tests needs a network.
-check notebooks pytest: export HF_HUB_OFFLINE = 1
+check notebooks pytest slow: export HF_HUB_OFFLINE = 1
 # One thread per process: workers and kernels share the cores, and waiting OpenMP threads would spin against each other.
-notebooks pytest: export OMP_NUM_THREADS = 1
-notebooks pytest: export GRADIO_ANALYTICS_ENABLED = False
+notebooks pytest slow: export OMP_NUM_THREADS = 1
+notebooks pytest slow: export GRADIO_ANALYTICS_ENABLED = False
 
 lint: $(STAMP) ## ruff: errors and names that an exported module lacks
 	$(BIN)/ruff check $(wildcard gas_nb tests benchmarks tools setup.py)
@@ -89,6 +89,9 @@ notebooks: $(STAMP)
 
 pytest: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slow: $(STAMP) ## the tests marked slow, which `make test` leaves out (CI runs both)
+	$(BIN)/python -m pytest --run-slow -m slow $(PYTEST_ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" nbs/index.ipynb $(ARGS)

@@ -4,7 +4,7 @@
 
 # %% ../nbs/05_app.ipynb #7226c26d
 from __future__ import annotations
-import argparse, hashlib, html, json, os, re, shutil, sys, tempfile, threading, time, traceback, zipfile
+import argparse, hashlib, html, json, os, re, shutil, socket, sys, tempfile, threading, time, traceback, zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -18,23 +18,26 @@ from .classic import classic_tableau
 from .compat import default_device
 from .data import noise
 from .figures import Figure, coefficients, contact_sheet, error_image, label, learning_curves, png_uri, reference_grids, time_grids, tradeoff, trajectory
-from .files import write_json_atomic
+from .files import release_folder, write_json_atomic
 from .schedule import NoiseSchedule
 from .tableau import Tableau, sample
-from .teacher import FMNIST_CLASSES, Teacher, load_teacher
+from .teacher import FMNIST_CLASSES, Teacher, load_teacher, teacher_kind
 from .evaluation import RUN_METRICS, find_metric, measure
-from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, train
+from .teachers.presets import read_prompts
+from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, teacher_of, train
 
 # %% auto #0
-__all__ = ['CLASSIC', 'MAX_FILE', 'MAX_STUDENT_NFE', 'NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'SPACED', 'BEST', 'TEACHERS',
-           'WAITING', 'SIZES', 'MAX_UPLOADS', 'CSS', 'PICK', 'INTRO', 'CLASSES', 'DEFAULT', 'ORDER', 'Trained',
-           'read_solver', 'shipped_solvers', 'run_solvers', 'Ask', 'Cell', 'classic_for', 'find_tableau', 'run_cell',
-           'generate', 'Busy', 'Desk', 'Place', 'Workbench', 'picture', 'grid_html', 'detail_html', 'status',
-           'in_words', 'wait_in_line', 'follow', 'Stopped', 'Job', 'python_lines', 'scheduler_zip', 'add_upload',
-           'launch_options', 'condition_choices', 'make_ask', 'told', 'build', 'main', 'warm_up']
+__all__ = ['CLASSIC', 'LEARNED', 'MAX_FILE', 'MAX_STUDENT_NFE', 'NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'SPACED', 'BEST',
+           'TEACHERS', 'WAITING', 'SIZES', 'MAX_UPLOADS', 'CSS', 'PICK', 'INTRO', 'CLASSES', 'DEFAULT', 'ORDER',
+           'Trained', 'read_solver', 'shipped_solvers', 'run_solvers', 'Ask', 'Cell', 'classic_for', 'find_tableau',
+           'run_cell', 'generate', 'Busy', 'Desk', 'Place', 'Workbench', 'picture', 'grid_html', 'detail_html',
+           'status', 'in_words', 'wait_in_line', 'follow', 'Stopped', 'Job', 'python_lines', 'scheduler_zip',
+           'add_upload', 'launch_options', 'condition_choices', 'make_ask', 'told', 'build', 'main', 'check_address',
+           'warm_up']
 
 # %% ../nbs/05_app.ipynb #a38d08fe
 CLASSIC = ("ddim", "dpm_solver_pp", "unipc", "ipndm")
+LEARNED = ("gs", "gas")
 MAX_FILE = 200_000                                       # bytes of a solver's JSON; NFE 50 takes 120 kB
 MAX_STUDENT_NFE = 50
 
@@ -61,7 +64,7 @@ def read_solver(path: str | Path, key: str | None = None, teacher: str | None = 
     except ValueError as e: raise ValueError(f"{path.name}: {e}") from None
     if tab.nfe > MAX_STUDENT_NFE: raise ValueError(f"{path.name}: nfe={tab.nfe}, this page runs solvers with at most {MAX_STUDENT_NFE} evaluations")
     kind = tab.meta.get("name") if tab.meta.get("name") in ("gs", "gas") else "gas" if "gas" in path.stem else "gs"
-    return Trained(_plain(key or path.stem), kind, _plain(teacher or str(tab.meta.get("teacher", ""))), tab)
+    return Trained(_plain(key or path.stem), kind, _plain(teacher or str(tab.meta.get("teacher", "")), 400), tab)
 
 def _plain(text: str, limit: int = 40) -> str: return re.sub(r"[^\w .+-]", "_", text)[:limit]
 
@@ -93,7 +96,7 @@ def _teacher_of(folder: Path) -> str | None:
     except (ValueError, KeyError, TypeError, OSError): return None
 
 # %% ../nbs/05_app.ipynb #b2fbdaab
-NFES = (4, 5, 6, 7, 8, 9, 10, 20)
+NFES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 20)
 MAX_SAMPLES, MAX_EVALUATIONS = 16, 5000
 SPACED = {"the best for each solver": "best", "uniform in log-SNR": "logSNR", "uniform in t": "time_uniform", "quadratic in t": "time_quadratic"}
 
@@ -145,13 +148,14 @@ class Cell:
 
 def classic_for(ask: Ask, teacher: Teacher, solver: str, nfe: int) -> Tableau:
     "The training-free `solver` on the asked time grid; with 'best' on the grid and of the order that suit this teacher."
-    spacing, order = BEST.get(ask.teacher, {}).get(solver, ("logSNR", 3)) if ask.spacing == "best" else (ask.spacing, 3)
+    usual = ("time_uniform", 2) if teacher.schedule.alpha(1.0) == 0 else ("logSNR", 3)         # a flow model has no log-SNR at its start
+    spacing, order = BEST.get(ask.teacher, {}).get(solver, usual) if ask.spacing == "best" else (ask.spacing, 3)
     return classic_tableau(solver, teacher.schedule, nfe, spacing, teacher.t_eps, **({} if solver == "ddim" else dict(order=order)))
 
 def find_tableau(ask: Ask, teacher: Teacher, solver: str, nfe: int, trained: Sequence[Trained]) -> Tableau | None:
     "The table behind a row and a column; None if no such solver was trained."
     if solver in CLASSIC: return classic_for(ask, teacher, solver, nfe)
-    mine = [s for s in trained if s.nfe == nfe and s.teacher in (ask.teacher, "")]
+    mine = [s for s in trained if s.nfe == nfe and s.teacher in (_plain(ask.teacher, 400), "")]
     return next((s.tableau for s in mine if (s.kind if solver in ("gs", "gas") else s.key) == solver), None)
 
 # %% ../nbs/05_app.ipynb #c3cc05fe
@@ -167,8 +171,11 @@ def generate(ask: Ask, teacher: Teacher, trained: Sequence[Trained] = (), run: C
     "Cells of a comparison as they are ready. The teacher's has solver 'teacher'; cells made before it come again with their distance."
     if ask.guidance != 1: teacher = teacher.with_guidance(ask.guidance)
     target, places = None, [(n, s) for n in sorted(ask.nfes) for s in ask.solvers]
-    tables = {(n, s): find_tableau(ask, teacher, s, n, trained) for n, s in places}
-    yield from (Cell(s, n, note=f"none trained for {n}") for n, s in places if tables[n, s] is None)
+    tables, notes = {}, {}
+    for n, s in places:
+        try: tables[n, s] = find_tableau(ask, teacher, s, n, trained)
+        except ValueError as e: tables[n, s], notes[n, s] = None, str(e)
+    yield from (Cell(s, n, note=notes.get((n, s), f"none trained for {n}")) for n, s in places if tables[n, s] is None)
     for (nfe, solver), tab in tables.items():
         if tab is None: continue
         cell = Cell(solver, nfe, *run(ask, teacher, tab))
@@ -228,17 +235,31 @@ class Place:
 
 # %% ../nbs/05_app.ipynb #d5097681
 class Workbench:
-    "What the page works with. `runs` is the only folder that is read or written."
-    def __init__(self, runs: str | Path = "runs", device: str = "auto", limit: int = 20, keep: int = 200):
+    """What the page works with. `runs` is the only folder that is read or written. `teacher`: one more than TEACHERS, by any name
+    that `load_teacher` takes, shown first; `prompts`: its captions, a text file. ValueError for what is wrong with them."""
+    def __init__(self, runs: str | Path = "runs", device: str = "auto", limit: int = 20, keep: int = 200, teacher: str = "", prompts: str = ""):
+        if teacher: teacher_kind(teacher)
+        if prompts: read_prompts(prompts)
+        if prompts and teacher in ("", *TEACHERS): raise ValueError(f"prompts={prompts!r}: give the text teacher they are for")
+        self.first, self.prompts = teacher or Ask.teacher, prompts
+        self.titles = dict(TEACHERS) if teacher in ("", *TEACHERS) else {teacher: Path(teacher).name} | TEACHERS
         self.runs, self.device, self.keep = Path(runs).resolve(), default_device(device), keep
         self.desk, self.training_desk = Desk(limit), Desk(1, 120.0)
-        self.teachers, self.cells, self.lock = {}, OrderedDict(), threading.Lock()
+        self.teachers, self.cells, self.lock, self.job = {}, OrderedDict(), threading.Lock(), None
+        if self.runs.exists() and not self.runs.is_dir(): raise ValueError(f"runs={str(runs)!r}: is a file, give a folder")
 
     def teacher(self, name: str) -> Teacher:
-        if name not in TEACHERS: raise ValueError(f"teacher {name!r}: choose one of {', '.join(TEACHERS)}")
+        if name not in self.titles: raise ValueError(f"teacher {name!r}: choose one of {', '.join(self.titles)}")
         with self.lock:
-            if name not in self.teachers: self.teachers[name] = load_teacher(name, self.device)
+            if name not in self.teachers: self.teachers[name] = teacher_of(self.config(name))
             return self.teachers[name]
+
+    def config(self, teacher: str, size: str = "quick", **settings: Any) -> TrainConfig:
+        "The settings of a training of the given size."
+        prompts = "" if teacher in TEACHERS else self.prompts
+        return preset_config(size, teacher=teacher, prompts=prompts, device=str(self.device), **settings)
+
+    def classes(self, teacher: str) -> list[str]: return CLASSES[teacher] if teacher in CLASSES else self.teacher(teacher).class_names
 
     def solvers(self, uploads: Sequence[Trained] = ()) -> list[Trained]:
         "Every trained solver: shipped, from the runs, uploaded in this session. The rows GS and GAS show the first that fits."
@@ -261,7 +282,7 @@ def picture(images: Tensor, alt: str, columns: int | None = None) -> str:
 
 def grid_html(ask: Ask, shape: tuple, cells: dict[str, Cell], names: dict[str, str], running: bool) -> str:
     "The comparison so far as a table, between the noise (of `shape`, one sample's) and the teacher."
-    nfes, target = sorted(ask.nfes), cells.get("teacher|20")
+    nfes, target = sorted(ask.nfes), _target(cells)
     head = "".join(f'<th scope="col">{n}<span class="quiet"> evaluations</span></th>' for n in nfes)
     title = {s: html.escape(names.get(s, label(s))) for s in ask.solvers}
     untrained = [s for s in ask.solvers if all((c := cells.get(f"{s}|{n}")) and c.images is None for n in nfes)]
@@ -274,6 +295,8 @@ def grid_html(ask: Ask, shape: tuple, cells: dict[str, Cell], names: dict[str, s
     end = _aside("goal", f"Teacher, {target.nfe if target else 20} evaluations", picture(target.images, "the teacher's samples") if target else WAITING,
                  f"{_duration(target.seconds)} per image" if target else "")
     return f'<div class="compare">{start}<div class="table"><table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>{missing}</div>{end}</div>'
+
+def _target(cells: dict[str, Cell]) -> Cell | None: return next((c for c in cells.values() if c.solver == "teacher"), None)
 
 WAITING = '<div class="waiting" aria-hidden="true"></div>'
 def _aside(kind: str, title: str, body: str, below: str) -> str:
@@ -406,6 +429,7 @@ class Job(threading.Thread):
         try: self._train()
         except Stopped: self.stage = "stopped before training began"
         except Exception as error: self.error = error
+        finally: release_folder(self.folder)
 
     def _progress(self, done: int, total: int) -> None:
         self.stage, self.done = f"the teacher makes pairs: {done} of {total}", done / total
@@ -434,10 +458,12 @@ def _keep(self: Job, tables: dict[str, Tableau], held_out) -> None:
     tab.save(self.folder / "solver.json")
     if not self.stop.is_set():
         self.stage = "measuring"
-        tables = {s: classic_for(Ask(self.config.teacher), self.teacher, s, self.config.nfe) for s in CLASSIC} | tables
+        for solver in CLASSIC:
+            try: tables = {solver: classic_for(Ask(self.config.teacher), self.teacher, solver, self.config.nfe)} | tables
+            except ValueError: pass                       # no such solver for this schedule
         rows = [measure(self.teacher, tab, held_out)[0] | dict(solver=name) for name, tab in tables.items()]
         write_json_atomic(self.folder / "metrics.json", dict(nfe=self.config.nfe, teacher=self.config.teacher, rows=rows))
-    self.solvers = sorted(p.name for p in self.folder.glob("*.json") if p.stem in tables)
+    self.solvers = sorted(p.name for p in self.folder.glob("*.json") if p.stem in LEARNED)
 
 # %% ../nbs/05_app.ipynb #d22154c4
 SIZES = {"quick, rough": "quick", "usual": "cpu", "long (GPU)": "gpu"}
@@ -447,11 +473,15 @@ def distil(self: Workbench, teacher: str, nfe: int, size: str = "quick", adversa
            pause: float = 0.5) -> Iterator[tuple[str, Figure | None]]:
     "(status, curves) of a training while it runs. `jobs['now']` is the Job, whose `stop` can be set."
     if not 2 <= nfe <= 20: raise ValueError(f"NFE {nfe}: give a whole number from 2 to 20")
-    config = preset_config(size, teacher=teacher, nfe=nfe, seed=seed, device=str(self.device), **({} if adversarial else dict(adversarial_weight=0.0)))
+    if teacher not in self.titles: raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(self.titles)}")
+    config = self.config(teacher, size, nfe=nfe, seed=seed, **({} if adversarial else dict(adversarial_weight=0.0)))
     try: place = self.training_desk.enter()
     except Busy: raise Busy("Another training is running; one at a time is allowed. Please try again when it has ended.") from None
     with place:
-        job = Job(config, self.teacher(teacher), self.runs)
+        while self.job is not None and self.job.is_alive():            # one that was stopped ends its step first
+            yield status("the training before this one is ending"), None
+            self.job.join(pause)
+        job = self.job = Job(config, self.teacher(teacher), self.runs)
         if jobs is not None: jobs["now"] = job
         try:
             job.start()
@@ -550,20 +580,22 @@ INTRO = ('<p class="intro"><b>The same noise goes through the same network.</b> 
 CLASSES = dict(fmnist=FMNIST_CLASSES, digits=[str(i) for i in range(10)])
 DEFAULT = Ask(condition="mixed", nfes=(4, 6, 10), solvers=("ddim", "dpm_solver_pp", "unipc", "gs", "gas"))
 
-def condition_choices(teacher: str) -> list[tuple[str, str]]:
-    return [("a class per seed", "mixed"), ("no class", "none"), *((name, str(i)) for i, name in enumerate(CLASSES[teacher]))]
+def condition_choices(classes: Sequence[str]) -> list[tuple[str, str]]:
+    return [*([("a class per seed", "mixed")] if classes else []), ("no class", "none"), *((name, str(i)) for i, name in enumerate(classes))]
 
 @patch
 def solver_choices(self: Workbench, teacher: str, uploads: Sequence[Trained] = ()) -> list[tuple[str, str]]:
     "(title, key) of every row that Compare can show for a teacher."
-    own = [s for s in self.solvers(uploads) if s.teacher == teacher and s.key not in ("gs-%d" % s.nfe, "gas-%d" % s.nfe)]
+    own = [s for s in self.solvers(uploads) if s.teacher == _plain(teacher, 400) and s.key not in ("gs-%d" % s.nfe, "gas-%d" % s.nfe)]
     return [*((label(s), s) for s in (*CLASSIC, "gs", "gas")), *dict((s.key, (s.title, s.key)) for s in own).values()]
 
-def make_ask(teacher, condition, guidance, seed, n, nfes, solvers, spacing) -> Ask:
+def make_ask(teacher, condition, guidance, seed, n, nfes, solvers, spacing, bench: Workbench | None = None) -> Ask:
     "The controls' values as an Ask; ValueError in words."
     whole = lambda what, v: int(v) if isinstance(v, (int, float)) and v == int(v) else _complain(f"{what} {v!r}: give a whole number")
-    if teacher not in TEACHERS: raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(TEACHERS)}")
-    if condition not in dict((v, k) for k, v in condition_choices(teacher)): raise ValueError(f"class {condition!r}: {teacher} has no such class")
+    titles = bench.titles if bench else TEACHERS
+    if teacher not in titles: raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(titles)}")
+    classes = bench.classes(teacher) if bench else CLASSES[teacher]
+    if condition not in dict((v, k) for k, v in condition_choices(classes)): raise ValueError(f"class {condition!r}: {teacher} has no such class")
     if not isinstance(guidance, (int, float)): raise ValueError("guidance: give a number")
     solvers = tuple(str(s)[:80] for s in solvers)[:30]
     return Ask(teacher, condition if condition in ("none", "mixed") else int(condition), float(guidance), whole("seed", seed), whole("samples", n),
@@ -582,10 +614,10 @@ def told(generator: Callable, blanks: Sequence[Any] = ()) -> Callable:
 
 def _controls(bench: Workbench, one: bool = False) -> dict[str, gr.components.Component]:
     "The controls that make an Ask; with `one` a single solver and NFE are chosen."
-    c, choices = {}, bench.solver_choices(DEFAULT.teacher)
+    c, choices, conditions = {}, bench.solver_choices(bench.first), condition_choices(bench.classes(bench.first))
     with gr.Row():
-        c["teacher"] = gr.Dropdown([(text, name) for name, text in TEACHERS.items()], value=DEFAULT.teacher, label="Teacher", min_width=220)
-        c["condition"] = gr.Dropdown(condition_choices(DEFAULT.teacher), value=DEFAULT.condition, label="Class", min_width=130)
+        c["teacher"] = gr.Dropdown([(text, name) for name, text in bench.titles.items()], value=bench.first, label="Teacher", min_width=220)
+        c["condition"] = gr.Dropdown(conditions, value=conditions[0][1], label="Class", min_width=130)
         c["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
         c["n"] = gr.Slider(1, MAX_SAMPLES, DEFAULT.n, step=1, label="Samples", min_width=130, visible=not one)
         if one:
@@ -603,10 +635,10 @@ def _controls(bench: Workbench, one: bool = False) -> dict[str, gr.components.Co
 # %% ../nbs/05_app.ipynb #b141f8a6
 ORDER = ("teacher", "condition", "guidance", "seed", "n", "nfes", "solvers", "spacing")
 
-def _ask_from(values: Sequence[Any]) -> Ask:
+def _ask_from(bench: Workbench, values: Sequence[Any]) -> Ask:
     v = dict(zip(ORDER, values))
     many = lambda x: x if isinstance(x, list) else [x]
-    return make_ask(**v | dict(nfes=[int(n) for n in many(v["nfes"]) if str(n).isdigit()], solvers=many(v["solvers"])))
+    return make_ask(**v | dict(nfes=[int(n) for n in many(v["nfes"]) if str(n).isdigit()], solvers=many(v["solvers"])), bench=bench)
 
 def _inputs(c: dict) -> list: return [c[name] for name in ORDER]
 
@@ -616,7 +648,8 @@ def _follow_teacher(bench: Workbench, c: dict, uploads: gr.State) -> None:
         choices = bench.solver_choices(teacher, mine)
         keys, many = [k for _, k in choices], isinstance(chosen, list)
         kept = [k for k in chosen if k in keys] if many else chosen if chosen in keys else "unipc"
-        return gr.update(choices=condition_choices(teacher), value=condition if condition in ("mixed", "none") else "mixed"), gr.update(choices=choices, value=kept)
+        conditions = condition_choices(bench.classes(teacher))
+        return gr.update(choices=conditions, value=condition if condition in ("none", conditions[0][1]) else conditions[0][1]), gr.update(choices=choices, value=kept)
     c["refresh"] = dict(fn=change, inputs=[c["teacher"], c["condition"], c["solvers"], uploads], outputs=[c["condition"], c["solvers"]], show_progress="hidden", queue=False, api_visibility="private")
     c["teacher"].change(**c["refresh"])
 
@@ -630,11 +663,11 @@ def _compare_tab(bench: Workbench, demo: gr.Blocks, uploads: gr.State) -> dict:
     grid, detail = gr.HTML(elem_id="grid", js_on_load=PICK), gr.HTML(elem_id="detail", js_on_load=None)
     results = gr.State({}, time_to_live=3600)
     def compare(mine, *values):
-        ask = _ask_from(values)
+        ask = _ask_from(bench, values)
         names = {k: text for text, k in bench.solver_choices(ask.teacher, mine)}
         for text, page, found in bench.compare(ask, names, mine): yield text, page, found, ""
     def look(found, event: gr.EventData):
-        cell, target = found.get("cells", {}).get(str(event.cell)), found.get("cells", {}).get("teacher|20")
+        cell, target = found.get("cells", {}).get(str(event.cell)), _target(found.get("cells", {}))
         if cell is None or target is None: return gr.skip()
         return detail_html(replace(cell, l1=(cell.images - target.images).abs().mean().item()), target, found["names"].get(cell.solver, label(cell.solver)))
     call = dict(fn=told(compare, [gr.skip()] * 3), inputs=[uploads, *_inputs(c)], outputs=[line, grid, results, detail], show_progress="hidden", concurrency_limit=None, trigger_mode="multiple")
@@ -650,7 +683,7 @@ def _inside_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State) -> dict:
     show = gr.Button("Show", variant="primary", elem_id="show")
     line = gr.HTML(status("choose a solver and press Show"), elem_id="inside-status", js_on_load=None)
     grids, table, way = (gr.Plot(show_label=False, container=False, elem_classes=["wide", "later"]) for _ in range(3))
-    def look(mine, *values): yield from bench.look_inside(_ask_from(values), uploads=mine)
+    def look(mine, *values): yield from bench.look_inside(_ask_from(bench, values), uploads=mine)
     call = dict(fn=told(look, [gr.skip()] * 3), inputs=[uploads, *_inputs(c)], outputs=[line, grids, table, way],
                 show_progress="hidden", concurrency_limit=None)
     show.click(**call, api_name="look_inside")
@@ -671,7 +704,7 @@ def _tradeoff_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State, c: dict) -> 
         found = bench.sweep_rows(teacher)
         return status(f"{len(found)} results of the runs" if found else "the runs hold no results for this teacher: press Measure here"), found, draw(found, x, y)
     def measured(x, y, mine, *values):
-        ask = _ask_from(values)
+        ask = _ask_from(bench, values)
         for text, found in bench.measure_tradeoff(replace(ask, nfes=(4, 6, 8, 10), n=min(ask.n, 8)), mine): yield text, found, draw(found, x, y)
     quiet = dict(show_progress="hidden", api_visibility="private")
     tab.select(stored, [c["teacher"], x, y], [line, rows, plot], **quiet)
@@ -683,7 +716,7 @@ def _tradeoff_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State, c: dict) -> 
 def _train_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> None:
     gr.HTML('<p class="intro">Make a solver for a number of evaluations of your choice. It learns from pairs of noise and the teacher\'s picture, then (GAS) against a discriminator.</p>', js_on_load=None)
     with gr.Row():
-        teacher = gr.Dropdown([(text, name) for name, text in TEACHERS.items()], value="digits", label="Teacher", min_width=170)
+        teacher = gr.Dropdown([(text, name) for name, text in bench.titles.items()], value="digits" if bench.first in TEACHERS else bench.first, label="Teacher", min_width=170)
         nfe = gr.Slider(2, 10, 4, step=1, label="NFE", min_width=150)
         size = gr.Dropdown(list(SIZES.items()), value="quick", label="Effort", min_width=170)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=90)
@@ -709,11 +742,12 @@ def _download_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> d
     paths, lines = gr.File(label="The solver: JSON, and a diffusers scheduler", file_count="multiple", interactive=False, elem_id="files", elem_classes="later"), gr.Code(label="In Python", language="python", interactive=False, elem_classes=["wide", "later"])
     given = gr.File(label="Bring a solver (.json): it joins the solvers of this session", file_types=[".json"], type="filepath", elem_id="upload")
     def prepare(mine, *values):
-        files, code = bench.downloads(_ask_from(values), mine)
+        files, code = bench.downloads(_ask_from(bench, values), mine)
         yield status(f"{len(files)} files are ready"), files, code
     def bring(path, teacher, mine):
         if path is None: yield gr.skip(), gr.skip(); return
         mine = add_upload(path, bench.teacher(teacher), mine)
+        mine[-1] = replace(mine[-1], teacher=_plain(teacher, 400))
         yield status(f"{mine[-1].title} is now among the solvers of Compare"), mine
     quiet = dict(show_progress="hidden", api_visibility="private")
     make.click(told(prepare, [gr.skip()] * 2), [uploads, *_inputs(c)], [line, paths, lines], **quiet)
@@ -746,19 +780,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
     p.add_argument("--share", action="store_true", help="ask Gradio for a public address (needs a network)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    p.add_argument("--teacher", default="", help="one more teacher: a diffusers pipeline's folder or hub id, an EDM file")
+    p.add_argument("--prompts", default="", metavar="FILE", help="its captions, one a line, where it is a text model")
     p.add_argument("--runs", default="runs", metavar="DIR", help="folder of runs: trained solvers are read from it and written to it (default: %(default)s)")
     a = p.parse_args(arguments)
-    try: bench = Workbench(a.runs, a.device)
-    except ValueError as e: p.error(str(e))
-    bench.teacher(DEFAULT.teacher)
-    threading.Thread(target=warm_up, args=[bench], daemon=True).start()          # while the page is being opened
+    try:
+        check_address(a.host, a.port)
+        bench = Workbench(a.runs, a.device, teacher=a.teacher, prompts=a.prompts)
+        bench.teacher(bench.first)
+    except (ValueError, OSError) as e: p.error(str(e))
     print(f"Running on {bench.device_name}; runs in {bench.runs}", flush=True)
-    build(bench=bench).launch(server_name=a.host, server_port=a.port, share=a.share, **launch_options())
+    page = build(bench=bench)
+    page.launch(server_name=a.host, server_port=a.port, share=a.share, prevent_thread_lock=True, **launch_options())
+    threading.Thread(target=warm_up, args=[bench], daemon=True).start()          # while the page is being opened
+    page.block_thread()
+
+def check_address(host: str, port: int | None) -> None:
+    "ValueError if the page cannot be served at `host` and `port` (None: any that is free)."
+    if port is not None and not 1 <= port <= 65535: raise ValueError(f"--port {port}: give a number from 1 to 65535, or leave it out for a free one")
+    try: family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as e: raise ValueError(f"--host {host!r} is no address ({e}): give 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
+    with socket.socket(family, kind) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try: s.bind(address)
+        except OSError as e: raise ValueError(f"--host {host} --port {port}: cannot listen there ({e.strerror}); choose another, or leave --port out") from None
 
 def warm_up(bench: Workbench) -> None:
     "Answer the page's first question before anyone asks it."
     try:
-        for _ in generate(DEFAULT, bench.teacher(DEFAULT.teacher), bench.solvers(), bench.run): pass
+        ask = replace(DEFAULT, teacher=bench.first, condition=condition_choices(bench.classes(bench.first))[0][1])
+        for _ in generate(ask, bench.teacher(ask.teacher), bench.solvers(), bench.run): pass
     except Exception as error: in_words(error)
 
 # %% ../nbs/05_app.ipynb #ace2f725

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from .data import Pairs
 from .evaluation import RUN_METRICS, SOLVER_ORDERS, best_classic, measure
-from .files import write_json_atomic
+from .files import release_folder, write_json_atomic
 from .parallel import is_main, leave, on_main, processes, require_shared, share, start, stop
 from .tableau import Tableau
 from .teacher import Teacher
@@ -86,13 +86,18 @@ def distil(settings: dict) -> Path:
     begun, config = time.perf_counter(), on_main(resolve, settings)
     if config.adversarial_weight or config.method == "adam": share(range(config.batch_size))
     run_dir = on_main(open_run, settings["output_dir"], config)
+    try: return _distil(settings, config, run_dir, begun)
+    finally:
+        if is_main(): release_folder(run_dir)
+
+def _distil(settings: dict, config: TrainConfig, run_dir: Path, begun: float) -> Path:
     require_shared(run_dir / "config.json")
     teacher = teacher_of(config)
     make_distance(config.loss, teacher)
     say(f"{teacher}\n{config}\nresults: {run_dir}" + (f"\n{processes()} processes" if processes() > 1 else ""))
     pairs = make_training_pairs(config, teacher, run_dir, told("training pairs", begun))
     classics = training_free(teacher, config.nfe, pairs[1][:32])
-    tracker, state = Tracker(settings["tracker"], run_dir, asdict(config)), None
+    tracker, state = Tracker(settings.get("tracker", ""), run_dir, asdict(config)), None
     for record in followed(train(config, teacher, run_dir, pairs), run_dir, tracker): state = record.state
     state = state or load_state(config, teacher, run_dir)                     # None: this run had finished training before
     tables = dict(teacher=teacher.tableau, **classics, **save_solvers(state, run_dir))

@@ -94,7 +94,7 @@ def _myself() -> dict[str, Any]:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):
         user = "somebody"                                 # a container's user may have no name
-    command = shlex.join(sys.orig_argv or sys.argv)
+    command = " ".join(shlex.join(sys.orig_argv or sys.argv).split())[:300]
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return dict(user=user, host=socket.gethostname(), pid=os.getpid(), since=since, command=command)
 

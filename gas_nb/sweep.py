@@ -4,7 +4,7 @@
 
 # %% ../nbs/04_evaluate.ipynb #sw000006
 from __future__ import annotations
-import argparse, hashlib, json, math, os, platform, subprocess, sys, threading, time, traceback
+import argparse, glob, hashlib, json, math, os, platform, subprocess, sys, threading, time, traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
@@ -20,10 +20,11 @@ from safetensors import SafetensorError, safe_open
 from .classic import classic_tableau
 from .data import EVAL_SEED, MAX_SEED, PairDataset, generate_pairs, pairs_folder, teacher_differences, told, train_seeds
 from .evaluation import METRICS, Judge, Reference, best_classic, measure
-from .files import atomic_path, save_safetensors_atomic, write_json_atomic, write_text_atomic
+from .files import atomic_path, release_folder, save_safetensors_atomic, write_json_atomic, write_text_atomic
 from .parallel import launched, on_main
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
+from .training import check_flag, check_text, check_whole, run_name
 from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, results_folder, teacher_of, train as distil
 
 # %% auto #0
@@ -59,30 +60,40 @@ class SweepConfig:
     device: str = "auto"
 
     def __post_init__(self):
+        for name in _TEXTS: object.__setattr__(self, name, check_text(name, getattr(self, name)))
         object.__setattr__(self, "nfes", _numbers(self.nfes))
-        object.__setattr__(self, "solvers", tuple(self.solvers.replace(",", " ").split() if isinstance(self.solvers, str) else self.solvers))
+        object.__setattr__(self, "solvers", _names(self.solvers))
         _check(self)
 
 # %% ../nbs/04_evaluate.ipynb #sw000012
 def _numbers(given: Any) -> tuple:
-    parts = given.replace(",", " ").split() if isinstance(given, str) else [given] if isinstance(given, int) else list(given)
-    try: return tuple(sorted({int(p) for p in parts}))
-    except ValueError: raise ValueError(f"nfes={given!r}: give whole numbers, as in '4 6 8'") from None
+    parts = given.replace(",", " ").split() if isinstance(given, str) else [given] if isinstance(given, int) else given
+    try: return tuple(sorted({check_whole("nfes", int(p) if isinstance(p, str) else p, 1) for p in parts}))
+    except (ValueError, TypeError): raise ValueError(f"nfes={given!r}: give whole numbers from 1 to 50, as in '4 6 8'") from None
+
+def _names(given: Any) -> tuple:
+    names = given.replace(",", " ").split() if isinstance(given, str) else given
+    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) for n in names):
+        raise ValueError(f"solvers={given!r}: give at least one of {', '.join([*CLASSIC, *LEARNED])}")
+    return tuple(dict.fromkeys(names))
+
+_TEXTS = ("teacher", "metrics", "features", "reference", "inception", "weights", "prompts", "condition", "preset", "device")
 
 def _check(c: SweepConfig) -> None:
     teacher_kind(c.teacher)
     if not c.nfes or c.nfes[0] < 1 or c.nfes[-1] > 50: raise ValueError(f"nfes={c.nfes}: give numbers from 1 to 50")
-    if wrong := [s for s in c.solvers if s not in CLASSIC and s not in LEARNED] or not c.solvers:
-        raise ValueError(f"solvers {wrong if c.solvers else c.solvers}: choose from {', '.join([*CLASSIC, *LEARNED])}")
+    if wrong := [s for s in c.solvers if s not in CLASSIC and s not in LEARNED]:
+        raise ValueError(f"solvers {wrong}: choose from {', '.join([*CLASSIC, *LEARNED])}")
     for name, least in (("n_samples", 2), ("repeats", 1), ("n_search", 2), ("exact_steps", 0)):
-        v = getattr(c, name)
-        if not isinstance(v, int) or isinstance(v, bool) or v < least: raise ValueError(f"{name}={v!r}: must be a whole number, at least {least}")
+        object.__setattr__(c, name, check_whole(name, getattr(c, name), least))
+    check_flag("train", c.train)
     if c.exact_steps > 1000: raise ValueError(f"exact_steps={c.exact_steps}: at most 1000")
     if EVAL_SEED + c.n_samples * c.repeats > MAX_SEED: raise ValueError(f"n_samples={c.n_samples} times repeats={c.repeats}: more than there are seeds")
     if c.teacher == "coco" and len(c.nfes) > 1: raise ValueError(f"nfes={c.nfes}: the teacher of coco depends on the NFE; sweep one at a time")
     if c.condition not in ("random", "none"): raise ValueError(f"condition={c.condition!r}: choose random or none")
     training_config(c, c.nfes[0])
 
+# %% ../nbs/04_evaluate.ipynb #5bcf6b27
 def training_config(c: SweepConfig, nfe: int) -> TrainConfig:
     "The settings that GS and GAS are trained with for `nfe`; they name the teacher too."
     return preset_config(c.preset, teacher=c.teacher, weights=c.weights, prompts=c.prompts, nfe=nfe, condition=c.condition, device=c.device,
@@ -106,7 +117,7 @@ class Sweep:
     "A sweep and its folder `<output_dir>/sweep-<teacher>`. Nothing heavy is loaded before it is needed; `prepare` checks everything."
     def __init__(self, config: SweepConfig, output_dir: str | Path = "runs", runs: str | Path | None = None):
         self.config, self.root = config, results_folder(output_dir)
-        self.runs = Path(runs).resolve() if runs else self.root
+        self.runs = self.root if runs in (None, "") else Path(check_text("runs", runs)).resolve()
         if not self.runs.is_dir(): raise ValueError(f"runs={str(runs)!r}: no such folder")
         self.folder = self.root / f"sweep-{Path(config.teacher).name}"
         self._teacher = self._judge = None
@@ -194,7 +205,7 @@ def best_spacing(self: Sweep, solver: str, nfe: int) -> str:
     family, order = CLASSIC[solver]
     settings = dict(search=1, teacher=self.teacher.config, solver=family, order=order, nfe=nfe, n=self.config.n_search, condition=self.conditions)
     path, known = _stored(self.folder / "search", settings)
-    if known is None:
+    if known is None or not isinstance(known.get("spacing"), str):
         if self.frozen: raise LookupError(f"the spacing of {solver} for {nfe} evaluations was not searched yet")
         table = best_classic(self.teacher, family, nfe, self._pairs(train_seeds(self.config.n_search)).tensors(), orders=(order,))
         write_json_atomic(path, known := dict(settings=settings, spacing=table.meta["recipe"]["spacing"]))
@@ -288,15 +299,20 @@ def provenance(device: str | torch.device = "cpu") -> dict:
 def finished_run(root: Path, config: TrainConfig) -> Path | None:
     "The run with exactly these settings that came to its end, or None."
     mine = json.loads(json.dumps(asdict(config)))
-    for folder in sorted(Path(root).glob(f"{Path(config.teacher).name}-nfe{config.nfe}-*")):
-        if _read(folder / "config.json") == mine and (folder / "metrics.json").is_file(): return folder
+    for folder in sorted(Path(root).glob(f"{glob.escape(run_name(config))}-*")):
+        if _read(folder / "config.json") == mine and all((folder / f).is_file() for f in ("metrics.json", "gs.json")): return folder
     return None
 
 def train_solvers(self: Sweep, nfe: int, report: Callable[[str], None] = print) -> Path:
     "The folder of the finished training for `nfe`, trained now if it is not there."
     config = training_config(self.config, nfe)
     if (done := finished_run(self.root, config)) is not None: return done
-    folder, state = open_run(self.root, config), None
+    folder = open_run(self.root, config)
+    try: return _train_solvers(self, config, folder, report)
+    finally: release_folder(folder)
+
+def _train_solvers(self: Sweep, config: TrainConfig, folder: Path, report: Callable[[str], None]) -> Path:
+    state, nfe = None, config.nfe
     pairs, log = make_training_pairs(config, self.teacher, folder), RunLog(folder)
     for record in distil(config, self.teacher, folder, pairs):
         log.add(record)
@@ -481,7 +497,8 @@ def _entry(row: dict | None, metric: Metric) -> str:
 def load_sweep(folder: str | Path) -> Sweep:
     "The sweep whose folder this is."
     if (found := _read(Path(folder) / "config.json")) is None: raise ValueError(f"{folder} has no config.json: no sweep was started there")
-    return Sweep(SweepConfig(**found["config"]), found["output_dir"], found["runs"])
+    try: return Sweep(SweepConfig(**found["config"]), found["output_dir"], found["runs"])
+    except (LookupError, TypeError) as e: raise ValueError(f"{folder}/config.json is not a sweep's ({e!r}): start the sweep again") from None
 
 def main(argv: list[str] | None = None) -> int:
     "`python -m gas_nb.sweep --job FOLDER --nfe N`: one job of a sweep, as `Sweep.run` starts it."
@@ -490,7 +507,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--nfe", type=int, required=True)
     args = parser.parse_args(argv)
     _end_with_parent()
-    failed = load_sweep(args.job).run_job(args.nfe, lambda line: print(line, flush=True))
+    try: sweep = load_sweep(args.job)
+    except (ValueError, OSError) as e: parser.error(str(e))
+    if args.nfe not in sweep.config.nfes: parser.error(f"--nfe {args.nfe}: this sweep has {', '.join(map(str, sweep.config.nfes))}")
+    failed = sweep.run_job(args.nfe, lambda line: print(line, flush=True))
     for line in failed: print("FAILED: " + line.replace("\n", " "), flush=True)
     return 1 if failed else 0
 

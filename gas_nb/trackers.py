@@ -18,6 +18,8 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 def tracker_names(tracker: str) -> list[str]:
     """The names in a comma list, of which there may be none. ValueError for one that is unknown or
     whose package is not installed."""
+    if not isinstance(tracker, str):
+        raise ValueError(f"tracker={tracker!r}: must be text, '' for none")
     names = list(dict.fromkeys(name.strip() for name in tracker.split(",") if name.strip()))
     unknown = [name for name in names if name not in TRACKERS]
     if unknown:

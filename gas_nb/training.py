@@ -281,6 +281,7 @@ def load(self: TrainState, path: Path) -> None:
     if self.discriminator is not None:
         self.discriminator.load_state_dict(group("discriminator")); _restore(self.discriminator_optimizer, group("discriminator_adam"))
 
+# %% ../nbs/03_train_gas.ipynb #1de65a0e
 def load_state(config: TrainConfig, teacher: Teacher, run_dir: str | Path) -> TrainState:
     "The state in a run's directory; ValueError if there is none."
     state, path = TrainState(config, teacher), Path(run_dir) / "checkpoint.safetensors"
@@ -446,6 +447,7 @@ def _settled(state: TrainState) -> bool:
     "A fit that no damping improves any more has arrived."
     return state.phase == "fit" and state.step > 0 and state.fit.damping >= ARRIVED
 
+# %% ../nbs/03_train_gas.ipynb #ff62ebcc
 def make_training_pairs(config: TrainConfig, teacher: Teacher, run_dir: str | Path | None = None,
                         progress: Callable[[int, int], None] | None = None) -> tuple[Pairs, Pairs]:
     "(training, held-out) pairs; the held-out seeds follow the training seeds. With `run_dir` they are kept beside it, for all its runs."
@@ -567,6 +569,7 @@ def _checked(settings: dict) -> dict:
             except ValueError as e: raise ValueError(f"{str(e).split(', at least')[0]}{hint}") from None
     return given
 
+# %% ../nbs/03_train_gas.ipynb #f850d258
 def resolve(settings: dict) -> TrainConfig:
     "The TrainConfig of the notebook's parameters; ValueError or OSError names the value that is wrong and what is allowed."
     settings = _checked(settings)
