@@ -13,12 +13,12 @@ import sys
 import tarfile
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import gas_nb.compat  # noqa: F401  before diffusers
-from gas_nb.denoiser import Denoiser
 from gas_nb.files import write_json_atomic
 from gas_nb.sweep import Sweep, SweepConfig, load_sweep, provenance
 from gas_nb.teacher import Teacher, load_teacher
@@ -42,7 +42,7 @@ def counted(teacher: Teacher, dtype: torch.dtype | None) -> tuple[Teacher, Count
     """The teacher with its calls counted, under autocast to `dtype` if one is given."""
     d = teacher.denoiser
     net = Counting(d.net)
-    return teacher._with(Denoiser(net, d.schedule, d.prediction, d.guidance_scale, d.null_condition, dtype)), net
+    return replace(teacher, denoiser=replace(d, net=net, autocast=dtype)), net
 
 
 def distil_once(teacher: Teacher, nfe: int, dtype: torch.dtype | None, preset: str) -> dict:

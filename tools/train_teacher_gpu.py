@@ -471,9 +471,7 @@ def sampler(network: nn.Module, guidance: Guidance | None, device: torch.device,
     net = LabelledUNet(network) if guidance is None else GuidedNet(network, guidance, device)
     denoiser = Denoiser(net, shipped.schedule, "epsilon", null_condition=torch.tensor(NO_LABEL),
                         autocast=torch.bfloat16 if device.type == "cuda" else None)
-    teacher = shipped._with(denoiser)
-    teacher.batch_size = batch
-    return teacher
+    return replace(shipped, denoiser=denoiser, batch_size=batch)
 
 
 def scan(network: nn.Module, judge: Judge, clock: Clock, until: float) -> list[tuple[Guidance, dict]]:
@@ -562,8 +560,7 @@ def judge_all(names: list[str], judge: Judge, clock: Clock, until: float) -> str
     for name in names:
         if judged and clock.now() > until:
             break
-        teacher = load_fmnist_teacher(judge.device, clock.work / "candidates" / name)
-        teacher.batch_size = 1000
+        teacher = replace(load_fmnist_teacher(judge.device, clock.work / "candidates" / name), batch_size=1000)
         judged[name] = judge(teacher)
         judged[name]["copying"] = judge.copying(teacher, min(500, judge.n))
         clock.keep("candidates", judged)
