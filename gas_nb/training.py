@@ -53,7 +53,7 @@ class TrainConfig:
     fit_steps: int = 40                              # Gauss-Newton steps of method="gauss_newton", at most
     fit_pairs: int = 32                              # pairs that the first of them look at; more once a step gains too little
     n_pairs: int = 1_000                             # training pairs
-    n_val: int = 250                                 # held-out pairs, seeds behind the training pairs
+    n_val: int = 500                                 # held-out pairs: half choose, half report
     batch_size: int = 24
     lr: float = 1e-3
     clip: float = 1.0
@@ -518,19 +518,21 @@ def _gs_step(state, training, held_out, distance):
     return gs_step(state, draw_batch(training, state.config, state.step), distance)
 
 def _gas_step(state, training, held_out, distance):
-    return gas_step(state, draw_batch(training, state.config, state.step), draw_fresh(state.teacher, state.config, state.step), distance)
+    batch = draw_batch(training, state.config, state.step)
+    fresh = draw_fresh(state.teacher, state.config, state.step)[: len(batch)]
+    return gas_step(state, batch, fresh, distance)
 
 _STEP = dict(fit=_fit_step, gs=_gs_step, gas=_gas_step)
 
 # %% ../nbs/03_train_gas.ipynb #1a697f8e
 PRESETS = dict(
     quick=dict(fit_steps=2, fit_pairs=16, n_pairs=24, n_val=16, adversarial_iterations=2, discriminator_width=8, val_every=1, n_eval=24),
-    cpu=dict(fit_steps=3, fit_pairs=32, n_pairs=160, n_val=50, adversarial_iterations=20, batch_size=12, discriminator_lr=2e-4,
+    cpu=dict(fit_steps=3, fit_pairs=32, n_pairs=160, n_val=80, adversarial_iterations=20, batch_size=12, discriminator_lr=2e-4,
              discriminator_width=16, lr=2e-4, ema=0.95, adversarial_weight=0.1, val_every=10, checkpoint_every=10, n_eval=120),
-    gpu=dict(fit_steps=40, fit_pairs=512, n_pairs=4_000, n_val=500, adversarial_iterations=2_000, discriminator_lr=1e-4,
+    gpu=dict(fit_steps=40, fit_pairs=512, n_pairs=4_000, n_val=1_000, adversarial_iterations=2_000, discriminator_lr=1e-4,
              lr=2e-4, adversarial_weight=0.1, val_every=100, checkpoint_every=500, n_eval=10_000),
     paper=dict(method="adam", n_eval=10_000))
-DIGITS = dict(fit_steps=16, fit_pairs=256, n_pairs=2_000, n_val=250, n_eval=1_000)       # preset cpu, for a network that costs nothing
+DIGITS = dict(fit_steps=16, fit_pairs=256, n_pairs=2_000, n_val=500, n_eval=1_000)       # preset cpu, for a network that costs nothing
 
 def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     "The TrainConfig of a preset (auto, quick, cpu, gpu, paper), the teacher's paper setting and `overrides`, of which None means: as they say."

@@ -272,3 +272,8 @@ def test_papermill_on_a_gpu(tmp_path):
     result = papermill(tmp_path, "-p", "preset", "quick", "-p", "device", "cuda", "-p", "output_dir", "results")
     assert result.returncode == 0, result.stderr[-3000:]
     assert json.loads((tmp_path / "results" / "fmnist-nfe4-1" / "metrics.json").read_text())["device"].startswith("cuda")
+
+
+def test_fewer_pairs_than_a_batch_are_enough_for_the_adversarial_phase(digits):
+    config = replace(QUICK, n_pairs=8, fit_pairs=8, batch_size=24, adversarial_weight=0.1, condition="none")
+    assert last(train(config, digits)).phase == "gas"
