@@ -23,7 +23,7 @@ BENCH ?= sampling
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint check notebooks pytest slow lab app solvers teacher card pictures export readme bench hooks clean
+.PHONY: help train sweep results test lint format check notebooks pytest slow lab app solvers teacher card pictures export readme bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -78,8 +78,16 @@ check notebooks pytest slow: export HF_HUB_OFFLINE = 1
 notebooks pytest slow: export OMP_NUM_THREADS = 1
 notebooks pytest slow: export GRADIO_ANALYTICS_ENABLED = False
 
-lint: $(STAMP) ## ruff: errors and names that an exported module lacks
-	$(BIN)/ruff check $(wildcard gas_nb tests benchmarks tools setup.py)
+# What ruff formats; the exported modules follow from the notebooks.
+FORMATTED := $(wildcard nbs tests benchmarks tools setup.py)
+
+lint: $(STAMP) ## ruff: errors, names that an exported module lacks, and the format
+	$(BIN)/ruff check gas_nb $(FORMATTED)
+	$(BIN)/ruff format --check --quiet $(FORMATTED) || { echo "make format does it" >&2; exit 1; }
+
+format: $(STAMP) ## let ruff format notebooks, tests and tools, then export
+	$(BIN)/ruff format --quiet $(FORMATTED)
+	$(BIN)/python tools/export.py
 
 check: $(STAMP)
 	$(BIN)/python tools/export.py --check

@@ -1,4 +1,5 @@
 """Packaging: every fact about the package stands in settings.ini, which nbdev reads too."""
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -24,9 +25,23 @@ setup(
     url=cfg["git_url"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
-    package_data={cfg["lib_path"]: ["weights/**/*.safetensors", "weights/**/*.json", "weights/**/*.md", "weights/**/*.png", "solvers/**/*.json", "solvers/**/*.md", "py.typed"]},
+    package_data={
+        cfg["lib_path"]: [
+            "weights/**/*.safetensors",
+            "weights/**/*.json",
+            "weights/**/*.md",
+            "weights/**/*.png",
+            "solvers/**/*.json",
+            "solvers/**/*.md",
+            "py.typed",
+        ]
+    },
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
-    classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Developers", "Natural Language :: English"],
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Intended Audience :: Developers",
+        "Natural Language :: English",
+    ],
     zip_safe=False,
 )

@@ -6,6 +6,7 @@ Checks that every request of a round is answered, in the order in which they cam
 and that visitors get their own pictures; prints the memory after each round. Server and clients share this process, so
 that the order is read off the desk itself.
 """
+
 import argparse
 import os
 import re
@@ -50,7 +51,17 @@ class Visitor(threading.Thread):
 
     def run(self):
         self.sent = time.perf_counter()
-        self.job = self.client.submit(self.teacher, "mixed", 1, self.seed, 8, ["4", "6", "8", "10"], SOLVERS, "best", api_name="/compare")
+        self.job = self.client.submit(
+            self.teacher,
+            "mixed",
+            1,
+            self.seed,
+            8,
+            ["4", "6", "8", "10"],
+            SOLVERS,
+            "best",
+            api_name="/compare",
+        )
         for update in self.job:
             self.answer = re.sub("<[^>]*>", "", str(update[0]))
             page = update[1] if isinstance(update[1], str) else ""
@@ -59,7 +70,9 @@ class Visitor(threading.Thread):
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--requests", type=int, default=20)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--teacher", default="digits", choices=["digits", "fmnist"])
@@ -72,7 +85,9 @@ def main() -> None:
         bench = Workbench(folder, "cpu", limit=a.requests)
         watched(bench.desk)
         page = build(bench=bench)
-        _, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options())
+        _, address, _ = page.launch(
+            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **launch_options()
+        )
         try:
             clients = [Client(address, verbose=False) for _ in range(a.requests + 1)]
             failures = [f for r in range(a.rounds) for f in one_round(clients, a, bench.desk, r)]
@@ -108,8 +123,11 @@ def one_round(clients, a, desk, number: int) -> list[str]:
     if len({v.pictures[0] for v in answered}) < len(answered):
         failures.append(f"round {number}: two visitors share a picture")
     waits = sorted(v.seconds for v in visitors if v.seconds)
-    print(f"round {number}: {len(answered)}/{len(visitors)} answered in {waits[0]:.1f} to {waits[-1]:.1f} s; "
-          f"one more: {late.answer!r}; {memory_mb():.0f} MB", flush=True)
+    print(
+        f"round {number}: {len(answered)}/{len(visitors)} answered in {waits[0]:.1f} to {waits[-1]:.1f} s; "
+        f"one more: {late.answer!r}; {memory_mb():.0f} MB",
+        flush=True,
+    )
     return failures
 
 

@@ -7,6 +7,7 @@ is divided by the bare network evaluations of its own repetition; medians over t
 clock is the process's CPU time, which other programs disturb less than wall time; on a GPU it is wall time between
 synchronisations. Then the same with a network that does next to nothing: what is left is the loop's own time per step.
 """
+
 import argparse
 import statistics
 import time
@@ -22,8 +23,12 @@ from gas_nb.teacher import load_teacher
 
 SCHEDULE = dict(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
 PEERS = {
-    "diffusers DPMSolverMultistep (2M)": lambda: DPMSolverMultistepScheduler(**SCHEDULE, solver_order=2),
-    "diffusers UniPCMultistep (order 2)": lambda: UniPCMultistepScheduler(**SCHEDULE, solver_order=2),
+    "diffusers DPMSolverMultistep (2M)": lambda: DPMSolverMultistepScheduler(
+        **SCHEDULE, solver_order=2
+    ),
+    "diffusers UniPCMultistep (order 2)": lambda: UniPCMultistepScheduler(
+        **SCHEDULE, solver_order=2
+    ),
 }
 OURS = {"gas_nb DPM-Solver++ 2M": ("dpm_solver_pp", 2), "gas_nb UniPC, order 2": ("unipc", 2)}
 
@@ -31,7 +36,10 @@ OURS = {"gas_nb DPM-Solver++ 2M": ("dpm_solver_pp", 2), "gas_nb UniPC, order 2":
 def contenders(denoiser: Denoiser, x: torch.Tensor, label: torch.Tensor, nfe: int) -> dict:
     """Name to function; each makes samples from `x` with `nfe` evaluations of `denoiser.net`."""
     schedule, net = denoiser.schedule, denoiser.net
-    tables = {name: classic_tableau(solver, schedule, nfe, "time_uniform", 1e-3, order=order) for name, (solver, order) in OURS.items()}
+    tables = {
+        name: classic_tableau(solver, schedule, nfe, "time_uniform", 1e-3, order=order)
+        for name, (solver, order) in OURS.items()
+    }
     net_times = [float(t) for t in schedule.net_time(next(iter(tables.values())).times[:-1])]
 
     def bare():
@@ -47,7 +55,10 @@ def contenders(denoiser: Denoiser, x: torch.Tensor, label: torch.Tensor, nfe: in
         return state
 
     runs = {"the bare evaluations": bare}
-    runs |= {name: lambda table=table: sample(denoiser, x, table, label) for name, table in tables.items()}
+    runs |= {
+        name: lambda table=table: sample(denoiser, x, table, label)
+        for name, table in tables.items()
+    }
     return runs | {name: lambda make=make: diffusers(make) for name, make in PEERS.items()}
 
 
@@ -59,7 +70,9 @@ def clock(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def interleaved(runs: dict, repetitions: int, device: torch.device, inner: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    runs: dict, repetitions: int, device: torch.device, inner: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each contender in each repetition, `inner` calls at a time; one unmeasured round first."""
     names, seconds = list(runs), {name: [] for name in runs}
     for i in range(repetitions + 1):
@@ -73,7 +86,9 @@ def interleaved(runs: dict, repetitions: int, device: torch.device, inner: int =
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--teacher", default="fmnist", choices=["fmnist", "digits"])
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--nfe", type=int, default=8)
@@ -85,22 +100,32 @@ def main() -> None:
     x = noise(range(a.batch), teacher.shape).to(device)
     label = teacher.random_conditions(range(a.batch)).to(device)
     what = "wall" if device.type == "cuda" else "CPU"
-    print(f"{a.teacher} on {device}, {torch.get_num_threads()} threads, batch {a.batch}, NFE {a.nfe}, {a.repetitions} repetitions, {what} time")
+    print(
+        f"{a.teacher} on {device}, {torch.get_num_threads()} threads, batch {a.batch}, NFE {a.nfe}, {a.repetitions} repetitions, {what} time"
+    )
     seconds = interleaved(contenders(teacher.denoiser, x, label, a.nfe), a.repetitions, device)
     bare = seconds["the bare evaluations"]
     for name, values in seconds.items():
         ratios = [v / b for v, b in zip(values, bare)]
-        print(f"  {name:36} {1000 * statistics.median(values) / a.batch:8.3f} ms per sample, {statistics.median(ratios):.3f} times the bare "
-              f"evaluations ({min(ratios):.3f} to {max(ratios):.3f})", flush=True)
+        print(
+            f"  {name:36} {1000 * statistics.median(values) / a.batch:8.3f} ms per sample, {statistics.median(ratios):.3f} times the bare "
+            f"evaluations ({min(ratios):.3f} to {max(ratios):.3f})",
+            flush=True,
+        )
 
     idle = Denoiser(lambda x, t, label=None: x, teacher.schedule, "epsilon")
     for shape in ((a.batch, *teacher.shape), (1, *teacher.shape)):
         x = torch.randn(shape, device=device)
         seconds = interleaved(contenders(idle, x, None, a.nfe), 3 * a.repetitions, device, inner=20)
-        print(f"a network that returns its input, shape {tuple(shape)}: microseconds per step beyond that network")
+        print(
+            f"a network that returns its input, shape {tuple(shape)}: microseconds per step beyond that network"
+        )
         for name, values in list(seconds.items())[1:]:
             own = [1e6 * (v - b) / a.nfe for v, b in zip(values, seconds["the bare evaluations"])]
-            print(f"  {name:36} {statistics.median(own):8.1f} ({min(own):.1f} to {max(own):.1f})", flush=True)
+            print(
+                f"  {name:36} {statistics.median(own):8.1f} ({min(own):.1f} to {max(own):.1f})",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 Every variant is trained from scratch; its figures go to OUT/<variant>.json the moment they are measured, and a variant whose
 file is there is read. Measured on the average of the weights: the plain noise error on draws of the test images (all times,
 and by thirds of t), and 600 samples (10 evaluations of UniPC, no guidance): share of the class asked for, Frechet distance."""
+
 from __future__ import annotations
 
 import argparse
@@ -24,8 +25,13 @@ from gas_nb.evaluation import frechet_distance
 from gas_nb.files import write_json_atomic
 from gas_nb.teacher import LabelledUNet, load_teacher
 from gas_nb.teachers import fmnist
-from gas_nb.teachers.fmnist_classifier import (accuracy, extract_features, feature_statistics, load_classifier,
-                                               reference_statistics)
+from gas_nb.teachers.fmnist_classifier import (
+    accuracy,
+    extract_features,
+    feature_statistics,
+    load_classifier,
+    reference_statistics,
+)
 from gas_nb.teachers.fmnist_data import load_fashion_mnist
 
 # name: (changes of the configuration, sides in pixels at which the network attends)
@@ -49,8 +55,10 @@ def attending(sides: tuple[int, ...]):
     def make(config):
         plain = build(config)
         attends = [config.size // 2**level in sides for level in range(len(config.widths))]
-        kinds = {"down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
-                 "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)]}
+        kinds = {
+            "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+            "up_block_types": ["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return type(plain).from_config({**plain.config, **kinds})
@@ -69,7 +77,10 @@ def train(config, images, labels, others: dict[str, float]):
         for name, c in others.items():
             fmnist.update_ema(kept[name], state.network, (1 + step) / (c + step) if c > 1 else 0.0)
         if step % 50 == 49:
-            print(f"  step {step + 1}: error {state.smoothed[1]:.4f}, {time.perf_counter() - began:.0f} s", flush=True)
+            print(
+                f"  step {step + 1}: error {state.smoothed[1]:.4f}, {time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
     return state, kept, config.steps * config.batch_size / (time.perf_counter() - began)
 
 
@@ -84,7 +95,10 @@ def held_out(network, images, labels, precision: str, rounds: int = 20) -> dict:
             errors.append(fmnist.noise_errors(network, images, labels, draws))
             times.append(draws.timesteps)
     errors, thirds = torch.cat(errors), torch.cat(times) * 3 // 1000
-    return {"noise_error": errors.mean().item(), "by_thirds": [errors[thirds == k].mean().item() for k in range(3)]}
+    return {
+        "noise_error": errors.mean().item(),
+        "by_thirds": [errors[thirds == k].mean().item() for k in range(3)],
+    }
 
 
 @torch.no_grad()
@@ -93,11 +107,20 @@ def samples(network, teacher, classifier, precision: str, n: int = 600, nfe: int
     seeds = eval_seeds(n)
     labels = random_labels(seeds, 10)
     own = replace(teacher, denoiser=replace(teacher.denoiser, net=LabelledUNet(network)))
-    tableau = classic_tableau(solver="unipc", spacing="logSNR", order=3, nfe=nfe, schedule=teacher.schedule, t_eps=teacher.t_eps)
+    tableau = classic_tableau(
+        solver="unipc",
+        spacing="logSNR",
+        order=3,
+        nfe=nfe,
+        schedule=teacher.schedule,
+        t_eps=teacher.t_eps,
+    )
     config = fmnist.TeacherConfig(precision=precision)
     with fmnist.numerics(config, torch.device("cpu")):
         x = own.sample(noise(seeds, teacher.shape), labels, tableau).float()
-    frechet = frechet_distance(*feature_statistics(extract_features(classifier, x))[:2], *reference_statistics("test")[:2])
+    frechet = frechet_distance(
+        *feature_statistics(extract_features(classifier, x))[:2], *reference_statistics("test")[:2]
+    )
     return {"share": accuracy(classifier, x, labels), "frechet": frechet}
 
 
@@ -113,18 +136,24 @@ def call_ms(network, batch: int = 64, repeats: int = 7) -> float:
 
 
 def table(results: dict[str, dict]) -> str:
-    lines = ["| variant | parameters | training, images/s | call, ms per image | noise error, held out | low, middle, high t | of the class asked for | Frechet distance, 600 |",
-             "|" + " --- |" * 8]
+    lines = [
+        "| variant | parameters | training, images/s | call, ms per image | noise error, held out | low, middle, high t | of the class asked for | Frechet distance, 600 |",
+        "|" + " --- |" * 8,
+    ]
     for name, r in results.items():
-        lines.append(f"| {name} | {r['parameters'] / 1e6:.2f}M | {r['images_per_second']:.0f} | {r['call_ms']:.2f} | {r['noise_error']:.4f} | "
-                     f"{', '.join(f'{e:.4f}' for e in r['by_thirds'])} | {100 * r['share']:.1f} % | {r['frechet']:.2f} |")
+        lines.append(
+            f"| {name} | {r['parameters'] / 1e6:.2f}M | {r['images_per_second']:.0f} | {r['call_ms']:.2f} | {r['noise_error']:.4f} | "
+            f"{', '.join(f'{e:.4f}' for e in r['by_thirds'])} | {100 * r['share']:.1f} % | {r['frechet']:.2f} |"
+        )
     return "\n".join(lines)
 
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--steps", type=int, default=450, help="steps of 64 images; the rate falls in the last half")
+    parser.add_argument(
+        "--steps", type=int, default=450, help="steps of 64 images; the rate falls in the last half"
+    )
     parser.add_argument("--precision", default="bfloat16", choices=("float32", "bfloat16"))
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     a = parser.parse_args(argv)
@@ -136,13 +165,27 @@ def main(argv=None) -> None:
         if not path.is_file():
             print(name, flush=True)
             changes, sides = VARIANTS[name]
-            config = fmnist.TeacherConfig(steps=a.steps, decay_steps=a.steps // 2, warmup_steps=50, precision=a.precision, **changes)
+            config = fmnist.TeacherConfig(
+                steps=a.steps,
+                decay_steps=a.steps // 2,
+                warmup_steps=50,
+                precision=a.precision,
+                **changes,
+            )
             with attending(sides):
-                state, others, rate = train(config, images, labels, AVERAGES if name == "base" else {})
+                state, others, rate = train(
+                    config, images, labels, AVERAGES if name == "base" else {}
+                )
             for variant, network in {name: state.average, **others}.items():
-                row = {"parameters": sum(p.numel() for p in network.parameters()), "images_per_second": rate, "call_ms": call_ms(network),
-                       **held_out(network, unseen, their_labels, a.precision), **samples(network, teacher, classifier, a.precision),
-                       "steps": a.steps, "precision": a.precision}
+                row = {
+                    "parameters": sum(p.numel() for p in network.parameters()),
+                    "images_per_second": rate,
+                    "call_ms": call_ms(network),
+                    **held_out(network, unseen, their_labels, a.precision),
+                    **samples(network, teacher, classifier, a.precision),
+                    "steps": a.steps,
+                    "precision": a.precision,
+                }
                 results[variant] = row
                 print(variant, json.dumps(row), flush=True)
             write_json_atomic(path, {v: results[v] for v in (name, *others)})

@@ -4,7 +4,29 @@
 
 # %% ../nbs/05_app.ipynb #7226c26d
 from __future__ import annotations
-import argparse, hashlib, html, json, os, re, shutil, socket, sys, tempfile, threading, time, traceback, zipfile
+import argparse
+import hashlib
+import html
+import json
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+# %% auto #0
+__all__ = ['CLASSIC', 'LEARNED', 'MAX_FILE', 'MAX_STUDENT_NFE', 'NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'SPACED', 'BEST',
+           'TEACHERS', 'WAITING', 'SIZES', 'MAX_UPLOADS', 'CSS', 'PICK', 'INTRO', 'CLASSES', 'DEFAULT', 'ORDER',
+           'Trained', 'read_solver', 'shipped_solvers', 'run_solvers', 'Ask', 'Cell', 'classic_for', 'find_tableau',
+           'run_cell', 'generate', 'Busy', 'Desk', 'Place', 'Workbench', 'picture', 'grid_html', 'detail_html',
+           'status', 'in_words', 'wait_in_line', 'follow', 'Stopped', 'Job', 'python_lines', 'scheduler_zip',
+           'add_upload', 'launch_options', 'condition_choices', 'make_ask', 'told', 'build', 'main', 'check_address',
+           'warm_up']
+
+# %% ../nbs/05_app.ipynb #7193e50e
+import zipfile
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -17,56 +39,101 @@ from fastcore.basics import patch
 from .classic import classic_tableau
 from .compat import default_device
 from .data import noise
-from .figures import Figure, coefficients, contact_sheet, error_image, label, learning_curves, png_uri, reference_grids, time_grids, tradeoff, trajectory
+
+# %% ../nbs/05_app.ipynb #80ff7f4e
+from gas_nb.figures import (
+    Figure,
+    coefficients,
+    contact_sheet,
+    error_image,
+    label,
+    learning_curves,
+    png_uri,
+    reference_grids,
+    time_grids,
+    tradeoff,
+    trajectory,
+)
 from .files import release_folder, write_json_atomic
+
+# %% ../nbs/05_app.ipynb #46c0884d
 from .schedule import NoiseSchedule
 from .tableau import Tableau, sample
 from .teacher import FMNIST_CLASSES, Teacher, load_teacher, teacher_kind
 from .evaluation import RUN_METRICS, find_metric, measure
 from .teachers.presets import read_prompts
-from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, teacher_of, train
-
-# %% auto #0
-__all__ = ['CLASSIC', 'LEARNED', 'MAX_FILE', 'MAX_STUDENT_NFE', 'NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'SPACED', 'BEST',
-           'TEACHERS', 'WAITING', 'SIZES', 'MAX_UPLOADS', 'CSS', 'PICK', 'INTRO', 'CLASSES', 'DEFAULT', 'ORDER',
-           'Trained', 'read_solver', 'shipped_solvers', 'run_solvers', 'Ask', 'Cell', 'classic_for', 'find_tableau',
-           'run_cell', 'generate', 'Busy', 'Desk', 'Place', 'Workbench', 'picture', 'grid_html', 'detail_html',
-           'status', 'in_words', 'wait_in_line', 'follow', 'Stopped', 'Job', 'python_lines', 'scheduler_zip',
-           'add_upload', 'launch_options', 'condition_choices', 'make_ask', 'told', 'build', 'main', 'check_address',
-           'warm_up']
+from gas_nb.training import (
+    RunLog,
+    TrainConfig,
+    load_state,
+    make_training_pairs,
+    open_run,
+    preset_config,
+    teacher_of,
+    train,
+)
 
 # %% ../nbs/05_app.ipynb #a38d08fe
 CLASSIC = ("ddim", "dpm_solver_pp", "unipc", "ipndm")
 LEARNED = ("gs", "gas")
-MAX_FILE = 200_000                                       # bytes of a solver's JSON; NFE 50 takes 120 kB
+MAX_FILE = 200_000  # bytes of a solver's JSON; NFE 50 takes 120 kB
 MAX_STUDENT_NFE = 50
+
 
 @dataclass(frozen=True)
 class Trained:
     "A trained solver: `key` names its row, `kind` is gs or gas, `teacher` whom it was distilled from."
+
     key: str
     kind: str
     teacher: str
     tableau: Tableau
+
     @property
-    def nfe(self) -> int: return self.tableau.nfe
+    def nfe(self) -> int:
+        return self.tableau.nfe
+
     @property
-    def title(self) -> str: return f"{self.key} ({label(self.kind)}, {self.nfe})"
+    def title(self) -> str:
+        return f"{self.key} ({label(self.kind)}, {self.nfe})"
 
 # %% ../nbs/05_app.ipynb #87e2390a
 def read_solver(path: str | Path, key: str | None = None, teacher: str | None = None) -> Trained:
     "A trained solver from a JSON file. ValueError in words for anything that is not one."
     path = Path(path)
-    if path.suffix.lower() != ".json": raise ValueError(f"{path.name}: a solver is a .json file")
-    if (size := path.stat().st_size) > MAX_FILE: raise ValueError(f"{path.name} has {size:,} bytes: a solver's file has at most {MAX_FILE:,}")
-    try: tab = Tableau.from_json(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError: raise ValueError(f"{path.name} is not a text file") from None
-    except ValueError as e: raise ValueError(f"{path.name}: {e}") from None
-    if tab.nfe > MAX_STUDENT_NFE: raise ValueError(f"{path.name}: nfe={tab.nfe}, this page runs solvers with at most {MAX_STUDENT_NFE} evaluations")
-    kind = tab.meta.get("name") if tab.meta.get("name") in ("gs", "gas") else "gas" if "gas" in path.stem else "gs"
-    return Trained(_plain(key or path.stem), kind, _plain(teacher or str(tab.meta.get("teacher", "")), 400), tab)
+    if path.suffix.lower() != ".json":
+        raise ValueError(f"{path.name}: a solver is a .json file")
+    if (size := path.stat().st_size) > MAX_FILE:
+        raise ValueError(
+            f"{path.name} has {size:,} bytes: a solver's file has at most {MAX_FILE:,}"
+        )
+    try:
+        tab = Tableau.from_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} is not a text file") from None
+    except ValueError as e:
+        raise ValueError(f"{path.name}: {e}") from None
+    if tab.nfe > MAX_STUDENT_NFE:
+        raise ValueError(
+            f"{path.name}: nfe={tab.nfe}, this page runs solvers with at most {MAX_STUDENT_NFE} evaluations"
+        )
+    kind = (
+        tab.meta.get("name")
+        if tab.meta.get("name") in ("gs", "gas")
+        else "gas"
+        if "gas" in path.stem
+        else "gs"
+    )
+    return Trained(
+        _plain(key or path.stem),
+        kind,
+        _plain(teacher or str(tab.meta.get("teacher", "")), 400),
+        tab,
+    )
 
-def _plain(text: str, limit: int = 40) -> str: return re.sub(r"[^\w .+-]", "_", text)[:limit]
+# %% ../nbs/05_app.ipynb #85f79497
+def _plain(text: str, limit: int = 40) -> str:
+    return re.sub(r"[^\w .+-]", "_", text)[:limit]
 
 # %% ../nbs/05_app.ipynb #54e3b5ab
 def shipped_solvers() -> list[Trained]:
@@ -74,35 +141,59 @@ def shipped_solvers() -> list[Trained]:
     found = []
     for path in sorted(Path(str(files("gas_nb"))).joinpath("solvers").glob("*.json")):
         name = re.fullmatch(r"(\w+)-(gs|gas)-(\d+)", path.stem)
-        if name: found.append(replace(read_solver(path, f"{name[2]}-{name[3]}", name[1]), kind=name[2]))
+        if name:
+            found.append(replace(read_solver(path, f"{name[2]}-{name[3]}", name[1]), kind=name[2]))
     return found
 
+# %% ../nbs/05_app.ipynb #6ad6b75f
 def run_solvers(runs: str | Path) -> list[Trained]:
     "The solvers of the runs in a folder (RUN/gas.json, gs.json or solver.json), newest first; files that are no solvers are passed over."
     runs, found = Path(runs).resolve(), []
-    if not runs.is_dir(): return found
+    if not runs.is_dir():
+        return found
     folders = [d for d in runs.iterdir() if d.is_dir() and d.resolve().is_relative_to(runs)]
     for folder in sorted(folders, key=lambda d: d.stat().st_mtime, reverse=True)[:200]:
         for name in ("gas.json", "gs.json", "solver.json"):
             path = folder / name
-            if not path.is_file() or not path.resolve().is_relative_to(runs) or (name == "solver.json" and found and found[-1].key.startswith(folder.name)): continue
-            try: found.append(read_solver(path, f"{folder.name} {path.stem}", _teacher_of(folder)))
-            except (ValueError, OSError): continue
+            if (
+                not path.is_file()
+                or not path.resolve().is_relative_to(runs)
+                or (name == "solver.json" and found and found[-1].key.startswith(folder.name))
+            ):
+                continue
+            try:
+                found.append(read_solver(path, f"{folder.name} {path.stem}", _teacher_of(folder)))
+            except (ValueError, OSError):
+                continue
     return found
 
+# %% ../nbs/05_app.ipynb #913c71cf
 def _teacher_of(folder: Path) -> str | None:
     path = folder / "config.json"
-    try: return str(json.loads(path.read_text())["teacher"]) if path.is_file() and path.stat().st_size < MAX_FILE else None
-    except (ValueError, KeyError, TypeError, OSError): return None
+    try:
+        return (
+            str(json.loads(path.read_text())["teacher"])
+            if path.is_file() and path.stat().st_size < MAX_FILE
+            else None
+        )
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
 
 # %% ../nbs/05_app.ipynb #b2fbdaab
 NFES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 20)
 MAX_SAMPLES, MAX_EVALUATIONS = 16, 5000
-SPACED = {"the best for each solver": "best", "uniform in log-SNR": "logSNR", "uniform in t": "time_uniform", "quadratic in t": "time_quadratic"}
+SPACED = {
+    "the best for each solver": "best",
+    "uniform in log-SNR": "logSNR",
+    "uniform in t": "time_uniform",
+    "quadratic in t": "time_quadratic",
+}
 
+# %% ../nbs/05_app.ipynb #3799f9c8
 @dataclass(frozen=True)
 class Ask:
     """What to compare. `condition`: "none", "mixed" (a class per seed) or a class index. ValueError says what is wrong."""
+
     teacher: str = "fmnist"
     condition: str | int = "none"
     guidance: float = 1.0
@@ -113,71 +204,132 @@ class Ask:
     spacing: str = "best"
 
     def __post_init__(self):
-        if type(self.seed) is not int or not 0 <= self.seed < 2**31: raise ValueError(f"seed {self.seed!r}: give a whole number from 0 to {2**31 - 1:,}")
-        if type(self.n) is not int or not 1 <= self.n <= MAX_SAMPLES: raise ValueError(f"{self.n!r} samples: give a whole number from 1 to {MAX_SAMPLES}")
-        if not 0 <= self.guidance <= 10: raise ValueError(f"guidance {self.guidance}: give a number from 0 to 10 (1 is none)")
-        if self.guidance != 1 and self.condition == "none": raise ValueError("guidance needs a class: choose one, or set guidance to 1")
-        if not self.nfes or not set(self.nfes) <= set(NFES): raise ValueError(f"choose at least one number of evaluations among {', '.join(map(str, NFES))}")
-        if not self.solvers: raise ValueError("choose at least one solver")
-        if self.spacing not in SPACED.values(): raise ValueError(f"time grid {self.spacing!r}: choose one of {', '.join(SPACED.values())}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed {self.seed!r}: give a whole number from 0 to {2**31 - 1:,}")
+        if type(self.n) is not int or not 1 <= self.n <= MAX_SAMPLES:
+            raise ValueError(f"{self.n!r} samples: give a whole number from 1 to {MAX_SAMPLES}")
+        if not 0 <= self.guidance <= 10:
+            raise ValueError(f"guidance {self.guidance}: give a number from 0 to 10 (1 is none)")
+        if self.guidance != 1 and self.condition == "none":
+            raise ValueError("guidance needs a class: choose one, or set guidance to 1")
+        if not self.nfes or not set(self.nfes) <= set(NFES):
+            raise ValueError(
+                f"choose at least one number of evaluations among {', '.join(map(str, NFES))}"
+            )
+        if not self.solvers:
+            raise ValueError("choose at least one solver")
+        if self.spacing not in SPACED.values():
+            raise ValueError(
+                f"time grid {self.spacing!r}: choose one of {', '.join(SPACED.values())}"
+            )
         if self.evaluations > MAX_EVALUATIONS:
-            raise ValueError(f"this asks for {self.evaluations:,} network evaluations, at most {MAX_EVALUATIONS:,} are allowed: take fewer samples, solvers or columns")
+            raise ValueError(
+                f"this asks for {self.evaluations:,} network evaluations, at most {MAX_EVALUATIONS:,} are allowed: take fewer samples, solvers or columns"
+            )
 
     @property
     def evaluations(self) -> int:
         return self.n * (20 + sum(self.nfes) * len(self.solvers)) * (2 if self.guidance != 1 else 1)
+
     @property
-    def seeds(self) -> range: return range(self.seed, self.seed + self.n)
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + self.n)
 
 # %% ../nbs/05_app.ipynb #1bfa91d7
-BEST = dict(fmnist=dict(ddim=("time_uniform", 1), dpm_solver_pp=("time_quadratic", 2), unipc=("time_quadratic", 2), ipndm=("time_quadratic", 2)),
-            digits=dict(ddim=("time_quadratic", 1), dpm_solver_pp=("time_quadratic", 2), unipc=("time_quadratic", 3), ipndm=("time_quadratic", 3)))
+BEST = dict(
+    fmnist=dict(
+        ddim=("time_uniform", 1),
+        dpm_solver_pp=("time_quadratic", 2),
+        unipc=("time_quadratic", 2),
+        ipndm=("time_quadratic", 2),
+    ),
+    digits=dict(
+        ddim=("time_quadratic", 1),
+        dpm_solver_pp=("time_quadratic", 2),
+        unipc=("time_quadratic", 3),
+        ipndm=("time_quadratic", 3),
+    ),
+)
 
 # %% ../nbs/05_app.ipynb #5ec2be43
 @dataclass(frozen=True)
 class Cell:
     "One answer: images (n, C, H, W) in [-1, 1] on the CPU, or None and a `note`; seconds per image; L1 to the teacher once that is known."
+
     solver: str
     nfe: int
     images: Tensor | None = None
     seconds: float | None = None
     l1: float | None = None
     note: str = ""
-    @property
-    def key(self) -> str: return f"{self.solver}|{self.nfe}"
 
+    @property
+    def key(self) -> str:
+        return f"{self.solver}|{self.nfe}"
+
+# %% ../nbs/05_app.ipynb #b17dd20b
 def classic_for(ask: Ask, teacher: Teacher, solver: str, nfe: int) -> Tableau:
     "The training-free `solver` on the asked time grid; with 'best' on the grid and of the order that suit this teacher."
-    usual = ("time_uniform", 2) if teacher.schedule.alpha(1.0) == 0 else ("logSNR", 3)         # a flow model has no log-SNR at its start
-    spacing, order = BEST.get(ask.teacher, {}).get(solver, usual) if ask.spacing == "best" else (ask.spacing, 3)
-    return classic_tableau(solver, teacher.schedule, nfe, spacing, teacher.t_eps, **({} if solver == "ddim" else dict(order=order)))
+    usual = (
+        ("time_uniform", 2) if teacher.schedule.alpha(1.0) == 0 else ("logSNR", 3)
+    )  # a flow model has no log-SNR at its start
+    spacing, order = (
+        BEST.get(ask.teacher, {}).get(solver, usual) if ask.spacing == "best" else (ask.spacing, 3)
+    )
+    return classic_tableau(
+        solver,
+        teacher.schedule,
+        nfe,
+        spacing,
+        teacher.t_eps,
+        **({} if solver == "ddim" else dict(order=order)),
+    )
 
-def find_tableau(ask: Ask, teacher: Teacher, solver: str, nfe: int, trained: Sequence[Trained]) -> Tableau | None:
+# %% ../nbs/05_app.ipynb #eb22801a
+def find_tableau(
+    ask: Ask, teacher: Teacher, solver: str, nfe: int, trained: Sequence[Trained]
+) -> Tableau | None:
     "The table behind a row and a column; None if no such solver was trained."
-    if solver in CLASSIC: return classic_for(ask, teacher, solver, nfe)
+    if solver in CLASSIC:
+        return classic_for(ask, teacher, solver, nfe)
     mine = [s for s in trained if s.nfe == nfe and s.teacher in (_plain(ask.teacher, 400), "")]
-    return next((s.tableau for s in mine if (s.kind if solver in ("gs", "gas") else s.key) == solver), None)
+    return next(
+        (s.tableau for s in mine if (s.kind if solver in ("gs", "gas") else s.key) == solver), None
+    )
 
 # %% ../nbs/05_app.ipynb #c3cc05fe
 def run_cell(ask: Ask, teacher: Teacher, tableau: Tableau) -> tuple[Tensor, float]:
     "Images (n, C, H, W) on the CPU and seconds per image."
-    conditions = {"none": lambda: None, "mixed": lambda: teacher.random_conditions(ask.seeds)}.get(ask.condition, lambda: int(ask.condition))()
+    conditions = {"none": lambda: None, "mixed": lambda: teacher.random_conditions(ask.seeds)}.get(
+        ask.condition, lambda: int(ask.condition)
+    )()
     x_T = noise(ask.seeds, teacher.shape).to(teacher.device)
     start = time.perf_counter()
     images = teacher.decode(teacher.sample(x_T, conditions, tableau)).float().cpu()
     return images, (time.perf_counter() - start) / ask.n
 
-def generate(ask: Ask, teacher: Teacher, trained: Sequence[Trained] = (), run: Callable = run_cell) -> Iterator[Cell]:
+# %% ../nbs/05_app.ipynb #d9b85e96
+def generate(
+    ask: Ask, teacher: Teacher, trained: Sequence[Trained] = (), run: Callable = run_cell
+) -> Iterator[Cell]:
     "Cells of a comparison as they are ready. The teacher's has solver 'teacher'; cells made before it come again with their distance."
-    if ask.guidance != 1: teacher = teacher.with_guidance(ask.guidance)
+    if ask.guidance != 1:
+        teacher = teacher.with_guidance(ask.guidance)
     target, places = None, [(n, s) for n in sorted(ask.nfes) for s in ask.solvers]
     tables, notes = {}, {}
     for n, s in places:
-        try: tables[n, s] = find_tableau(ask, teacher, s, n, trained)
-        except ValueError as e: tables[n, s], notes[n, s] = None, str(e)
-    yield from (Cell(s, n, note=notes.get((n, s), f"none trained for {n}")) for n, s in places if tables[n, s] is None)
+        try:
+            tables[n, s] = find_tableau(ask, teacher, s, n, trained)
+        except ValueError as e:
+            tables[n, s], notes[n, s] = None, str(e)
+    yield from (
+        Cell(s, n, note=notes.get((n, s), f"none trained for {n}"))
+        for n, s in places
+        if tables[n, s] is None
+    )
     for (nfe, solver), tab in tables.items():
-        if tab is None: continue
+        if tab is None:
+            continue
         cell = Cell(solver, nfe, *run(ask, teacher, tab))
         if target is None:
             yield cell
@@ -185,26 +337,39 @@ def generate(ask: Ask, teacher: Teacher, trained: Sequence[Trained] = (), run: C
             target = Cell("teacher", teacher.tableau.nfe, images, seconds)
             yield target
         yield _with_distance(cell, target)
-    if target is None: yield Cell("teacher", teacher.tableau.nfe, *run(ask, teacher, teacher.tableau))
+    if target is None:
+        yield Cell("teacher", teacher.tableau.nfe, *run(ask, teacher, teacher.tableau))
 
+# %% ../nbs/05_app.ipynb #c6b17a62
 def _with_distance(cell: Cell, target: Cell | None) -> Cell:
-    if cell.images is None or target is None: return cell
+    if cell.images is None or target is None:
+        return cell
     return replace(cell, l1=(cell.images - target.images).abs().mean().item())
 
 # %% ../nbs/05_app.ipynb #db63e0d4
 class Busy(RuntimeError):
     "The line is full."
 
+# %% ../nbs/05_app.ipynb #106a3c5f
 class Desk:
     "A line of at most `limit`, served in order. A place that is silent for `patience` seconds is given up."
+
     def __init__(self, limit: int = 20, patience: float = 30.0):
-        self.limit, self.patience, self.line, self.lock, self.served = limit, patience, OrderedDict(), threading.Lock(), 0
+        self.limit, self.patience, self.line, self.lock, self.served = (
+            limit,
+            patience,
+            OrderedDict(),
+            threading.Lock(),
+            0,
+        )
 
     def enter(self) -> Place:
         with self.lock:
             self._drop_silent()
             if len(self.line) >= self.limit:
-                raise Busy(f"{len(self.line)} requests are running or waiting, more are not taken at the moment. Please try again in a minute.")
+                raise Busy(
+                    f"{len(self.line)} requests are running or waiting, more are not taken at the moment. Please try again in a minute."
+                )
             place = Place(self)
             self.line[place] = time.monotonic()
             return place
@@ -212,54 +377,87 @@ class Desk:
     def _drop_silent(self) -> None:
         now = time.monotonic()
         for i, (place, seen) in enumerate(list(self.line.items())):
-            if now - seen > (self.patience if i else 10 * self.patience): del self.line[place]
+            if now - seen > (self.patience if i else 10 * self.patience):
+                del self.line[place]
 
 # %% ../nbs/05_app.ipynb #d3e80e5b
 class Place:
     "A place in a desk's line; as a context manager it is left at the end."
-    def __init__(self, desk: Desk): self.desk = desk
-    def __enter__(self) -> Place: return self
-    def __exit__(self, *error) -> None: self.leave()
+
+    def __init__(self, desk: Desk):
+        self.desk = desk
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.leave()
 
     def ahead(self) -> int:
         "How many are before this place; a sign of life too. Busy if the place was given up."
         with self.desk.lock:
             self.desk._drop_silent()
-            if self not in self.desk.line: raise Busy("This request was silent for too long and lost its place. Please start it again.")
+            if self not in self.desk.line:
+                raise Busy(
+                    "This request was silent for too long and lost its place. Please start it again."
+                )
             self.desk.line[self] = time.monotonic()
             return list(self.desk.line).index(self)
 
     def leave(self) -> None:
         with self.desk.lock:
-            if self.desk.line.pop(self, None) is not None: self.desk.served += 1
+            if self.desk.line.pop(self, None) is not None:
+                self.desk.served += 1
 
 # %% ../nbs/05_app.ipynb #d5097681
 class Workbench:
     """What the page works with. `runs` is the only folder that is read or written. `teacher`: one more than TEACHERS, by any name
     that `load_teacher` takes, shown first; `prompts`: its captions, a text file. ValueError for what is wrong with them."""
-    def __init__(self, runs: str | Path = "runs", device: str = "auto", limit: int = 20, keep: int = 200, teacher: str = "", prompts: str = ""):
-        if teacher: teacher_kind(teacher)
-        if prompts: read_prompts(prompts)
-        if prompts and teacher in ("", *TEACHERS): raise ValueError(f"prompts={prompts!r}: give the text teacher they are for")
+
+    def __init__(
+        self,
+        runs: str | Path = "runs",
+        device: str = "auto",
+        limit: int = 20,
+        keep: int = 200,
+        teacher: str = "",
+        prompts: str = "",
+    ):
+        if teacher:
+            teacher_kind(teacher)
+        if prompts:
+            read_prompts(prompts)
+        if prompts and teacher in ("", *TEACHERS):
+            raise ValueError(f"prompts={prompts!r}: give the text teacher they are for")
         self.first, self.prompts = teacher or Ask.teacher, prompts
-        self.titles = dict(TEACHERS) if teacher in ("", *TEACHERS) else {teacher: Path(teacher).name} | TEACHERS
+        self.titles = (
+            dict(TEACHERS)
+            if teacher in ("", *TEACHERS)
+            else {teacher: Path(teacher).name} | TEACHERS
+        )
         self.runs, self.device, self.keep = Path(runs).resolve(), default_device(device), keep
         self.desk, self.training_desk = Desk(limit), Desk(1, 120.0)
         self.teachers, self.cells, self.lock, self.job = {}, OrderedDict(), threading.Lock(), None
-        if self.runs.exists() and not self.runs.is_dir(): raise ValueError(f"runs={str(runs)!r}: is a file, give a folder")
+        if self.runs.exists() and not self.runs.is_dir():
+            raise ValueError(f"runs={str(runs)!r}: is a file, give a folder")
 
     def teacher(self, name: str) -> Teacher:
-        if name not in self.titles: raise ValueError(f"teacher {name!r}: choose one of {', '.join(self.titles)}")
+        if name not in self.titles:
+            raise ValueError(f"teacher {name!r}: choose one of {', '.join(self.titles)}")
         with self.lock:
-            if name not in self.teachers: self.teachers[name] = teacher_of(self.config(name))
+            if name not in self.teachers:
+                self.teachers[name] = teacher_of(self.config(name))
             return self.teachers[name]
 
     def config(self, teacher: str, size: str = "quick", **settings: Any) -> TrainConfig:
         "The settings of a training of the given size."
         prompts = "" if teacher in TEACHERS else self.prompts
-        return preset_config(size, teacher=teacher, prompts=prompts, device=str(self.device), **settings)
+        return preset_config(
+            size, teacher=teacher, prompts=prompts, device=str(self.device), **settings
+        )
 
-    def classes(self, teacher: str) -> list[str]: return CLASSES[teacher] if teacher in CLASSES else self.teacher(teacher).class_names
+    def classes(self, teacher: str) -> list[str]:
+        return CLASSES[teacher] if teacher in CLASSES else self.teacher(teacher).class_names
 
     def solvers(self, uploads: Sequence[Trained] = ()) -> list[Trained]:
         "Every trained solver: shipped, from the runs, uploaded in this session. The rows GS and GAS show the first that fits."
@@ -268,11 +466,15 @@ class Workbench:
     def run(self, ask: Ask, teacher: Teacher, tableau: Tableau) -> tuple[Tensor, float]:
         "`run_cell`, or what it answered to the same question before."
         key = (ask.teacher, ask.condition, ask.guidance, ask.seed, ask.n, tableau.to_json())
-        if key not in self.cells: self.cells[key] = run_cell(ask, teacher, tableau)
-        value = self.cells.pop(key); self.cells[key] = value
-        while len(self.cells) > self.keep: self.cells.popitem(last=False)
+        if key not in self.cells:
+            self.cells[key] = run_cell(ask, teacher, tableau)
+        value = self.cells.pop(key)
+        self.cells[key] = value
+        while len(self.cells) > self.keep:
+            self.cells.popitem(last=False)
         return value
 
+# %% ../nbs/05_app.ipynb #b691885e
 TEACHERS = dict(fmnist="Fashion-MNIST (32 x 32)", digits="Digits (8 x 8)")
 
 # %% ../nbs/05_app.ipynb #0feaf93f
@@ -280,49 +482,90 @@ def picture(images: Tensor, alt: str, columns: int | None = None) -> str:
     "Images (B, C, H, W) as one <img> with square pixels."
     return f'<img class="pixels" src="{png_uri(contact_sheet(images, columns))}" alt="{html.escape(alt)}">'
 
-def grid_html(ask: Ask, shape: tuple, cells: dict[str, Cell], names: dict[str, str], running: bool) -> str:
+# %% ../nbs/05_app.ipynb #2f3d923d
+def grid_html(
+    ask: Ask, shape: tuple, cells: dict[str, Cell], names: dict[str, str], running: bool
+) -> str:
     "The comparison so far as a table, between the noise (of `shape`, one sample's) and the teacher."
     nfes, target = sorted(ask.nfes), _target(cells)
     head = "".join(f'<th scope="col">{n}<span class="quiet"> evaluations</span></th>' for n in nfes)
     title = {s: html.escape(names.get(s, label(s))) for s in ask.solvers}
-    untrained = [s for s in ask.solvers if all((c := cells.get(f"{s}|{n}")) and c.images is None for n in nfes)]
-    rows = "".join(f'<tr><th scope="row">{title[s]}</th>'
-                   + "".join(f"<td>{_cell_html(ask, cells.get(f'{s}|{n}'), names, running)}</td>" for n in nfes) + "</tr>"
-                   for s in ask.solvers if s not in untrained)
-    missing = "".join(f"<p><small>{title[s]}: none trained for {', '.join(map(str, nfes))}; the tab Train makes one.</small></p>"
-                      for s in untrained)
-    start = _aside("noise", "The same noise", picture(noise(ask.seeds, shape)[:, :3] / 2.5, "the noise that all start from"), "every picture starts here")
-    end = _aside("goal", f"Teacher, {target.nfe if target else 20} evaluations", picture(target.images, "the teacher's samples") if target else WAITING,
-                 f"{_duration(target.seconds)} per image" if target else "")
+    untrained = [
+        s
+        for s in ask.solvers
+        if all((c := cells.get(f"{s}|{n}")) and c.images is None for n in nfes)
+    ]
+    rows = "".join(
+        f'<tr><th scope="row">{title[s]}</th>'
+        + "".join(
+            f"<td>{_cell_html(ask, cells.get(f'{s}|{n}'), names, running)}</td>" for n in nfes
+        )
+        + "</tr>"
+        for s in ask.solvers
+        if s not in untrained
+    )
+    missing = "".join(
+        f"<p><small>{title[s]}: none trained for {', '.join(map(str, nfes))}; the tab Train makes one.</small></p>"
+        for s in untrained
+    )
+    start = _aside(
+        "noise",
+        "The same noise",
+        picture(noise(ask.seeds, shape)[:, :3] / 2.5, "the noise that all start from"),
+        "every picture starts here",
+    )
+    end = _aside(
+        "goal",
+        f"Teacher, {target.nfe if target else 20} evaluations",
+        picture(target.images, "the teacher's samples") if target else WAITING,
+        f"{_duration(target.seconds)} per image" if target else "",
+    )
     return f'<div class="compare">{start}<div class="table"><table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>{missing}</div>{end}</div>'
 
-def _target(cells: dict[str, Cell]) -> Cell | None: return next((c for c in cells.values() if c.solver == "teacher"), None)
+# %% ../nbs/05_app.ipynb #b47e8bbc
+def _target(cells: dict[str, Cell]) -> Cell | None:
+    return next((c for c in cells.values() if c.solver == "teacher"), None)
+
 
 WAITING = '<div class="waiting" aria-hidden="true"></div>'
+
+
 def _aside(kind: str, title: str, body: str, below: str) -> str:
     return f'<figure class="{kind}"><figcaption>{html.escape(title)}</figcaption>{body}<small>{html.escape(below)}</small></figure>'
 
-def _duration(seconds: float) -> str: return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else f"{seconds * 1e6:.0f} µs"
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else f"{seconds * 1e6:.0f} µs"
 
 # %% ../nbs/05_app.ipynb #35d8a2ce
 def _cell_html(ask: Ask, cell: Cell | None, names: dict[str, str], running: bool) -> str:
-    if cell is None: return WAITING if running else '<small>not made</small>'
-    if cell.images is None: return f"<small>{html.escape(cell.note)}</small>"
+    if cell is None:
+        return WAITING if running else "<small>not made</small>"
+    if cell.images is None:
+        return f"<small>{html.escape(cell.note)}</small>"
     name = names.get(cell.solver, label(cell.solver))
     numbers = (f"L1 {cell.l1:.3f} · " if cell.l1 is not None else "") + _duration(cell.seconds)
     alt = f"{name}, {cell.nfe} evaluations, {numbers} per image"
     return f'<button type="button" data-cell="{html.escape(cell.key)}" aria-label="{html.escape(alt)}: look closer">{picture(cell.images, "")}<small>{numbers}</small></button>'
 
+# %% ../nbs/05_app.ipynb #60ee3ed9
 def detail_html(cell: Cell, target: Cell, name: str) -> str:
     "The large view: one cell, blended with the teacher by a slider, and the error map."
-    error = torch.stack([torch.from_numpy(error_image(a, b)).permute(2, 0, 1) for a, b in zip(cell.images, target.images)])
+    error = torch.stack(
+        [
+            torch.from_numpy(error_image(a, b)).permute(2, 0, 1)
+            for a, b in zip(cell.images, target.images)
+        ]
+    )
     sheet = contact_sheet(error.permute(0, 2, 3, 1).numpy())
     blend = "this.closest('.detail').style.setProperty('--blend', this.value / 100)"
-    return (f'<section class="detail" style="--blend:0" aria-label="large view"><h3>{html.escape(name)}, {cell.nfe} evaluations</h3><div class="pair"><figure><figcaption>'
-            f'<label>student <input type="range" min="0" max="100" value="0" aria-label="blend with the teacher" oninput="{blend}"> teacher</label></figcaption>'
-            f'<div class="stack">{picture(cell.images, f"{name} with {cell.nfe} evaluations")}{picture(target.images, "the teacher on top, blended in")}</div></figure>'
-            f'<figure><figcaption>difference to the teacher, mean {cell.l1:.4f}</figcaption><img class="pixels" src="{png_uri(sheet)}" alt="error map: bright where student and teacher differ">'
-            f'<small>black 0, yellow 1 and more (range of a pixel: 2)</small></figure></div></section>')
+    return (
+        f'<section class="detail" style="--blend:0" aria-label="large view"><h3>{html.escape(name)}, {cell.nfe} evaluations</h3><div class="pair"><figure><figcaption>'
+        f'<label>student <input type="range" min="0" max="100" value="0" aria-label="blend with the teacher" oninput="{blend}"> teacher</label></figcaption>'
+        f'<div class="stack">{picture(cell.images, f"{name} with {cell.nfe} evaluations")}{picture(target.images, "the teacher on top, blended in")}</div></figure>'
+        f'<figure><figcaption>difference to the teacher, mean {cell.l1:.4f}</figcaption><img class="pixels" src="{png_uri(sheet)}" alt="error map: bright where student and teacher differ">'
+        f"<small>black 0, yellow 1 and more (range of a pixel: 2)</small></figure></div></section>"
+    )
 
 # %% ../nbs/05_app.ipynb #f6807f78
 def status(text: str, done: float | None = None, alert: bool = False) -> str:
@@ -330,28 +573,42 @@ def status(text: str, done: float | None = None, alert: bool = False) -> str:
     bar = "" if done is None else f'<progress max="1" value="{done:.3f}"></progress>'
     return f'<div class="status{" alert" if alert else ""}" role="{"alert" if alert else "status"}">{bar}<span>{html.escape(text)}</span></div>'
 
+
 def in_words(error: Exception) -> str:
     "What a visitor is told about an error."
-    if isinstance(error, (ValueError, Busy)): return str(error)
+    if isinstance(error, (ValueError, Busy)):
+        return str(error)
     traceback.print_exception(error, file=sys.stderr)
     return "Something went wrong on the server; its log has the details. Please try other settings."
 
+# %% ../nbs/05_app.ipynb #13ee3213
 def wait_in_line(place: Place, pause: float = 0.2) -> Iterator[str]:
     "Status lines until it is this place's turn."
     while ahead := place.ahead():
-        yield status(f"waiting: {ahead} {'request is' if ahead == 1 else 'requests are'} before yours", 0.0)
+        yield status(
+            f"waiting: {ahead} {'request is' if ahead == 1 else 'requests are'} before yours", 0.0
+        )
         time.sleep(pause)
 
 # %% ../nbs/05_app.ipynb #e7131a1c
 @patch
-def compare(self: Workbench, ask: Ask, names: dict[str, str] | None = None, uploads: Sequence[Trained] = ()) -> Iterator[tuple[str, str, dict]]:
+def compare(
+    self: Workbench, ask: Ask, names: dict[str, str] | None = None, uploads: Sequence[Trained] = ()
+) -> Iterator[tuple[str, str, dict]]:
     "(status, grid, results) after every cell; results hold the question and its cells by key, for the large view."
     cells, names = {}, names or {}
     with self.desk.enter() as place:
         teacher = self.teacher(ask.teacher)
-        page = lambda running: (grid_html(ask, teacher.shape, cells, names, running), dict(ask=ask, cells=dict(cells), names=names))
+
+        def page(running):
+            return (
+                grid_html(ask, teacher.shape, cells, names, running),
+                dict(ask=ask, cells=dict(cells), names=names),
+            )
+
         empty = page(True)
-        for line in wait_in_line(place): yield line, *empty
+        for line in wait_in_line(place):
+            yield line, *empty
         start = time.perf_counter()
         yield status("starting", 0.0), *empty
         for cell in generate(ask, teacher, self.solvers(uploads), self.run):
@@ -359,181 +616,361 @@ def compare(self: Workbench, ask: Ask, names: dict[str, str] | None = None, uplo
             cells[cell.key] = cell
             made = sum(c.images is not None for c in cells.values())
             total = len(ask.nfes) * len(ask.solvers) + 1 - (len(cells) - made)
-            if made: yield status(f"{made} of {total} pictures", made / total), *page(True)
-        yield status(f"{made} pictures in {time.perf_counter() - start:.1f} s, {ask.n} samples each, on {self.device_name}"), *page(False)
+            if made:
+                yield status(f"{made} of {total} pictures", made / total), *page(True)
+        yield (
+            status(
+                f"{made} pictures in {time.perf_counter() - start:.1f} s, {ask.n} samples each, on {self.device_name}"
+            ),
+            *page(False),
+        )
 
+# %% ../nbs/05_app.ipynb #2d7541d6
 @patch(as_prop=True)
 def device_name(self: Workbench) -> str:
     n = torch.get_num_threads()
-    return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{'the CPU' if self.device.type == 'cpu' else self.device} ({n} thread{'s' * (n != 1)})"
+    return (
+        torch.cuda.get_device_name(self.device)
+        if self.device.type == "cuda"
+        else f"{'the CPU' if self.device.type == 'cpu' else self.device} ({n} thread{'s' * (n != 1)})"
+    )
 
 # %% ../nbs/05_app.ipynb #3ca34ae6
 @patch
-def look_inside(self: Workbench, ask: Ask, index: int = 0, uploads: Sequence[Trained] = ()) -> Iterator[tuple[str, Figure, Figure, Figure | None]]:
+def look_inside(
+    self: Workbench, ask: Ask, index: int = 0, uploads: Sequence[Trained] = ()
+) -> Iterator[tuple[str, Figure, Figure, Figure | None]]:
     "(status, time grids, coefficients, trajectory) of the first solver and NFE of `ask`; the trajectory, which needs the network, comes last."
     teacher, solver, nfe = self.teacher(ask.teacher), ask.solvers[0], ask.nfes[0]
     tab = find_tableau(ask, teacher, solver, nfe, self.solvers(uploads))
-    if tab is None: raise ValueError(f"no {label(solver)} was trained for {nfe} evaluations and the teacher {ask.teacher}: choose another number, or train one")
-    grids = ({"learned": tab.times} if solver not in CLASSIC else {}) | reference_grids(teacher.schedule, nfe, tab.times[-1].item())
-    still = time_grids(grids, teacher.schedule, "Where the evaluations lie"), coefficients(tab, teacher.schedule, "What is combined: A weighs states, C predictions")
+    if tab is None:
+        raise ValueError(
+            f"no {label(solver)} was trained for {nfe} evaluations and the teacher {ask.teacher}: choose another number, or train one"
+        )
+    grids = ({"learned": tab.times} if solver not in CLASSIC else {}) | reference_grids(
+        teacher.schedule, nfe, tab.times[-1].item()
+    )
+    still = (
+        time_grids(grids, teacher.schedule, "Where the evaluations lie"),
+        coefficients(tab, teacher.schedule, "What is combined: A weighs states, C predictions"),
+    )
     yield status("following one sample", 0.5), *still, None
     with self.desk.enter() as place:
-        for line in wait_in_line(place): yield line, *still, None
-        yield status(f"{label(solver)}, {nfe} evaluations, seed {ask.seed + index}"), *still, follow(replace(ask, seed=ask.seed + index, n=1), teacher, tab)
+        for line in wait_in_line(place):
+            yield line, *still, None
+        yield (
+            status(f"{label(solver)}, {nfe} evaluations, seed {ask.seed + index}"),
+            *still,
+            follow(replace(ask, seed=ask.seed + index, n=1), teacher, tab),
+        )
 
+# %% ../nbs/05_app.ipynb #707cad98
 def follow(ask: Ask, teacher: Teacher, tableau: Tableau) -> Figure:
     "The path of one sample, and where the teacher takes it."
-    if ask.guidance != 1: teacher = teacher.with_guidance(ask.guidance)
-    conditions = None if ask.condition == "none" else teacher.random_conditions(ask.seeds) if ask.condition == "mixed" else int(ask.condition)
-    x_T, conditions = noise(ask.seeds, teacher.shape).to(teacher.device), teacher.labels(conditions, 1)
+    if ask.guidance != 1:
+        teacher = teacher.with_guidance(ask.guidance)
+    conditions = (
+        None
+        if ask.condition == "none"
+        else teacher.random_conditions(ask.seeds)
+        if ask.condition == "mixed"
+        else int(ask.condition)
+    )
+    x_T, conditions = (
+        noise(ask.seeds, teacher.shape).to(teacher.device),
+        teacher.labels(conditions, 1),
+    )
     with torch.no_grad():
-        _, path = sample(teacher.denoiser, x_T, tableau, None if conditions is None else conditions.to(teacher.device), return_trajectory=True)
-    return trajectory(path, 0, teacher.decode(teacher.sample(x_T, conditions))[0], "One sample's way", teacher.decode)
+        _, path = sample(
+            teacher.denoiser,
+            x_T,
+            tableau,
+            None if conditions is None else conditions.to(teacher.device),
+            return_trajectory=True,
+        )
+    return trajectory(
+        path,
+        0,
+        teacher.decode(teacher.sample(x_T, conditions))[0],
+        "One sample's way",
+        teacher.decode,
+    )
 
 # %% ../nbs/05_app.ipynb #6491e185
 @patch
 def sweep_rows(self: Workbench, teacher: str) -> list[dict]:
     "Result rows of the runs (RUN/metrics.json) of a teacher, the newest for each solver, NFE and time grid."
     rows = {}
-    files = [p for p in self.runs.glob("*/metrics.json") if p.is_file() and p.resolve().is_relative_to(self.runs) and p.stat().st_size < 10 * MAX_FILE]
+    files = [
+        p
+        for p in self.runs.glob("*/metrics.json")
+        if p.is_file()
+        and p.resolve().is_relative_to(self.runs)
+        and p.stat().st_size < 10 * MAX_FILE
+    ]
     for path in sorted(files, key=lambda p: p.stat().st_mtime):
-        try: found = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError, RecursionError): continue
-        if not isinstance(found, dict) or found.get("teacher") != teacher or not isinstance(found.get("rows"), list): continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError):
+            continue
+        if (
+            not isinstance(found, dict)
+            or found.get("teacher") != teacher
+            or not isinstance(found.get("rows"), list)
+        ):
+            continue
         for r in found["rows"]:
-            if isinstance(r, dict) and isinstance(r.get("solver"), str) and type(r.get("nfe")) is int and isinstance(r.get("l1"), float):
-                rows[r["solver"], r["nfe"], str(r.get("spacing"))] = {k: r.get(k) for k in ("solver", "nfe", "spacing", *RUN_METRICS, "seconds_per_image") if _is_result(r.get(k))}
+            if (
+                isinstance(r, dict)
+                and isinstance(r.get("solver"), str)
+                and type(r.get("nfe")) is int
+                and isinstance(r.get("l1"), float)
+            ):
+                rows[r["solver"], r["nfe"], str(r.get("spacing"))] = {
+                    k: r.get(k)
+                    for k in ("solver", "nfe", "spacing", *RUN_METRICS, "seconds_per_image")
+                    if _is_result(r.get(k))
+                }
     return list(rows.values())
 
-def _is_result(v: Any) -> bool: return isinstance(v, str) and len(v) < 60 or isinstance(v, (int, float)) and not isinstance(v, bool) and v == v
+# %% ../nbs/05_app.ipynb #9ced2569
+def _is_result(v: Any) -> bool:
+    return (
+        isinstance(v, str)
+        and len(v) < 60
+        or isinstance(v, (int, float))
+        and not isinstance(v, bool)
+        and v == v
+    )
 
+# %% ../nbs/05_app.ipynb #14428582
 @patch
-def measure_tradeoff(self: Workbench, ask: Ask, uploads: Sequence[Trained] = ()) -> Iterator[tuple[str, list[dict]]]:
+def measure_tradeoff(
+    self: Workbench, ask: Ask, uploads: Sequence[Trained] = ()
+) -> Iterator[tuple[str, list[dict]]]:
     "(status, rows so far): every cell of a comparison as a result row."
     for line, _, results in self.compare(ask, uploads=uploads):
         cells = results.get("cells", {}).values()
-        yield line, [dict(solver=c.solver, nfe=c.nfe, l1=c.l1, seconds_per_image=c.seconds) for c in cells if c.l1 is not None]
+        yield (
+            line,
+            [
+                dict(solver=c.solver, nfe=c.nfe, l1=c.l1, seconds_per_image=c.seconds)
+                for c in cells
+                if c.l1 is not None
+            ],
+        )
 
 # %% ../nbs/05_app.ipynb #f92f0e03
 class Stopped(Exception):
     "Raised inside a job that was asked to stop."
 
+# %% ../nbs/05_app.ipynb #d5796ea8
 class Job(threading.Thread):
     "A training in a thread. `records` grow, `stage` says what it is doing; `error` or `solvers` at the end."
+
     def __init__(self, config: TrainConfig, teacher: Teacher, runs: Path):
         super().__init__(daemon=True)
         self.config, self.teacher, self.folder = config, teacher, open_run(runs, config)
-        self.records, self.stage, self.done, self.error, self.solvers, self.stop = [], "starting", 0.0, None, [], threading.Event()
+        self.records, self.stage, self.done, self.error, self.solvers, self.stop = (
+            [],
+            "starting",
+            0.0,
+            None,
+            [],
+            threading.Event(),
+        )
 
     def run(self) -> None:
-        try: self._train()
-        except Stopped: self.stage = "stopped before training began"
-        except Exception as error: self.error = error
-        finally: release_folder(self.folder)
+        try:
+            self._train()
+        except Stopped:
+            self.stage = "stopped before training began"
+        except Exception as error:
+            self.error = error
+        finally:
+            release_folder(self.folder)
 
     def _progress(self, done: int, total: int) -> None:
         self.stage, self.done = f"the teacher makes pairs: {done} of {total}", done / total
-        if self.stop.is_set(): raise Stopped
+        if self.stop.is_set():
+            raise Stopped
 
 # %% ../nbs/05_app.ipynb #5d45c709
 @patch
 def _train(self: Job) -> None:
-    pairs, log, state = make_training_pairs(self.config, self.teacher, self.folder, self._progress), RunLog(self.folder), None
+    pairs, log, state = (
+        make_training_pairs(self.config, self.teacher, self.folder, self._progress),
+        RunLog(self.folder),
+        None,
+    )
     self.records, self.stage = list(log.records), "training"
     for record in train(self.config, self.teacher, self.folder, pairs):
         log.add(record)
         state, self.done = record.state, record.step / record.steps
         self.records.append(record.as_dict())
         self.stage = f"{record.phase} {record.step} of {record.steps}"
-        if self.stop.is_set(): break
+        if self.stop.is_set():
+            break
     state = state or load_state(self.config, self.teacher, self.folder)
     tables = dict(gs=state.tableau("gs" if state.phase in ("gas", "done") else "ema"))
-    if state.discriminator is not None: tables["gas"] = state.tableau()
+    if state.discriminator is not None:
+        tables["gas"] = state.tableau()
     self._keep(tables, pairs[1])
 
+# %% ../nbs/05_app.ipynb #9a3425b1
 @patch
 def _keep(self: Job, tables: dict[str, Tableau], held_out) -> None:
     "Write the solvers and, if the run came to its end, their results on the held-out pairs."
-    for name, tab in tables.items(): tab.save(self.folder / f"{name}.json")
+    for name, tab in tables.items():
+        tab.save(self.folder / f"{name}.json")
     tab.save(self.folder / "solver.json")
     if not self.stop.is_set():
         self.stage = "measuring"
         for solver in CLASSIC:
-            try: tables = {solver: classic_for(Ask(self.config.teacher), self.teacher, solver, self.config.nfe)} | tables
-            except ValueError: pass                       # no such solver for this schedule
-        rows = [measure(self.teacher, tab, held_out)[0] | dict(solver=name) for name, tab in tables.items()]
-        write_json_atomic(self.folder / "metrics.json", dict(nfe=self.config.nfe, teacher=self.config.teacher, rows=rows))
+            try:
+                tables = {
+                    solver: classic_for(
+                        Ask(self.config.teacher), self.teacher, solver, self.config.nfe
+                    )
+                } | tables
+            except ValueError:
+                pass  # no such solver for this schedule
+        rows = [
+            measure(self.teacher, tab, held_out)[0] | dict(solver=name)
+            for name, tab in tables.items()
+        ]
+        write_json_atomic(
+            self.folder / "metrics.json",
+            dict(nfe=self.config.nfe, teacher=self.config.teacher, rows=rows),
+        )
     self.solvers = sorted(p.name for p in self.folder.glob("*.json") if p.stem in LEARNED)
 
 # %% ../nbs/05_app.ipynb #d22154c4
 SIZES = {"quick, rough": "quick", "usual": "cpu", "long (GPU)": "gpu"}
 
+
 @patch
-def distil(self: Workbench, teacher: str, nfe: int, size: str = "quick", adversarial: bool = True, seed: int = 0, jobs: dict | None = None,
-           pause: float = 0.5) -> Iterator[tuple[str, Figure | None]]:
+def distil(
+    self: Workbench,
+    teacher: str,
+    nfe: int,
+    size: str = "quick",
+    adversarial: bool = True,
+    seed: int = 0,
+    jobs: dict | None = None,
+    pause: float = 0.5,
+) -> Iterator[tuple[str, Figure | None]]:
     "(status, curves) of a training while it runs. `jobs['now']` is the Job, whose `stop` can be set."
-    if not 2 <= nfe <= 20: raise ValueError(f"NFE {nfe}: give a whole number from 2 to 20")
-    if teacher not in self.titles: raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(self.titles)}")
-    config = self.config(teacher, size, nfe=nfe, seed=seed, **({} if adversarial else dict(adversarial_weight=0.0)))
-    try: place = self.training_desk.enter()
-    except Busy: raise Busy("Another training is running; one at a time is allowed. Please try again when it has ended.") from None
+    if not 2 <= nfe <= 20:
+        raise ValueError(f"NFE {nfe}: give a whole number from 2 to 20")
+    if teacher not in self.titles:
+        raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(self.titles)}")
+    config = self.config(
+        teacher, size, nfe=nfe, seed=seed, **({} if adversarial else dict(adversarial_weight=0.0))
+    )
+    try:
+        place = self.training_desk.enter()
+    except Busy:
+        raise Busy(
+            "Another training is running; one at a time is allowed. Please try again when it has ended."
+        ) from None
     with place:
-        while self.job is not None and self.job.is_alive():            # one that was stopped ends its step first
+        while (
+            self.job is not None and self.job.is_alive()
+        ):  # one that was stopped ends its step first
             yield status("the training before this one is ending"), None
             self.job.join(pause)
         job = self.job = Job(config, self.teacher(teacher), self.runs)
-        if jobs is not None: jobs["now"] = job
+        if jobs is not None:
+            jobs["now"] = job
         try:
             job.start()
             while job.is_alive():
                 place.ahead()
                 job.join(pause)
-                yield status(job.stage, job.done), learning_curves(job.records) if job.records else None
-        finally: job.stop.set()
-    if job.error is not None: raise job.error
-    what = f"kept in {job.folder.name}: {', '.join(job.solvers)}. It is now among the solvers of Compare." if job.solvers else job.stage
+                yield (
+                    status(job.stage, job.done),
+                    learning_curves(job.records) if job.records else None,
+                )
+        finally:
+            job.stop.set()
+    if job.error is not None:
+        raise job.error
+    what = (
+        f"kept in {job.folder.name}: {', '.join(job.solvers)}. It is now among the solvers of Compare."
+        if job.solvers
+        else job.stage
+    )
     yield status(what), learning_curves(job.records) if job.records else None
 
 # %% ../nbs/05_app.ipynb #4454a80e
 def python_lines(teacher: str, name: str) -> str:
-    return (f'from gas_nb.tableau import Tableau\nfrom gas_nb.teacher import load_teacher\n\nteacher = load_teacher("{teacher}")\n'
-            f'images = teacher.generate(seeds=range(8), tableau=Tableau.load("{name}.json"))      # (8, C, H, W) in [-1, 1]\n')
+    return (
+        f'from gas_nb.tableau import Tableau\nfrom gas_nb.teacher import load_teacher\n\nteacher = load_teacher("{teacher}")\n'
+        f'images = teacher.generate(seeds=range(8), tableau=Tableau.load("{name}.json"))      # (8, C, H, W) in [-1, 1]\n'
+    )
 
+# %% ../nbs/05_app.ipynb #7c289064
 def scheduler_zip(tab: Tableau, teacher: Teacher, path: Path) -> None:
     "The solver as a diffusers scheduler, saved with `save_pretrained` and zipped to `path`."
     from gas_nb.interop import GASScheduler
-    with tempfile.TemporaryDirectory() as folder:
-        GASScheduler.from_tableau(tab, teacher.schedule, prediction=teacher.denoiser.prediction).save_pretrained(folder)
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
-            for f in sorted(Path(folder).rglob("*")): z.write(f, f"{path.stem}/{f.relative_to(folder)}")
 
+    with tempfile.TemporaryDirectory() as folder:
+        GASScheduler.from_tableau(
+            tab, teacher.schedule, prediction=teacher.denoiser.prediction
+        ).save_pretrained(folder)
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+            for f in sorted(Path(folder).rglob("*")):
+                z.write(f, f"{path.stem}/{f.relative_to(folder)}")
+
+# %% ../nbs/05_app.ipynb #4c84519c
 @patch
 def downloads(self: Workbench, ask: Ask, uploads: Sequence[Trained] = ()) -> tuple[list[str], str]:
     "Paths of the files for the first solver and NFE of `ask`, and the Python lines."
     teacher, solver, nfe = self.teacher(ask.teacher), ask.solvers[0], ask.nfes[0]
     tab = find_tableau(ask, teacher, solver, nfe, self.solvers(uploads))
-    if tab is None: raise ValueError(f"no {label(solver)} was trained for {nfe} evaluations and the teacher {ask.teacher}")
+    if tab is None:
+        raise ValueError(
+            f"no {label(solver)} was trained for {nfe} evaluations and the teacher {ask.teacher}"
+        )
     name = re.sub(r"[^\w.-]", "-", f"{ask.teacher}-{solver}-{nfe}")
-    folder = Path(tempfile.gettempdir()) / "gas_nb-downloads" / hashlib.sha256((name + tab.to_json()).encode()).hexdigest()[:16]
+    folder = (
+        Path(tempfile.gettempdir())
+        / "gas_nb-downloads"
+        / hashlib.sha256((name + tab.to_json()).encode()).hexdigest()[:16]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.json", folder / f"{name}-scheduler.zip"]
-    if not paths[0].exists(): tab.save(paths[0])
+    if not paths[0].exists():
+        tab.save(paths[0])
     if not paths[1].exists():
-        try: scheduler_zip(tab, teacher, paths[1])
-        except ImportError: paths.pop()
+        try:
+            scheduler_zip(tab, teacher, paths[1])
+        except ImportError:
+            paths.pop()
     return [str(p) for p in paths], python_lines(ask.teacher, name)
 
 # %% ../nbs/05_app.ipynb #80a9e64d
 MAX_UPLOADS = 8
 
+
 def add_upload(path: str, teacher: Teacher, uploads: Sequence[Trained]) -> list[Trained]:
     "`uploads` with the solver in the file at `path`; ValueError if it is none, or made for another noise schedule."
-    if len(uploads) >= MAX_UPLOADS: raise ValueError(f"this session has {MAX_UPLOADS} uploaded solvers already; reload the page to start over")
+    if len(uploads) >= MAX_UPLOADS:
+        raise ValueError(
+            f"this session has {MAX_UPLOADS} uploaded solvers already; reload the page to start over"
+        )
     new = read_solver(path)
     made_for = new.tableau.meta.get("schedule")
     if isinstance(made_for, dict) and made_for != teacher.schedule.config:
-        raise ValueError(f"{Path(path).name} was made for another noise schedule ({str(made_for.get('kind'))[:30]}) than that of {teacher.name}")
-    new = replace(new, key=f"{new.key} uploaded" + (f" {len(uploads) + 1}" if uploads else ""), teacher=teacher.name)
+        raise ValueError(
+            f"{Path(path).name} was made for another noise schedule ({str(made_for.get('kind'))[:30]}) than that of {teacher.name}"
+        )
+    new = replace(
+        new,
+        key=f"{new.key} uploaded" + (f" {len(uploads) + 1}" if uploads else ""),
+        teacher=teacher.name,
+    )
     return [*uploads, new]
 
 # %% ../nbs/05_app.ipynb #70a0f9e8
@@ -566,91 +1003,208 @@ CSS = """
   .gradio-container {padding: 8px !important} .wide .js-plotly-plot {min-width: 600px}
 }
 """
+
+# %% ../nbs/05_app.ipynb #375101cf
 PICK = "element.addEventListener('click', e => { const b = e.target.closest('[data-cell]'); if (b) trigger('click', {cell: b.dataset.cell}); });"
+
 
 def launch_options() -> dict:
     "What `launch` needs so that the page looks as it should and talks to nobody else."
     system = ["system-ui", "sans-serif"]
-    theme = gr.themes.Default(primary_hue="blue", secondary_hue="blue", font=system, font_mono=["ui-monospace", "monospace"])
-    return dict(theme=theme, css=CSS, max_file_size=MAX_FILE, show_error=False, footer_links=[], max_threads=80, ssr_mode=False, enable_monitoring=False)
+    theme = gr.themes.Default(
+        primary_hue="blue",
+        secondary_hue="blue",
+        font=system,
+        font_mono=["ui-monospace", "monospace"],
+    )
+    return dict(
+        theme=theme,
+        css=CSS,
+        max_file_size=MAX_FILE,
+        show_error=False,
+        footer_links=[],
+        max_threads=80,
+        ssr_mode=False,
+        enable_monitoring=False,
+    )
 
 # %% ../nbs/05_app.ipynb #5bc62d93
-INTRO = ('<p class="intro"><b>The same noise goes through the same network.</b> The teacher asks the network 20 times to turn it into a picture; each row below is a solver that '
-         'may ask it only a few times. The closer to the teacher, the smaller L1. <small>GS and GAS are trained to need few. Click a picture to look closer. Running on {device}.</small></p>')
+INTRO = (
+    '<p class="intro"><b>The same noise goes through the same network.</b> The teacher asks the network 20 times to turn it into a picture; each row below is a solver that '
+    "may ask it only a few times. The closer to the teacher, the smaller L1. <small>GS and GAS are trained to need few. Click a picture to look closer. Running on {device}.</small></p>"
+)
 CLASSES = dict(fmnist=FMNIST_CLASSES, digits=[str(i) for i in range(10)])
-DEFAULT = Ask(condition="mixed", nfes=(4, 6, 10), solvers=("ddim", "dpm_solver_pp", "unipc", "gs", "gas"))
+DEFAULT = Ask(
+    condition="mixed", nfes=(4, 6, 10), solvers=("ddim", "dpm_solver_pp", "unipc", "gs", "gas")
+)
+
 
 def condition_choices(classes: Sequence[str]) -> list[tuple[str, str]]:
-    return [*([("a class per seed", "mixed")] if classes else []), ("no class", "none"), *((name, str(i)) for i, name in enumerate(classes))]
+    return [
+        *([("a class per seed", "mixed")] if classes else []),
+        ("no class", "none"),
+        *((name, str(i)) for i, name in enumerate(classes)),
+    ]
 
+# %% ../nbs/05_app.ipynb #e52c3a11
 @patch
-def solver_choices(self: Workbench, teacher: str, uploads: Sequence[Trained] = ()) -> list[tuple[str, str]]:
+def solver_choices(
+    self: Workbench, teacher: str, uploads: Sequence[Trained] = ()
+) -> list[tuple[str, str]]:
     "(title, key) of every row that Compare can show for a teacher."
-    own = [s for s in self.solvers(uploads) if s.teacher == _plain(teacher, 400) and s.key not in ("gs-%d" % s.nfe, "gas-%d" % s.nfe)]
-    return [*((label(s), s) for s in (*CLASSIC, "gs", "gas")), *dict((s.key, (s.title, s.key)) for s in own).values()]
+    own = [
+        s
+        for s in self.solvers(uploads)
+        if s.teacher == _plain(teacher, 400) and s.key not in ("gs-%d" % s.nfe, "gas-%d" % s.nfe)
+    ]
+    return [
+        *((label(s), s) for s in (*CLASSIC, "gs", "gas")),
+        *dict((s.key, (s.title, s.key)) for s in own).values(),
+    ]
 
-def make_ask(teacher, condition, guidance, seed, n, nfes, solvers, spacing, bench: Workbench | None = None) -> Ask:
+# %% ../nbs/05_app.ipynb #b03c079f
+def make_ask(
+    teacher, condition, guidance, seed, n, nfes, solvers, spacing, bench: Workbench | None = None
+) -> Ask:
     "The controls' values as an Ask; ValueError in words."
-    whole = lambda what, v: int(v) if isinstance(v, (int, float)) and v == int(v) else _complain(f"{what} {v!r}: give a whole number")
-    titles = bench.titles if bench else TEACHERS
-    if teacher not in titles: raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(titles)}")
-    classes = bench.classes(teacher) if bench else CLASSES[teacher]
-    if condition not in dict((v, k) for k, v in condition_choices(classes)): raise ValueError(f"class {condition!r}: {teacher} has no such class")
-    if not isinstance(guidance, (int, float)): raise ValueError("guidance: give a number")
-    solvers = tuple(str(s)[:80] for s in solvers)[:30]
-    return Ask(teacher, condition if condition in ("none", "mixed") else int(condition), float(guidance), whole("seed", seed), whole("samples", n),
-               tuple(sorted({whole("evaluations", v) for v in nfes})), solvers, spacing)
 
-def _complain(text): raise ValueError(text)
+    def whole(what, v):
+        return (
+            int(v)
+            if isinstance(v, (int, float)) and v == int(v)
+            else _complain(f"{what} {v!r}: give a whole number")
+        )
+
+    titles = bench.titles if bench else TEACHERS
+    if teacher not in titles:
+        raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(titles)}")
+    classes = bench.classes(teacher) if bench else CLASSES[teacher]
+    if condition not in dict((v, k) for k, v in condition_choices(classes)):
+        raise ValueError(f"class {condition!r}: {teacher} has no such class")
+    if not isinstance(guidance, (int, float)):
+        raise ValueError("guidance: give a number")
+    solvers = tuple(str(s)[:80] for s in solvers)[:30]
+    return Ask(
+        teacher,
+        condition if condition in ("none", "mixed") else int(condition),
+        float(guidance),
+        whole("seed", seed),
+        whole("samples", n),
+        tuple(sorted({whole("evaluations", v) for v in nfes})),
+        solvers,
+        spacing,
+    )
+
+# %% ../nbs/05_app.ipynb #9bd8172f
+def _complain(text):
+    raise ValueError(text)
 
 # %% ../nbs/05_app.ipynb #576252bc
 def told(generator: Callable, blanks: Sequence[Any] = ()) -> Callable:
     "A callback for Gradio: `generator`'s outputs, of which the first is a status; an error becomes that status, the other outputs stay as they are."
+
     def callback(*values):
-        try: yield from generator(*values)
-        except GeneratorExit: raise
-        except Exception as error: yield (status(in_words(error), alert=True), *blanks) if blanks else status(in_words(error), alert=True)
+        try:
+            yield from generator(*values)
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            yield (
+                (status(in_words(error), alert=True), *blanks)
+                if blanks
+                else status(in_words(error), alert=True)
+            )
+
     return callback
 
+# %% ../nbs/05_app.ipynb #1ade76c4
 def _controls(bench: Workbench, one: bool = False) -> dict[str, gr.components.Component]:
     "The controls that make an Ask; with `one` a single solver and NFE are chosen."
-    c, choices, conditions = {}, bench.solver_choices(bench.first), condition_choices(bench.classes(bench.first))
+    c, choices, conditions = (
+        {},
+        bench.solver_choices(bench.first),
+        condition_choices(bench.classes(bench.first)),
+    )
     with gr.Row():
-        c["teacher"] = gr.Dropdown([(text, name) for name, text in bench.titles.items()], value=bench.first, label="Teacher", min_width=220)
-        c["condition"] = gr.Dropdown(conditions, value=conditions[0][1], label="Class", min_width=130)
+        c["teacher"] = gr.Dropdown(
+            [(text, name) for name, text in bench.titles.items()],
+            value=bench.first,
+            label="Teacher",
+            min_width=220,
+        )
+        c["condition"] = gr.Dropdown(
+            conditions, value=conditions[0][1], label="Class", min_width=130
+        )
         c["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
-        c["n"] = gr.Slider(1, MAX_SAMPLES, DEFAULT.n, step=1, label="Samples", min_width=130, visible=not one)
+        c["n"] = gr.Slider(
+            1, MAX_SAMPLES, DEFAULT.n, step=1, label="Samples", min_width=130, visible=not one
+        )
         if one:
             c["solvers"] = gr.Dropdown(choices, value="gs", label="Solver", min_width=150)
             c["nfes"] = gr.Dropdown([str(n) for n in NFES], value="4", label="NFE", min_width=110)
     with gr.Accordion("More choices" if one else "Solvers, evaluations, guidance", open=False):
         if not one:
-            c["solvers"] = gr.CheckboxGroup(choices, value=list(DEFAULT.solvers), label="Solvers (rows)")
-            c["nfes"] = gr.CheckboxGroup([str(n) for n in NFES], value=[str(n) for n in DEFAULT.nfes], label="Evaluations (columns)")
+            c["solvers"] = gr.CheckboxGroup(
+                choices, value=list(DEFAULT.solvers), label="Solvers (rows)"
+            )
+            c["nfes"] = gr.CheckboxGroup(
+                [str(n) for n in NFES],
+                value=[str(n) for n in DEFAULT.nfes],
+                label="Evaluations (columns)",
+            )
         with gr.Row():
-            c["guidance"] = gr.Slider(0, 10, 1, step=0.5, label="Guidance on top (1: none, as the solvers were trained)")
-            c["spacing"] = gr.Dropdown(list(SPACED.items()), value="best", label="Time grid of the training-free solvers")
+            c["guidance"] = gr.Slider(
+                0, 10, 1, step=0.5, label="Guidance on top (1: none, as the solvers were trained)"
+            )
+            c["spacing"] = gr.Dropdown(
+                list(SPACED.items()), value="best", label="Time grid of the training-free solvers"
+            )
     return c
 
 # %% ../nbs/05_app.ipynb #b141f8a6
 ORDER = ("teacher", "condition", "guidance", "seed", "n", "nfes", "solvers", "spacing")
 
+
 def _ask_from(bench: Workbench, values: Sequence[Any]) -> Ask:
     v = dict(zip(ORDER, values))
-    many = lambda x: x if isinstance(x, list) else [x]
-    return make_ask(**v | dict(nfes=[int(n) for n in many(v["nfes"]) if str(n).isdigit()], solvers=many(v["solvers"])), bench=bench)
 
-def _inputs(c: dict) -> list: return [c[name] for name in ORDER]
+    def many(x):
+        return x if isinstance(x, list) else [x]
 
+    return make_ask(
+        **v
+        | dict(
+            nfes=[int(n) for n in many(v["nfes"]) if str(n).isdigit()], solvers=many(v["solvers"])
+        ),
+        bench=bench,
+    )
+
+
+def _inputs(c: dict) -> list:
+    return [c[name] for name in ORDER]
+
+# %% ../nbs/05_app.ipynb #d95a558e
 def _follow_teacher(bench: Workbench, c: dict, uploads: gr.State) -> None:
     "Another teacher has other classes and other trained solvers."
+
     def change(teacher, condition, chosen, mine):
         choices = bench.solver_choices(teacher, mine)
         keys, many = [k for _, k in choices], isinstance(chosen, list)
         kept = [k for k in chosen if k in keys] if many else chosen if chosen in keys else "unipc"
         conditions = condition_choices(bench.classes(teacher))
-        return gr.update(choices=conditions, value=condition if condition in ("none", conditions[0][1]) else conditions[0][1]), gr.update(choices=choices, value=kept)
-    c["refresh"] = dict(fn=change, inputs=[c["teacher"], c["condition"], c["solvers"], uploads], outputs=[c["condition"], c["solvers"]], show_progress="hidden", queue=False, api_visibility="private")
+        return gr.update(
+            choices=conditions,
+            value=condition if condition in ("none", conditions[0][1]) else conditions[0][1],
+        ), gr.update(choices=choices, value=kept)
+
+    c["refresh"] = dict(
+        fn=change,
+        inputs=[c["teacher"], c["condition"], c["solvers"], uploads],
+        outputs=[c["condition"], c["solvers"]],
+        show_progress="hidden",
+        queue=False,
+        api_visibility="private",
+    )
     c["teacher"].change(**c["refresh"])
 
 # %% ../nbs/05_app.ipynb #30815858
@@ -658,21 +1212,55 @@ def _compare_tab(bench: Workbench, demo: gr.Blocks, uploads: gr.State) -> dict:
     c = _controls(bench)
     _follow_teacher(bench, c, uploads)
     with gr.Row():
-        run, cancel = gr.Button("Generate", variant="primary", scale=3, min_width=140, elem_id="generate"), gr.Button("Cancel", scale=1, min_width=90, elem_id="cancel")
+        run, cancel = (
+            gr.Button("Generate", variant="primary", scale=3, min_width=140, elem_id="generate"),
+            gr.Button("Cancel", scale=1, min_width=90, elem_id="cancel"),
+        )
     line = gr.HTML(status("ready"), elem_id="status", js_on_load=None)
-    grid, detail = gr.HTML(elem_id="grid", js_on_load=PICK), gr.HTML(elem_id="detail", js_on_load=None)
+    grid, detail = (
+        gr.HTML(elem_id="grid", js_on_load=PICK),
+        gr.HTML(elem_id="detail", js_on_load=None),
+    )
     results = gr.State({}, time_to_live=3600)
+
     def compare(mine, *values):
         ask = _ask_from(bench, values)
         names = {k: text for text, k in bench.solver_choices(ask.teacher, mine)}
-        for text, page, found in bench.compare(ask, names, mine): yield text, page, found, ""
+        for text, page, found in bench.compare(ask, names, mine):
+            yield text, page, found, ""
+
     def look(found, event: gr.EventData):
         cell, target = found.get("cells", {}).get(str(event.cell)), _target(found.get("cells", {}))
-        if cell is None or target is None: return gr.skip()
-        return detail_html(replace(cell, l1=(cell.images - target.images).abs().mean().item()), target, found["names"].get(cell.solver, label(cell.solver)))
-    call = dict(fn=told(compare, [gr.skip()] * 3), inputs=[uploads, *_inputs(c)], outputs=[line, grid, results, detail], show_progress="hidden", concurrency_limit=None, trigger_mode="multiple")
-    events = [run.click(**call, api_name="compare"), c["seed"].submit(**call, api_visibility="private"), demo.load(**call, api_visibility="private")]
-    cancel.click(lambda: status("cancelled; what was finished stays"), None, line, cancels=events, queue=False, show_progress="hidden", api_visibility="private")
+        if cell is None or target is None:
+            return gr.skip()
+        return detail_html(
+            replace(cell, l1=(cell.images - target.images).abs().mean().item()),
+            target,
+            found["names"].get(cell.solver, label(cell.solver)),
+        )
+
+    call = dict(
+        fn=told(compare, [gr.skip()] * 3),
+        inputs=[uploads, *_inputs(c)],
+        outputs=[line, grid, results, detail],
+        show_progress="hidden",
+        concurrency_limit=None,
+        trigger_mode="multiple",
+    )
+    events = [
+        run.click(**call, api_name="compare"),
+        c["seed"].submit(**call, api_visibility="private"),
+        demo.load(**call, api_visibility="private"),
+    ]
+    cancel.click(
+        lambda: status("cancelled; what was finished stays"),
+        None,
+        line,
+        cancels=events,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
     grid.click(look, results, detail, show_progress="hidden", queue=False, api_visibility="private")
     return c
 
@@ -681,56 +1269,143 @@ def _inside_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State) -> dict:
     c = _controls(bench, one=True)
     _follow_teacher(bench, c, uploads)
     show = gr.Button("Show", variant="primary", elem_id="show")
-    line = gr.HTML(status("choose a solver and press Show"), elem_id="inside-status", js_on_load=None)
-    grids, table, way = (gr.Plot(show_label=False, container=False, elem_classes=["wide", "later"]) for _ in range(3))
-    def look(mine, *values): yield from bench.look_inside(_ask_from(bench, values), uploads=mine)
-    call = dict(fn=told(look, [gr.skip()] * 3), inputs=[uploads, *_inputs(c)], outputs=[line, grids, table, way],
-                show_progress="hidden", concurrency_limit=None)
+    line = gr.HTML(
+        status("choose a solver and press Show"), elem_id="inside-status", js_on_load=None
+    )
+    grids, table, way = (
+        gr.Plot(show_label=False, container=False, elem_classes=["wide", "later"]) for _ in range(3)
+    )
+
+    def look(mine, *values):
+        yield from bench.look_inside(_ask_from(bench, values), uploads=mine)
+
+    call = dict(
+        fn=told(look, [gr.skip()] * 3),
+        inputs=[uploads, *_inputs(c)],
+        outputs=[line, grids, table, way],
+        show_progress="hidden",
+        concurrency_limit=None,
+    )
     show.click(**call, api_name="look_inside")
-    tab.select(**call, api_visibility="private")                          # nobody opens a tab to see it empty
+    tab.select(**call, api_visibility="private")  # nobody opens a tab to see it empty
     return c
 
+# %% ../nbs/05_app.ipynb #e3e308f8
 def _tradeoff_tab(bench: Workbench, tab: gr.Tab, uploads: gr.State, c: dict) -> None:
     rows = gr.State([], time_to_live=3600)
     with gr.Row():
-        x = gr.Dropdown([("network evaluations", "nfe"), ("seconds per image", "seconds_per_image")], value="nfe", label="Cost", min_width=150)
-        y = gr.Dropdown([(find_metric(name).label, name) for name in RUN_METRICS], value="l1", label="Quality (lower is better)", min_width=150)
-        measure_button, stop = gr.Button("Measure here", variant="primary", elem_id="measure"), gr.Button("Cancel")
-    line, plot = gr.HTML(status("choices of solvers and seeds are those of Compare; NFE 4 to 10"), js_on_load=None), gr.Plot(show_label=False, container=False, elem_classes="later")
+        x = gr.Dropdown(
+            [("network evaluations", "nfe"), ("seconds per image", "seconds_per_image")],
+            value="nfe",
+            label="Cost",
+            min_width=150,
+        )
+        y = gr.Dropdown(
+            [(find_metric(name).label, name) for name in RUN_METRICS],
+            value="l1",
+            label="Quality (lower is better)",
+            min_width=150,
+        )
+        measure_button, stop = (
+            gr.Button("Measure here", variant="primary", elem_id="measure"),
+            gr.Button("Cancel"),
+        )
+    line, plot = (
+        gr.HTML(
+            status("choices of solvers and seeds are those of Compare; NFE 4 to 10"),
+            js_on_load=None,
+        ),
+        gr.Plot(show_label=False, container=False, elem_classes="later"),
+    )
+
     def draw(found, x, y):
-        try: return tradeoff(found, x, y)
-        except ValueError: return None
+        try:
+            return tradeoff(found, x, y)
+        except ValueError:
+            return None
+
     def stored(teacher, x, y):
         found = bench.sweep_rows(teacher)
-        return status(f"{len(found)} results of the runs" if found else "the runs hold no results for this teacher: press Measure here"), found, draw(found, x, y)
+        return (
+            status(
+                f"{len(found)} results of the runs"
+                if found
+                else "the runs hold no results for this teacher: press Measure here"
+            ),
+            found,
+            draw(found, x, y),
+        )
+
     def measured(x, y, mine, *values):
         ask = _ask_from(bench, values)
-        for text, found in bench.measure_tradeoff(replace(ask, nfes=(4, 6, 8, 10), n=min(ask.n, 8)), mine): yield text, found, draw(found, x, y)
+        for text, found in bench.measure_tradeoff(
+            replace(ask, nfes=(4, 6, 8, 10), n=min(ask.n, 8)), mine
+        ):
+            yield text, found, draw(found, x, y)
+
     quiet = dict(show_progress="hidden", api_visibility="private")
     tab.select(stored, [c["teacher"], x, y], [line, rows, plot], **quiet)
-    for axis in (x, y): axis.change(draw, [rows, x, y], plot, **quiet)
-    event = measure_button.click(told(measured, [gr.skip()] * 2), [x, y, uploads, *_inputs(c)], [line, rows, plot], concurrency_limit=None, **quiet)
+    for axis in (x, y):
+        axis.change(draw, [rows, x, y], plot, **quiet)
+    event = measure_button.click(
+        told(measured, [gr.skip()] * 2),
+        [x, y, uploads, *_inputs(c)],
+        [line, rows, plot],
+        concurrency_limit=None,
+        **quiet,
+    )
     stop.click(lambda: status("cancelled"), None, line, cancels=[event], queue=False, **quiet)
 
 # %% ../nbs/05_app.ipynb #6ca31236
 def _train_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> None:
-    gr.HTML('<p class="intro">Make a solver for a number of evaluations of your choice. It learns from pairs of noise and the teacher\'s picture, then (GAS) against a discriminator.</p>', js_on_load=None)
+    gr.HTML(
+        '<p class="intro">Make a solver for a number of evaluations of your choice. It learns from pairs of noise and the teacher\'s picture, then (GAS) against a discriminator.</p>',
+        js_on_load=None,
+    )
     with gr.Row():
-        teacher = gr.Dropdown([(text, name) for name, text in bench.titles.items()], value="digits" if bench.first in TEACHERS else bench.first, label="Teacher", min_width=170)
+        teacher = gr.Dropdown(
+            [(text, name) for name, text in bench.titles.items()],
+            value="digits" if bench.first in TEACHERS else bench.first,
+            label="Teacher",
+            min_width=170,
+        )
         nfe = gr.Slider(2, 10, 4, step=1, label="NFE", min_width=150)
         size = gr.Dropdown(list(SIZES.items()), value="quick", label="Effort", min_width=170)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=90)
         adversarial = gr.Checkbox(True, label="GAS phase", min_width=110)
-    with gr.Row(): start, stop = gr.Button("Train", variant="primary", elem_id="train"), gr.Button("Stop, keep what it has", elem_id="stop")
-    line, curves = gr.HTML(status("ready"), elem_id="train-status", js_on_load=None), gr.Plot(show_label=False, container=False, elem_classes="later")
+    with gr.Row():
+        start, stop = (
+            gr.Button("Train", variant="primary", elem_id="train"),
+            gr.Button("Stop, keep what it has", elem_id="stop"),
+        )
+    line, curves = (
+        gr.HTML(status("ready"), elem_id="train-status", js_on_load=None),
+        gr.Plot(show_label=False, container=False, elem_classes="later"),
+    )
     jobs = gr.State({})
+
     def distil(teacher, nfe, size, adversarial, seed, jobs):
-        if not isinstance(seed, (int, float)) or not 0 <= seed < 2**31: raise ValueError(f"seed {seed!r}: give a whole number from 0")
-        for text, figure in bench.distil(teacher, int(nfe), size, bool(adversarial), int(seed), jobs): yield text, figure, jobs
+        if not isinstance(seed, (int, float)) or not 0 <= seed < 2**31:
+            raise ValueError(f"seed {seed!r}: give a whole number from 0")
+        for text, figure in bench.distil(
+            teacher, int(nfe), size, bool(adversarial), int(seed), jobs
+        ):
+            yield text, figure, jobs
+
     def halt(jobs):
-        if job := jobs.get("now"): job.stop.set()
-    run = start.click(told(distil, [gr.skip()] * 2), [teacher, nfe, size, adversarial, seed, jobs], [line, curves, jobs], show_progress="hidden", concurrency_limit=None, api_visibility="private")
-    for r in refresh: run = run.then(**r)
+        if job := jobs.get("now"):
+            job.stop.set()
+
+    run = start.click(
+        told(distil, [gr.skip()] * 2),
+        [teacher, nfe, size, adversarial, seed, jobs],
+        [line, curves, jobs],
+        show_progress="hidden",
+        concurrency_limit=None,
+        api_visibility="private",
+    )
+    for r in refresh:
+        run = run.then(**r)
     stop.click(halt, jobs, None, queue=False, show_progress="hidden", api_visibility="private")
 
 # %% ../nbs/05_app.ipynb #c0e6f7cb
@@ -739,78 +1414,167 @@ def _download_tab(bench: Workbench, uploads: gr.State, refresh: list[dict]) -> d
     _follow_teacher(bench, c, uploads)
     make = gr.Button("Prepare files", variant="primary", elem_id="prepare")
     line = gr.HTML(status("choose a solver"), elem_id="download-status", js_on_load=None)
-    paths, lines = gr.File(label="The solver: JSON, and a diffusers scheduler", file_count="multiple", interactive=False, elem_id="files", elem_classes="later"), gr.Code(label="In Python", language="python", interactive=False, elem_classes=["wide", "later"])
-    given = gr.File(label="Bring a solver (.json): it joins the solvers of this session", file_types=[".json"], type="filepath", elem_id="upload")
+    paths, lines = (
+        gr.File(
+            label="The solver: JSON, and a diffusers scheduler",
+            file_count="multiple",
+            interactive=False,
+            elem_id="files",
+            elem_classes="later",
+        ),
+        gr.Code(
+            label="In Python", language="python", interactive=False, elem_classes=["wide", "later"]
+        ),
+    )
+    given = gr.File(
+        label="Bring a solver (.json): it joins the solvers of this session",
+        file_types=[".json"],
+        type="filepath",
+        elem_id="upload",
+    )
+
     def prepare(mine, *values):
         files, code = bench.downloads(_ask_from(bench, values), mine)
         yield status(f"{len(files)} files are ready"), files, code
+
     def bring(path, teacher, mine):
-        if path is None: yield gr.skip(), gr.skip(); return
+        if path is None:
+            yield gr.skip(), gr.skip()
+            return
         mine = add_upload(path, bench.teacher(teacher), mine)
         mine[-1] = replace(mine[-1], teacher=_plain(teacher, 400))
         yield status(f"{mine[-1].title} is now among the solvers of Compare"), mine
+
     quiet = dict(show_progress="hidden", api_visibility="private")
-    make.click(told(prepare, [gr.skip()] * 2), [uploads, *_inputs(c)], [line, paths, lines], **quiet)
-    event = given.upload(told(bring, [gr.skip()]), [given, c["teacher"], uploads], [line, uploads], **quiet)
-    for r in [*refresh, c["refresh"]]: event = event.then(**r)
+    make.click(
+        told(prepare, [gr.skip()] * 2), [uploads, *_inputs(c)], [line, paths, lines], **quiet
+    )
+    event = given.upload(
+        told(bring, [gr.skip()]), [given, c["teacher"], uploads], [line, uploads], **quiet
+    )
+    for r in [*refresh, c["refresh"]]:
+        event = event.then(**r)
     return c
 
 # %% ../nbs/05_app.ipynb #b8a18e76
-def build(runs: str | Path = "runs", device: str = "auto", bench: Workbench | None = None) -> gr.Blocks:
+def build(
+    runs: str | Path = "runs", device: str = "auto", bench: Workbench | None = None
+) -> gr.Blocks:
     "The page; nothing is launched. `build().launch(**launch_options())` serves it, in a notebook too."
     bench = bench or Workbench(runs, device)
-    with gr.Blocks(title="gas_nb: few-step solvers", analytics_enabled=False, delete_cache=(1800, 7200)) as demo:
+    with gr.Blocks(
+        title="gas_nb: few-step solvers", analytics_enabled=False, delete_cache=(1800, 7200)
+    ) as demo:
         uploads = gr.State([], time_to_live=7200)
         gr.HTML(INTRO.format(device=html.escape(bench.device_name)), js_on_load=None)
-        with gr.Tab("Compare"): c = _compare_tab(bench, demo, uploads)
-        with gr.Tab("Look inside") as tab: inside = _inside_tab(bench, tab, uploads)
-        with gr.Tab("Trade-off") as tab: _tradeoff_tab(bench, tab, uploads, c)
+        with gr.Tab("Compare"):
+            c = _compare_tab(bench, demo, uploads)
+        with gr.Tab("Look inside") as tab:
+            inside = _inside_tab(bench, tab, uploads)
+        with gr.Tab("Trade-off") as tab:
+            _tradeoff_tab(bench, tab, uploads, c)
         refresh = [c["refresh"], inside["refresh"]]
-        with gr.Tab("Train"): _train_tab(bench, uploads, refresh)
-        with gr.Tab("Download"): own = _download_tab(bench, uploads, refresh)
-        for r in (*refresh, own["refresh"]): demo.load(**r)
+        with gr.Tab("Train"):
+            _train_tab(bench, uploads, refresh)
+        with gr.Tab("Download"):
+            own = _download_tab(bench, uploads, refresh)
+        for r in (*refresh, own["refresh"]):
+            demo.load(**r)
     demo.bench = bench
     return demo.queue(max_size=100, default_concurrency_limit=4)
 
 # %% ../nbs/05_app.ipynb #d1cf44f4
 def main(arguments: Sequence[str] | None = None) -> None:
     "`python -m gas_nb.app`: serve the page until interrupted."
-    p = argparse.ArgumentParser("gas_nb.app", description="Compare few-step solvers in the browser.")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (default: %(default)s)")
+    p = argparse.ArgumentParser(
+        "gas_nb.app", description="Compare few-step solvers in the browser."
+    )
+    p.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 for all (default: %(default)s)",
+    )
     p.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
-    p.add_argument("--share", action="store_true", help="ask Gradio for a public address (needs a network)")
+    p.add_argument(
+        "--share", action="store_true", help="ask Gradio for a public address (needs a network)"
+    )
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    p.add_argument("--teacher", default="", help="one more teacher: a diffusers pipeline's folder or hub id, an EDM file")
-    p.add_argument("--prompts", default="", metavar="FILE", help="its captions, one a line, where it is a text model")
-    p.add_argument("--runs", default="runs", metavar="DIR", help="folder of runs: trained solvers are read from it and written to it (default: %(default)s)")
+    p.add_argument(
+        "--teacher",
+        default="",
+        help="one more teacher: a diffusers pipeline's folder or hub id, an EDM file",
+    )
+    p.add_argument(
+        "--prompts",
+        default="",
+        metavar="FILE",
+        help="its captions, one a line, where it is a text model",
+    )
+    p.add_argument(
+        "--runs",
+        default="runs",
+        metavar="DIR",
+        help="folder of runs: trained solvers are read from it and written to it (default: %(default)s)",
+    )
     a = p.parse_args(arguments)
     try:
         check_address(a.host, a.port)
         bench = Workbench(a.runs, a.device, teacher=a.teacher, prompts=a.prompts)
         bench.teacher(bench.first)
-    except (ValueError, OSError) as e: p.error(str(e))
+    except (ValueError, OSError) as e:
+        p.error(str(e))
     print(f"Running on {bench.device_name}; runs in {bench.runs}", flush=True)
     page = build(bench=bench)
-    page.launch(server_name=a.host, server_port=a.port, share=a.share, prevent_thread_lock=True, **launch_options())
-    threading.Thread(target=warm_up, args=[bench], daemon=True).start()          # while the page is being opened
+    page.launch(
+        server_name=a.host,
+        server_port=a.port,
+        share=a.share,
+        prevent_thread_lock=True,
+        **launch_options(),
+    )
+    threading.Thread(
+        target=warm_up, args=[bench], daemon=True
+    ).start()  # while the page is being opened
     page.block_thread()
 
+# %% ../nbs/05_app.ipynb #56193e7c
 def check_address(host: str, port: int | None) -> None:
     "ValueError if the page cannot be served at `host` and `port` (None: any that is free)."
-    if port is not None and not 1 <= port <= 65535: raise ValueError(f"--port {port}: give a number from 1 to 65535, or leave it out for a free one")
-    try: family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as e: raise ValueError(f"--host {host!r} is no address ({e}): give 127.0.0.1 for this machine alone, 0.0.0.0 for all") from None
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(
+            f"--port {port}: give a number from 1 to 65535, or leave it out for a free one"
+        )
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[
+            0
+        ]
+    except (OSError, UnicodeError) as e:
+        raise ValueError(
+            f"--host {host!r} is no address ({e}): give 127.0.0.1 for this machine alone, 0.0.0.0 for all"
+        ) from None
     with socket.socket(family, kind) as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try: s.bind(address)
-        except OSError as e: raise ValueError(f"--host {host} --port {port}: cannot listen there ({e.strerror}); choose another, or leave --port out") from None
+        try:
+            s.bind(address)
+        except OSError as e:
+            raise ValueError(
+                f"--host {host} --port {port}: cannot listen there ({e.strerror}); choose another, or leave --port out"
+            ) from None
 
+# %% ../nbs/05_app.ipynb #95196d98
 def warm_up(bench: Workbench) -> None:
     "Answer the page's first question before anyone asks it."
     try:
-        ask = replace(DEFAULT, teacher=bench.first, condition=condition_choices(bench.classes(bench.first))[0][1])
-        for _ in generate(ask, bench.teacher(ask.teacher), bench.solvers(), bench.run): pass
-    except Exception as error: in_words(error)
+        ask = replace(
+            DEFAULT,
+            teacher=bench.first,
+            condition=condition_choices(bench.classes(bench.first))[0][1],
+        )
+        for _ in generate(ask, bench.teacher(ask.teacher), bench.solvers(), bench.run):
+            pass
+    except Exception as error:
+        in_words(error)
 
 # %% ../nbs/05_app.ipynb #ace2f725
-if __name__ == "__main__" and "__file__" in globals(): main()         # a notebook has no file of its own
+if __name__ == "__main__" and "__file__" in globals():
+    main()  # a notebook has no file of its own

@@ -17,19 +17,24 @@ __all__ = ['PURE_NOISE', 'CLASSIC_SOLVERS', 'multistep_terms', 'dpm_solver_pp', 
            'classic_tableau']
 
 # %% ../nbs/foundations/classic.ipynb #630a94cc
-PURE_NOISE = math.log(2)                                 # how far before lambda_1 pure noise counts
+PURE_NOISE = math.log(2)  # how far before lambda_1 pure noise counts
+
 
 class _Symbols:
     "Unit vectors for the states x_0.. and data predictions D_0.., and the rows that a solver builds from them."
+
     def __init__(self, schedule: NoiseSchedule, times: Tensor):
         self.times = _check_times(schedule, times)
         self.n, self.schedule = len(self.times) - 1, schedule
-        self.alpha, self.sigma, self.lam = (f(self.times) for f in (schedule.alpha, schedule.sigma, schedule.lambda_))
-        self.pure = bool(torch.isinf(self.lam[0]))          # a flow model at t = 1
-        self.past = self.lam.clone()                        # lambda as the past of a step has it
-        if self.pure: self.past[0] = self.lam[1] - PURE_NOISE
+        self.alpha, self.sigma, self.lam = (
+            f(self.times) for f in (schedule.alpha, schedule.sigma, schedule.lambda_)
+        )
+        self.pure = bool(torch.isinf(self.lam[0]))  # a flow model at t = 1
+        self.past = self.lam.clone()  # lambda as the past of a step has it
+        if self.pure:
+            self.past[0] = self.lam[1] - PURE_NOISE
         unit = torch.eye(2 * self.n, dtype=torch.float64)
-        self.x, self.D, self.rows = unit[:self.n], unit[self.n:], []
+        self.x, self.D, self.rows = unit[: self.n], unit[self.n :], []
 
     def first_order(self, k: int, base: Tensor) -> Tensor:
         "DDIM's step from `base` at time k."
@@ -39,10 +44,12 @@ class _Symbols:
     def tableau(self, name: str) -> Tableau:
         rows = torch.stack(self.rows)
         if not rows.isfinite().all():
-            raise ValueError(f"times {self.times.tolist()}: {name} is not finite there; only a first-order step can end at 0, "
-                             "and none begins above 1 on a flow")
+            raise ValueError(
+                f"times {self.times.tolist()}: {name} is not finite there; only a first-order step can end at 0, "
+                "and none begins above 1 on a flow"
+            )
         meta = dict(name=name, schedule=self.schedule.config)
-        return Tableau(self.times, torch.zeros(self.n), rows[:, :self.n], rows[:, self.n:], meta)
+        return Tableau(self.times, torch.zeros(self.n), rows[:, : self.n], rows[:, self.n :], meta)
 
 # %% ../nbs/foundations/classic.ipynb #70b39483
 def _check_order(order: int, highest: int, solver: str) -> None:
@@ -50,13 +57,17 @@ def _check_order(order: int, highest: int, solver: str) -> None:
     if not whole or not 1 <= order <= highest:
         raise ValueError(f"order={order!r}: {solver} has orders 1 to {highest}")
 
+# %% ../nbs/foundations/classic.ipynb #e49bc7d9
 def _check_times(schedule: NoiseSchedule, times: Tensor) -> Tensor:
     "`times` (N+1,) as float64, if a solver can walk them."
     if not isinstance(schedule, NoiseSchedule):
         raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
-    try: t = torch.as_tensor(times, dtype=torch.float64)
+    try:
+        t = torch.as_tensor(times, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"times={times!r}: give nfe + 1 numbers that fall, as `spacing` does") from None
+        raise ValueError(
+            f"times={times!r}: give nfe + 1 numbers that fall, as `spacing` does"
+        ) from None
     if t.ndim != 1 or len(t) < 2:
         raise ValueError(f"times has shape {tuple(t.shape)}: need nfe + 1 >= 2 values")
     if not ((t.diff() < 0).all() and t[-1] >= 0):
@@ -64,33 +75,46 @@ def _check_times(schedule: NoiseSchedule, times: Tensor) -> Tensor:
     return t
 
 # %% ../nbs/foundations/classic.ipynb #528509f6
-def multistep_terms(lam: Tensor, alpha: Tensor, D: Tensor, k: int, order: int) -> list[tuple[Tensor, Tensor]]:
+def multistep_terms(
+    lam: Tensor, alpha: Tensor, D: Tensor, k: int, order: int
+) -> list[tuple[Tensor, Tensor]]:
     """The integral over step k as pairs (weight, direction): order <= 3 data-prediction terms of DPM-Solver++ (arXiv 2211.01095).
     `lam`, `alpha` (N+1,) on the grid; `D[j]` stands for prediction j: a vector of symbols, or an image."""
     h = lam[k + 1] - lam[k]
     phi_1 = torch.expm1(-h)
     terms = [(-alpha[k + 1] * phi_1, D[k])]
-    if order == 1: return terms
+    if order == 1:
+        return terms
     r0 = (lam[k] - lam[k - 1]) / h
     d0 = (D[k] - D[k - 1]) / r0
-    if order == 2: return terms + [(-alpha[k + 1] * phi_1 / 2, d0)]
+    if order == 2:
+        return terms + [(-alpha[k + 1] * phi_1 / 2, d0)]
     r1 = (lam[k - 1] - lam[k - 2]) / h
     d1 = (D[k - 1] - D[k - 2]) / r1
     phi_2 = phi_1 / h + 1
     phi_3 = phi_2 / h - 0.5
-    return terms + [(alpha[k + 1] * phi_2, d0 + r0 / (r0 + r1) * (d0 - d1)), (-alpha[k + 1] * phi_3, (d0 - d1) / (r0 + r1))]
+    return terms + [
+        (alpha[k + 1] * phi_2, d0 + r0 / (r0 + r1) * (d0 - d1)),
+        (-alpha[k + 1] * phi_3, (d0 - d1) / (r0 + r1)),
+    ]
 
 # %% ../nbs/foundations/classic.ipynb #807e098a
-def dpm_solver_pp(schedule: NoiseSchedule, times: Tensor, order: int = 3, lower_order_final: bool = False) -> Tableau:
+def dpm_solver_pp(
+    schedule: NoiseSchedule, times: Tensor, order: int = 3, lower_order_final: bool = False
+) -> Tableau:
     """DPM-Solver++ multistep, data prediction (arXiv 2211.01095, Alg. 2), order 1 to 3. `lower_order_final` falls to order 1 at the end,
     as many codes do below 15 steps."""
     _check_order(order, 3, "DPM-Solver++")
     s = _Symbols(schedule, times)
     for k in range(s.n):
         p = min(order, k + 1, s.n - k) if lower_order_final else min(order, k + 1)
-        s.rows.append(s.sigma[k + 1] / s.sigma[k] * s.x[k] + sum(w * d for w, d in multistep_terms(s.lam, s.alpha, s.D, k, p)))
+        s.rows.append(
+            s.sigma[k + 1] / s.sigma[k] * s.x[k]
+            + sum(w * d for w, d in multistep_terms(s.lam, s.alpha, s.D, k, p))
+        )
     return s.tableau("dpm_solver_pp" if order > 1 else "ddim")
 
+# %% ../nbs/foundations/classic.ipynb #6a4d694f
 def ddim(schedule: NoiseSchedule, times: Tensor) -> Tableau:
     "DDIM with eta = 0 (arXiv 2010.02502): the exponential integrator of order 1."
     return dpm_solver_pp(schedule, times, order=1)
@@ -101,38 +125,65 @@ def _unipc_weights(hh: Tensor, ratios: Tensor, variant: str) -> tuple[Tensor, Te
     B = hh if variant == "bh1" else torch.expm1(hh)
     phi, factorial, R, b = torch.expm1(hh) / hh - 1, 1, [], []
     for i in range(1, len(ratios) + 1):
-        R.append(ratios ** (i - 1)); b.append(phi * factorial / B)
+        R.append(ratios ** (i - 1))
+        b.append(phi * factorial / B)
         factorial *= i + 1
         phi = phi / hh - 1 / factorial
     return torch.stack(R), torch.stack(b), B
 
 # %% ../nbs/foundations/classic.ipynb #fc01e7c3
-def unipc(schedule: NoiseSchedule, times: Tensor, order: int = 3, variant: str = "bh2", lower_order_final: bool = True,
-          corrector: bool = True) -> Tableau:
+def unipc(
+    schedule: NoiseSchedule,
+    times: Tensor,
+    order: int = 3,
+    variant: str = "bh2",
+    lower_order_final: bool = True,
+    corrector: bool = True,
+) -> Tableau:
     "UniPC multistep with data prediction (arXiv 2302.04867, Alg. 5-8), order 1 to 3, `variant` bh1 or bh2; no corrector in the last step."
     _check_order(order, 3, "UniPC")
-    if variant not in ("bh1", "bh2"): raise ValueError(f"variant={variant!r}: UniPC has bh1 and bh2")
+    if variant not in ("bh1", "bh2"):
+        raise ValueError(f"variant={variant!r}: UniPC has bh1 and bh2")
     s = _Symbols(schedule, times)
-    base, alpha, lam = s.x[0], s.alpha, s.past                 # the corrected state, in symbols
+    base, alpha, lam = s.x[0], s.alpha, s.past  # the corrected state, in symbols
     for k in range(s.n):
         p = min(order, k + 1, s.n - k) if lower_order_final else min(order, k + 1)
         h = lam[k + 1] - lam[k]
-        nodes = torch.stack([(lam[k - i] - lam[k]) / h for i in range(1, p)] + [torch.ones((), dtype=torch.float64)])
+        nodes = torch.stack(
+            [(lam[k - i] - lam[k]) / h for i in range(1, p)] + [torch.ones((), dtype=torch.float64)]
+        )
         R, b, B = _unipc_weights(-h, nodes, variant)
-        if k == 0 and s.pure: B = -torch.ones_like(B)              # both variants, as lambda_0 goes to -infinity
+        if k == 0 and s.pure:
+            B = -torch.ones_like(B)  # both variants, as lambda_0 goes to -infinity
         first = s.first_order(k, base)
         slopes = [(s.D[k - i] - s.D[k]) / nodes[i - 1] for i in range(1, p)]
         half = torch.full((1,), 0.5, dtype=torch.float64)
         predict = [] if p == 1 else half if p == 2 else torch.linalg.solve(R[:-1, :-1], b[:-1])
-        s.rows.append(first - alpha[k + 1] * B * sum((w * d for w, d in zip(predict, slopes)), torch.zeros_like(first)))
-        if k + 1 == s.n: break
+        s.rows.append(
+            first
+            - alpha[k + 1]
+            * B
+            * sum((w * d for w, d in zip(predict, slopes)), torch.zeros_like(first))
+        )
+        if k + 1 == s.n:
+            break
         correct = half if p == 1 else torch.linalg.solve(R, b)
         slopes = slopes + [s.D[k + 1] - s.D[k]]
-        base = first - alpha[k + 1] * B * sum(w * d for w, d in zip(correct, slopes)) if corrector else s.x[k + 1]
+        base = (
+            first - alpha[k + 1] * B * sum(w * d for w, d in zip(correct, slopes))
+            if corrector
+            else s.x[k + 1]
+        )
     return s.tableau("unipc")
 
 # %% ../nbs/foundations/classic.ipynb #bae8aa07
-_ADAMS_BASHFORTH = {1: [1.0], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12], 4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}
+_ADAMS_BASHFORTH = {
+    1: [1.0],
+    2: [3 / 2, -1 / 2],
+    3: [23 / 12, -16 / 12, 5 / 12],
+    4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
+}
+
 
 def ipndm(schedule: NoiseSchedule, times: Tensor, order: int = 3) -> Tableau:
     "iPNDM (arXiv 2202.09778, 2204.13902): noise prediction, Adams-Bashforth weights, exponential form, order 1 to 4."
@@ -144,7 +195,9 @@ def ipndm(schedule: NoiseSchedule, times: Tensor, order: int = 3) -> Tableau:
         weights = _ADAMS_BASHFORTH[min(order, k + 1)]
         mixed = sum(w * eps[k - i] for i, w in enumerate(weights))
         h = s.lam[k + 1] - s.lam[k]
-        s.rows.append(s.alpha[k + 1] / s.alpha[k] * s.x[k] - s.sigma[k + 1] * torch.expm1(h) * mixed)
+        s.rows.append(
+            s.alpha[k + 1] / s.alpha[k] * s.x[k] - s.sigma[k + 1] * torch.expm1(h) * mixed
+        )
     return s.tableau("ipndm")
 
 # %% ../nbs/foundations/classic.ipynb #1892f7d7
@@ -161,12 +214,16 @@ def deis(schedule: NoiseSchedule, times: Tensor, order: int = 3) -> Tableau:
         s.rows.append(s.alpha[k + 1] * (s.x[k] / s.alpha[k] + step))
     return s.tableau("deis")
 
+# %% ../nbs/foundations/classic.ipynb #044773d1
 def _lagrange_integral(rho, nodes, j, k):
     "Integral over rho_k..rho_{k+1} of the Lagrange polynomial of node j."
-    poly = torch.ones(1, dtype=torch.float64)                  # coefficients of (rho - rho_k)^i, ascending
+    poly = torch.ones(1, dtype=torch.float64)  # coefficients of (rho - rho_k)^i, ascending
     for m in nodes:
-        if m == j: continue
-        shifted = torch.cat([torch.zeros(1), poly]) - torch.cat([(rho[m] - rho[k]) * poly, torch.zeros(1)])
+        if m == j:
+            continue
+        shifted = torch.cat([torch.zeros(1), poly]) - torch.cat(
+            [(rho[m] - rho[k]) * poly, torch.zeros(1)]
+        )
         poly = shifted / (rho[j] - rho[m])
     end = rho[k + 1] - rho[k]
     return sum(c * end ** (i + 1) / (i + 1) for i, c in enumerate(poly))
@@ -175,8 +232,15 @@ def _lagrange_integral(rho, nodes, j, k):
 CLASSIC_SOLVERS = dict(ddim=ddim, dpm_solver_pp=dpm_solver_pp, unipc=unipc, ipndm=ipndm, deis=deis)
 _GRID_OPTIONS = ("power", "rho", "shift")
 
-def classic_tableau(solver: str, schedule: NoiseSchedule, nfe: int, spacing: str = "logSNR", t_eps: float = 1e-3,
-                    **options) -> Tableau:
+
+def classic_tableau(
+    solver: str,
+    schedule: NoiseSchedule,
+    nfe: int,
+    spacing: str = "logSNR",
+    t_eps: float = 1e-3,
+    **options,
+) -> Tableau:
     """The tableau of a solver named in CLASSIC_SOLVERS on a named spacing. `options`: power, rho and shift go to the
     grid (see `spacing`), the others to the solver (order, variant, ...). ValueError for what neither takes."""
     make = _solver_named(solver)
@@ -190,6 +254,7 @@ def classic_tableau(solver: str, schedule: NoiseSchedule, nfe: int, spacing: str
     recipe = dict(solver=solver, nfe=nfe, spacing=spacing, t_eps=t_eps, **options)
     return replace(tab, meta=dict(tab.meta, name=solver, recipe=recipe))
 
+# %% ../nbs/foundations/classic.ipynb #62c2b649
 def _solver_named(solver: str):
     if not isinstance(solver, str) or solver not in CLASSIC_SOLVERS:
         raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")

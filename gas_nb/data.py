@@ -17,10 +17,6 @@ from pathlib import Path
 from typing import Any
 import torch
 from torch import Tensor
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from .files import save_safetensors_atomic, write_json_atomic
-from .parallel import in_order, on_main, require_shared
 
 # %% auto #0
 __all__ = ['MAX_SEED', 'TRAIN_SEED', 'EVAL_SEED', 'CHUNK', 'LARGE', 'FORMAT', 'VERSION', 'MANIFEST', 'MEASURED', 'is_whole',
@@ -28,74 +24,114 @@ __all__ = ['MAX_SEED', 'TRAIN_SEED', 'EVAL_SEED', 'CHUNK', 'LARGE', 'FORMAT', 'V
            'concatenate', 'make_pairs', 'batch_indices', 'PairDataset', 'told', 'teacher_differences', 'answers_gap',
            'pairs_folder', 'generate_pairs']
 
+# %% ../nbs/foundations/data.ipynb #d5271ba4
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from .files import save_safetensors_atomic, write_json_atomic
+from .parallel import in_order, on_main, require_shared
+
 # %% ../nbs/foundations/data.ipynb #c100c173
-MAX_SEED = 2**31 - 1    # torch's CPU generator reads 32 bits; the upper half seeds the labels
+MAX_SEED = 2**31 - 1  # torch's CPU generator reads 32 bits; the upper half seeds the labels
+
 
 def is_whole(v: Any, least: int = 1, most: float = float("inf")) -> bool:
     "Whether `v` is a whole number (of Python or numpy, no bool) from `least` to `most`."
     return hasattr(v, "__index__") and not isinstance(v, (bool, Tensor)) and least <= v <= most
 
+
 def require_whole(least: int = 1, **numbers: Any) -> None:
     "ValueError that names the first of `numbers` that is not a whole number from `least` on."
     for name, v in numbers.items():
-        if not is_whole(v, least): raise ValueError(f"{name}={v!r}: give a whole number, at least {least}")
+        if not is_whole(v, least):
+            raise ValueError(f"{name}={v!r}: give a whole number, at least {least}")
 
+# %% ../nbs/foundations/data.ipynb #90c442a5
 def check_shape(shape: Any) -> tuple[int, ...]:
     "One sample's shape as a tuple; ValueError unless it is made of whole numbers from 1 on."
     if not isinstance(shape, (list, tuple)) or not shape or not all(is_whole(n) for n in shape):
-        raise ValueError(f"shape={shape!r}: give one sample's shape, whole numbers from 1 on, as in (3, 32, 32)")
+        raise ValueError(
+            f"shape={shape!r}: give one sample's shape, whole numbers from 1 on, as in (3, 32, 32)"
+        )
     return tuple(int(n) for n in shape)
 
+# %% ../nbs/foundations/data.ipynb #743a093a
 def _seed_list(seeds: Iterable[int] | Tensor) -> list[int]:
-    if isinstance(seeds, Tensor): seeds = seeds.tolist()
-    if not isinstance(seeds, Iterable): seeds = [seeds]
+    if isinstance(seeds, Tensor):
+        seeds = seeds.tolist()
+    if not isinstance(seeds, Iterable):
+        seeds = [seeds]
     seeds = list(seeds)
     wrong = [s for s in seeds if not is_whole(s, 0, MAX_SEED)]
-    if wrong: raise ValueError(f"seed {wrong[0]!r}: seeds are whole numbers from 0 to {MAX_SEED}")
-    if not seeds: raise ValueError("no seeds: give at least one")
+    if wrong:
+        raise ValueError(f"seed {wrong[0]!r}: seeds are whole numbers from 0 to {MAX_SEED}")
+    if not seeds:
+        raise ValueError("no seeds: give at least one")
     return [int(s) for s in seeds]
 
-def noise(seeds: Iterable[int] | Tensor, shape: Iterable[int], dtype: torch.dtype = torch.float32) -> Tensor:
+# %% ../nbs/foundations/data.ipynb #31f0efb8
+def noise(
+    seeds: Iterable[int] | Tensor, shape: Iterable[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Standard normal x_T (B, *shape) on the CPU, one generator per seed: a seed gives the same bits in every batch.
     Drawn in float64, then rounded to `dtype`. ValueError for seeds outside 0..MAX_SEED."""
     shape = check_shape(tuple(shape) if isinstance(shape, Iterable) else shape)
+
     def draw(seed):
-        return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        return torch.randn(
+            shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+        )
+
     return torch.stack([draw(s).to(dtype) for s in _seed_list(seeds)])
 
 # %% ../nbs/foundations/data.ipynb #30bf0238
 def random_labels(seeds: Iterable[int] | Tensor, n_classes: int) -> Tensor:
     "Labels (B,) int64 in 0..n_classes-1, uniform, one per seed, from the generator seeded with seed + 2**31."
-    if not is_whole(n_classes): raise ValueError(f"n_classes={n_classes!r}: need at least one class")
-    draw = lambda s: torch.randint(n_classes, (), generator=torch.Generator().manual_seed(s + MAX_SEED + 1))
+    if not is_whole(n_classes):
+        raise ValueError(f"n_classes={n_classes!r}: need at least one class")
+
+    def draw(s):
+        return torch.randint(
+            n_classes, (), generator=torch.Generator().manual_seed(s + MAX_SEED + 1)
+        )
+
     return torch.stack([draw(s) for s in _seed_list(seeds)])
 
 # %% ../nbs/foundations/data.ipynb #6f27ad9c
 TRAIN_SEED, EVAL_SEED = 0, 50_000
 
+
 def train_seeds(n: int) -> range:
     "The first `n` training seeds; ValueError if they would run into the evaluation seeds."
     if not is_whole(n, 1, EVAL_SEED - TRAIN_SEED):
-        raise ValueError(f"n={n!r}: training has seeds {TRAIN_SEED}..{EVAL_SEED - 1}, the next ones are for evaluation; "
-                         f"ask for 1 to {EVAL_SEED - TRAIN_SEED}")
+        raise ValueError(
+            f"n={n!r}: training has seeds {TRAIN_SEED}..{EVAL_SEED - 1}, the next ones are for evaluation; "
+            f"ask for 1 to {EVAL_SEED - TRAIN_SEED}"
+        )
     return range(TRAIN_SEED, TRAIN_SEED + n)
 
+# %% ../nbs/foundations/data.ipynb #fc02c508
 def eval_seeds(n: int) -> range:
     "The first `n` evaluation seeds."
     most = MAX_SEED + 1 - EVAL_SEED
-    if not is_whole(n, 1, most): raise ValueError(f"n={n!r}: ask for 1 to {most} evaluation seeds")
+    if not is_whole(n, 1, most):
+        raise ValueError(f"n={n!r}: ask for 1 to {most} evaluation seeds")
     return range(EVAL_SEED, EVAL_SEED + n)
 
 # %% ../nbs/foundations/data.ipynb #76dab49c
 def _each(f: Callable, condition: Any) -> Any:
-    if condition is None: return None
+    if condition is None:
+        return None
     return {k: f(v) for k, v in condition.items()} if isinstance(condition, dict) else f(condition)
 
-def _rows(condition: Any, first: int, end: int) -> Any: return _each(lambda v: v[first:end], condition)
 
+def _rows(condition: Any, first: int, end: int) -> Any:
+    return _each(lambda v: v[first:end], condition)
+
+# %% ../nbs/foundations/data.ipynb #d928dbea
 @dataclass(frozen=True, eq=False)
 class Pairs:
     "`seeds` (n,) int64, `x_T` and `x_0` (n, *shape), `condition` None, a tensor (n, ...) or a dict of such."
+
     seeds: Tensor
     x_T: Tensor
     x_0: Tensor
@@ -104,37 +140,63 @@ class Pairs:
     def __post_init__(self):
         columns = dict(seeds=self.seeds, x_T=self.x_T, x_0=self.x_0, **_columns(self.condition))
         lengths = {name: len(column) for name, column in columns.items()}
-        if len(set(lengths.values())) > 1: raise ValueError(f"columns of different lengths: {lengths}")
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of different lengths: {lengths}")
         if (a := tuple(self.x_T.shape)) != (b := tuple(self.x_0.shape)):
             raise ValueError(f"x_T has shape {a}, x_0 {b}: they must agree")
-    def __len__(self): return len(self.seeds)
+
+    def __len__(self):
+        return len(self.seeds)
+
     def __repr__(self):
         return f"Pairs({len(self)} of shape {tuple(self.x_T.shape[1:])}, {self.x_T.dtype}, on {self.x_T.device})"
-    def _map(self, f): return Pairs(f(self.seeds), f(self.x_T), f(self.x_0), _each(f, self.condition))
+
+    def _map(self, f):
+        return Pairs(f(self.seeds), f(self.x_T), f(self.x_0), _each(f, self.condition))
+
     def __getitem__(self, rows: slice | list | Tensor) -> Pairs:
         if isinstance(rows, int):
-            raise TypeError(f"pairs[{rows}] would lose the batch axis: use pairs[{rows}:{rows + 1}]")
-        return self._map(lambda v: v[rows if isinstance(rows, slice) else torch.as_tensor(rows, device=v.device)])
+            raise TypeError(
+                f"pairs[{rows}] would lose the batch axis: use pairs[{rows}:{rows + 1}]"
+            )
+        return self._map(
+            lambda v: v[rows if isinstance(rows, slice) else torch.as_tensor(rows, device=v.device)]
+        )
+
     def to(self, device: str | torch.device) -> Pairs:
         "The same pairs on `device`; the seeds stay on the CPU."
-        move = lambda v: v.to(device)
+
+        def move(v):
+            return v.to(device)
+
         return Pairs(self.seeds, move(self.x_T), move(self.x_0), _each(move, self.condition))
 
 # %% ../nbs/foundations/data.ipynb #7f933635
 def _columns(condition: Any) -> dict[str, Tensor]:
     "The condition as named tensors: condition, or condition.KEY for a dict."
-    if condition is None: return {}
+    if condition is None:
+        return {}
     several = isinstance(condition, dict)
-    named = {f"condition.{k}": v for k, v in condition.items()} if several else {"condition": condition}
+    named = (
+        {f"condition.{k}": v for k, v in condition.items()} if several else {"condition": condition}
+    )
     for name, value in named.items():
         if not isinstance(value, Tensor) or value.ndim < 1:
             kind = type(value).__name__
-            raise TypeError(f"{name} is {kind}: give None, a tensor (n, ...), or a dict of such tensors")
+            raise TypeError(
+                f"{name} is {kind}: give None, a tensor (n, ...), or a dict of such tensors"
+            )
     return named
 
+# %% ../nbs/foundations/data.ipynb #a34d3cb7
 def _from_columns(columns: dict[str, Tensor]) -> Pairs:
-    extra = {k.removeprefix("condition."): v for k, v in columns.items() if k.startswith("condition.")}
-    return Pairs(columns["seeds"], columns["x_T"], columns["x_0"], extra or columns.get("condition"))
+    extra = {
+        k.removeprefix("condition."): v for k, v in columns.items() if k.startswith("condition.")
+    }
+    return Pairs(
+        columns["seeds"], columns["x_T"], columns["x_0"], extra or columns.get("condition")
+    )
+
 
 def concatenate(parts: list[Pairs]) -> Pairs:
     "The rows of all `parts`, in order."
@@ -144,64 +206,102 @@ def concatenate(parts: list[Pairs]) -> Pairs:
 # %% ../nbs/foundations/data.ipynb #89463b9d
 CHUNK, LARGE = 50, 30.0
 
+
 @torch.no_grad()
 def _make_chunk(teacher, seeds: list[int], condition: Any, chunk: int) -> Pairs:
-    fill = lambda v: torch.cat([v, v[-1:].expand(chunk - len(v), *v.shape[1:])])
+    def fill(v):
+        return torch.cat([v, v[-1:].expand(chunk - len(v), *v.shape[1:])])
+
     x_T = noise(seeds, teacher.shape)
     full = _each(lambda v: fill(v).to(teacher.device), condition)
-    x_0 = teacher.sample(fill(x_T).to(teacher.device), full)[:len(seeds)].float().cpu()
+    x_0 = teacher.sample(fill(x_T).to(teacher.device), full)[: len(seeds)].float().cpu()
     bad = ~torch.isfinite(x_0).flatten(1).all(1)
     if bad.any():
         which = torch.tensor(seeds)[bad].tolist()
-        raise ValueError(f"the teacher's samples for seeds {which} are not finite: check its solver and precision")
+        raise ValueError(
+            f"the teacher's samples for seeds {which} are not finite: check its solver and precision"
+        )
     size = x_0.square().mean().sqrt()
     if size > LARGE:
-        warnings.warn(f"the teacher's samples have size {size:.3g}, where noise has 1: is the prediction type its network's, "
-                      "and the schedule the one that it was trained with?", stacklevel=2)
+        warnings.warn(
+            f"the teacher's samples have size {size:.3g}, where noise has 1: is the prediction type its network's, "
+            "and the schedule the one that it was trained with?",
+            stacklevel=2,
+        )
     return Pairs(torch.tensor(seeds), x_T, x_0, _each(lambda v: v.cpu().clone(), condition))
 
-def make_pairs(teacher, seeds: Iterable[int] | Tensor, conditions: Any = None, chunk: int = CHUNK,
-               progress: Callable[[int, int], None] | None = None) -> Pairs:
+# %% ../nbs/foundations/data.ipynb #fa87ac36
+def make_pairs(
+    teacher,
+    seeds: Iterable[int] | Tensor,
+    conditions: Any = None,
+    chunk: int = CHUNK,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pairs:
     """Pairs for `seeds`, on the CPU in float32. `conditions`: None, "random" (what the teacher draws per seed), a
     tensor (n, ...) or a dict of such. The teacher always runs batches of `chunk`, then `progress(done, total)`."""
     seeds = _seed_list(seeds)
     require_whole(chunk=chunk)
-    if _kind(conditions) == "given": _check_rows(conditions, len(seeds))
+    if _kind(conditions) == "given":
+        _check_rows(conditions, len(seeds))
     _look_at(teacher)
     counter = _Counter(0, len(seeds), progress)
-    return concatenate([counter.add(p) for p in _chunks(teacher, seeds, conditions, chunk, range(0, len(seeds), chunk))])
+    return concatenate(
+        [
+            counter.add(p)
+            for p in _chunks(teacher, seeds, conditions, chunk, range(0, len(seeds), chunk))
+        ]
+    )
 
 # %% ../nbs/foundations/data.ipynb #f823d50d
 def _look_at(teacher: Any) -> None:
     "Let a teacher check its network, if it can."
-    if (check := getattr(teacher, "check", None)) is not None: check()
+    if (check := getattr(teacher, "check", None)) is not None:
+        check()
 
-def _chunks(teacher, seeds: list[int], conditions: Any, chunk: int, starts: Iterable[int]) -> Iterator[Pairs]:
+# %% ../nbs/foundations/data.ipynb #fd2ebe0e
+def _chunks(
+    teacher, seeds: list[int], conditions: Any, chunk: int, starts: Iterable[int]
+) -> Iterator[Pairs]:
     "The pairs of each chunk that begins at one of `starts`, in order."
+
     def make(i):
-        some = seeds[i:i + chunk]
-        drawn = teacher.random_conditions(some) if isinstance(conditions, str) else _rows(conditions, i, i + chunk)
+        some = seeds[i : i + chunk]
+        drawn = (
+            teacher.random_conditions(some)
+            if isinstance(conditions, str)
+            else _rows(conditions, i, i + chunk)
+        )
         return _make_chunk(teacher, some, drawn, chunk)
+
     return in_order(make, starts)
 
+# %% ../nbs/foundations/data.ipynb #f2868bbd
 class _Counter:
     "Counts pairs and tells `report(done, total)`."
-    def __init__(self, done: int, total: int, report: Callable | None): self.done, self.total, self.report = done, total, report
+
+    def __init__(self, done: int, total: int, report: Callable | None):
+        self.done, self.total, self.report = done, total, report
+
     def add(self, pairs: Pairs) -> Pairs:
         self.done += len(pairs)
-        if self.report is not None: self.report(self.done, self.total)
+        if self.report is not None:
+            self.report(self.done, self.total)
         return pairs
 
 # %% ../nbs/foundations/data.ipynb #6a7136ac
 def _kind(conditions: Any) -> str:
-    if conditions is None: return "none"
+    if conditions is None:
+        return "none"
     if isinstance(conditions, str) and conditions != "random":
         raise ValueError(f"conditions={conditions!r}: give None, 'random' or tensors")
     return "random" if isinstance(conditions, str) else "given"
 
+
 def _check_rows(conditions: Any, n: int) -> None:
     for name, value in _columns(conditions).items():
-        if len(value) != n: raise ValueError(f"{name} has {len(value)} rows for {n} seeds: give one per seed")
+        if len(value) != n:
+            raise ValueError(f"{name} has {len(value)} rows for {n} seeds: give one per seed")
 
 # %% ../nbs/foundations/data.ipynb #08e9f725
 @lru_cache(maxsize=8)
@@ -209,91 +309,150 @@ def _permutation(n: int, seed: int, epoch: int) -> Tensor:
     key = int.from_bytes(hashlib.sha256(f"{seed} {epoch}".encode()).digest()[:4], "big")
     return torch.randperm(n, generator=torch.Generator().manual_seed(key))
 
-def batch_indices(n: int, batch_size: int, step: int, seed: int = 0, shuffle: bool = True) -> Tensor:
+# %% ../nbs/foundations/data.ipynb #c8182dcb
+def batch_indices(
+    n: int, batch_size: int, step: int, seed: int = 0, shuffle: bool = True
+) -> Tensor:
     "Rows (batch_size,) int64 of batch number `step` (from 0) out of `n`; a pure function of its arguments."
     if not (is_whole(n) and is_whole(batch_size) and is_whole(step, 0)):
-        raise ValueError(f"n={n!r}, batch_size={batch_size!r}, step={step!r}: need whole numbers, n, batch_size >= 1 and step >= 0")
+        raise ValueError(
+            f"n={n!r}, batch_size={batch_size!r}, step={step!r}: need whole numbers, n, batch_size >= 1 and step >= 0"
+        )
     position = torch.arange(step * batch_size, (step + 1) * batch_size)
-    if not shuffle: return position % n
+    if not shuffle:
+        return position % n
     epochs = range(int(position[0]) // n, int(position[-1]) // n + 1)
     stream = torch.cat([_permutation(n, seed, e) for e in epochs])
     return stream[position - epochs[0] * n]
 
 # %% ../nbs/foundations/data.ipynb #b3593a83
-def _batches(self: Pairs, batch_size: int, seed: int = 0, shuffle: bool = True, start: int = 0) -> Iterator[Pairs]:
+def _batches(
+    self: Pairs, batch_size: int, seed: int = 0, shuffle: bool = True, start: int = 0
+) -> Iterator[Pairs]:
     "Batches without end, from batch number `start` on: see `batch_indices`."
     batch_indices(len(self), batch_size, start)
+
     def endless(step=start):
         while True:
             yield self[batch_indices(len(self), batch_size, step, seed, shuffle)]
             step += 1
+
     return endless()
 
+# %% ../nbs/foundations/data.ipynb #5b4e4ea4
 def _split(self: Pairs, n_val: int) -> tuple[Pairs, Pairs]:
     "(all but the last `n_val`, the last `n_val`). Seeds are independent, so no shuffle is needed."
-    if not is_whole(n_val, 1, len(self) - 1): raise ValueError(f"n_val={n_val!r} of {len(self)} pairs: both parts need at least one")
-    return self[:len(self) - n_val], self[len(self) - n_val:]
+    if not is_whole(n_val, 1, len(self) - 1):
+        raise ValueError(f"n_val={n_val!r} of {len(self)} pairs: both parts need at least one")
+    return self[: len(self) - n_val], self[len(self) - n_val :]
+
 
 Pairs.batches, Pairs.split = _batches, _split
 
 # %% ../nbs/foundations/data.ipynb #d2ae446a
 FORMAT, VERSION, MANIFEST = "gas_nb.pairs", 1, "manifest.json"
 
-def _shard_name(i: int) -> str: return f"pairs-{i:05d}.safetensors"
+
+def _shard_name(i: int) -> str:
+    return f"pairs-{i:05d}.safetensors"
+
 
 def _ranges(seeds: list[int]) -> list[list[int]]:
     "Seeds as [first, end) ranges, in order."
     out = []
     for s in seeds:
-        if out and out[-1][1] == s: out[-1][1] = s + 1
-        else: out.append([s, s + 1])
+        if out and out[-1][1] == s:
+            out[-1][1] = s + 1
+        else:
+            out.append([s, s + 1])
     return out
 
-def _seeds_of(ranges: list[list[int]]) -> list[int]: return [s for first, end in ranges for s in range(first, end)]
 
+def _seeds_of(ranges: list[list[int]]) -> list[int]:
+    return [s for first, end in ranges for s in range(first, end)]
+
+# %% ../nbs/foundations/data.ipynb #ba3fd231
 def _damage(path: Path, record: dict, content: bool = True) -> str | None:
     "What is wrong with the file at `path`, or None; `content=False` looks at its size only."
     name, size = path.name, record["bytes"]
-    if not path.is_file(): return f"{name} is missing"
-    if (found := path.stat().st_size) != size: return f"{name} has {found} bytes, {size} were written"
-    if not content or _sha256(path.read_bytes()) == record["sha256"]: return None
+    if not path.is_file():
+        return f"{name} is missing"
+    if (found := path.stat().st_size) != size:
+        return f"{name} has {found} bytes, {size} were written"
+    if not content or _sha256(path.read_bytes()) == record["sha256"]:
+        return None
     return f"{name} is damaged: its SHA-256 differs from the manifest"
 
-def _sha256(data: bytes) -> str: return hashlib.sha256(data).hexdigest()
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 # %% ../nbs/foundations/data.ipynb #ee7587ac
-def _is_whole(v: Any) -> bool: return type(v) is int and v >= 1
+def _is_whole(v: Any) -> bool:
+    return type(v) is int and v >= 1
+
 
 def _are_ranges(v: Any) -> bool:
-    pair = lambda r: isinstance(r, list) and len(r) == 2 and all(type(n) is int for n in r)
-    return isinstance(v, list) and len(v) > 0 and all(pair(r) and 0 <= r[0] < r[1] <= MAX_SEED + 1 for r in v)
+    def pair(r):
+        return isinstance(r, list) and len(r) == 2 and all(type(n) is int for n in r)
 
+    return (
+        isinstance(v, list)
+        and len(v) > 0
+        and all(pair(r) and 0 <= r[0] < r[1] <= MAX_SEED + 1 for r in v)
+    )
+
+# %% ../nbs/foundations/data.ipynb #f387aee8
 def _are_records(v: Any) -> bool:
-    named = lambda r: isinstance(r, dict) and re.fullmatch(r"pairs-\d{5,}\.safetensors", str(r.get("file")))
-    filled = lambda r: _are_ranges(r.get("seeds")) and _is_whole(r.get("bytes")) and isinstance(r.get("sha256"), str)
+    def named(r):
+        return isinstance(r, dict) and re.fullmatch(
+            r"pairs-\d{5,}\.safetensors", str(r.get("file"))
+        )
+
+    def filled(r):
+        return (
+            _are_ranges(r.get("seeds"))
+            and _is_whole(r.get("bytes"))
+            and isinstance(r.get("sha256"), str)
+        )
+
     return isinstance(v, list) and all(named(r) and filled(r) for r in v)
 
-_CHECKS = dict(teacher=lambda v: isinstance(v, dict), shape=lambda v: isinstance(v, list) and all(map(_is_whole, v)),
-               chunk=_is_whole, shard_size=_is_whole, conditions=lambda v: v in ("none", "random", "given"),
-               seeds=_are_ranges, shards=_are_records)
+# %% ../nbs/foundations/data.ipynb #99a56840
+_CHECKS = dict(
+    teacher=lambda v: isinstance(v, dict),
+    shape=lambda v: isinstance(v, list) and all(map(_is_whole, v)),
+    chunk=_is_whole,
+    shard_size=_is_whole,
+    conditions=lambda v: v in ("none", "random", "given"),
+    seeds=_are_ranges,
+    shards=_are_records,
+)
 
 # %% ../nbs/foundations/data.ipynb #787c2e56
 def _read_manifest(directory: Path) -> dict:
     "The manifest as a dict. ValueError says what is wrong with one that does not describe a data set."
     path = directory / MANIFEST
-    if not path.is_file(): raise ValueError(f"{directory} has no {MANIFEST}: give a folder that generate_pairs wrote")
-    try: m = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error: raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(m, dict) or m.get("format") != FORMAT: raise ValueError(f'{path}: "format" must be "{FORMAT}"')
-    if (v := m.get("version")) != VERSION: raise ValueError(f"{path} has version {v!r}: this release reads {VERSION}")
+    if not path.is_file():
+        raise ValueError(f"{directory} has no {MANIFEST}: give a folder that generate_pairs wrote")
+    try:
+        m = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(m, dict) or m.get("format") != FORMAT:
+        raise ValueError(f'{path}: "format" must be "{FORMAT}"')
+    if (v := m.get("version")) != VERSION:
+        raise ValueError(f"{path} has version {v!r}: this release reads {VERSION}")
     for key, good in _CHECKS.items():
-        if key not in m or not good(m[key]): raise ValueError(f"{path}: {key!r} is missing or malformed")
+        if key not in m or not good(m[key]):
+            raise ValueError(f"{path}: {key!r} is missing or malformed")
     return m
 
 # %% ../nbs/foundations/data.ipynb #76efea4c
 class PairDataset:
     """The pairs in a folder that `generate_pairs` wrote. Opening reads the manifest and looks at the shards' sizes;
     a shard's SHA-256 is checked when it is first read. ValueError names every missing or damaged shard."""
+
     def __init__(self, directory: str | Path):
         self.directory = Path(directory)
         self.manifest = m = _read_manifest(self.directory)
@@ -302,18 +461,26 @@ class PairDataset:
         self._records = sorted(m["shards"], key=lambda r: r["file"])
         stored = [s for r in self._records for s in _seeds_of(r["seeds"])]
         if stored != self.seeds.tolist():
-            raise ValueError(f"{self.directory} holds {len(stored)} of {len(self)} pairs: "
-                             "call generate_pairs with the same arguments to finish it")
+            raise ValueError(
+                f"{self.directory} holds {len(stored)} of {len(self)} pairs: "
+                "call generate_pairs with the same arguments to finish it"
+            )
         self._complain(_damage(self.directory / r["file"], r, content=False) for r in self._records)
         self._checked = set()
 
-    def __len__(self): return len(self.seeds)
+    def __len__(self):
+        return len(self.seeds)
+
     def __repr__(self):
         return f"PairDataset({str(self.directory)!r}, {len(self)} of shape {self.shape}, {len(self._records)} shards)"
+
     def _complain(self, problems):
         if found := [p for p in problems if p]:
-            raise ValueError(f"{self.directory}: {'; '.join(found)}. "
-                             "Call generate_pairs with the same arguments to make these shards again")
+            raise ValueError(
+                f"{self.directory}: {'; '.join(found)}. "
+                "Call generate_pairs with the same arguments to make these shards again"
+            )
+
     def verify(self) -> PairDataset:
         "Read every shard and compare its SHA-256; ValueError names all that fail."
         self._complain(_damage(self.directory / r["file"], r) for r in self._records)
@@ -324,25 +491,33 @@ def _shard(self: PairDataset, i: int) -> Pairs:
     "Shard number `i`."
     record = self._records[i]
     path = self.directory / record["file"]
-    if i not in self._checked: self._complain([_damage(path, record)])
+    if i not in self._checked:
+        self._complain([_damage(path, record)])
     self._checked.add(i)
     return _load_shard(path, record, self.shape)
 
+# %% ../nbs/foundations/data.ipynb #539a7241
 def _load_shard(path: Path, record: dict, shape: tuple) -> Pairs:
-    try: pairs = _from_columns(load_safetensors(path.read_bytes()))
+    try:
+        pairs = _from_columns(load_safetensors(path.read_bytes()))
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{path} is not a shard of pairs: {error!r}") from None
-    if pairs.seeds.tolist() != _seeds_of(record["seeds"]) or tuple(pairs.x_0.shape[1:]) != tuple(shape):
+    if pairs.seeds.tolist() != _seeds_of(record["seeds"]) or tuple(pairs.x_0.shape[1:]) != tuple(
+        shape
+    ):
         raise ValueError(f"{path} holds other seeds or shapes than its manifest says")
     return pairs
+
 
 def _shards(self: PairDataset) -> Iterator[Pairs]:
     "The shards one after another, so that memory holds one at a time."
     return (self.shard(i) for i in range(len(self._records)))
 
+# %% ../nbs/foundations/data.ipynb #79d1c7b8
 def _tensors(self: PairDataset) -> Pairs:
     "All pairs in memory, in the order of `seeds`."
     return concatenate(list(self.shards()))
+
 
 PairDataset.shard, PairDataset.shards, PairDataset.tensors = _shard, _shards, _tensors
 
@@ -350,18 +525,32 @@ PairDataset.shard, PairDataset.shards, PairDataset.tensors = _shard, _shards, _t
 def _plan(teacher, seeds: list[int], conditions: Any, shard_size: int, chunk: int) -> dict:
     require_whole(chunk=chunk, shard_size=shard_size)
     if shard_size % chunk:
-        raise ValueError(f"shard_size={shard_size}, chunk={chunk}: a shard must hold whole chunks, for example {chunk * 10}")
-    if _kind(conditions) == "given": _check_rows(conditions, len(seeds))
-    config = json.loads(json.dumps(teacher.config))               # tuples as lists, as they will be read back
-    return dict(format=FORMAT, version=VERSION, teacher=config, shape=list(teacher.shape), conditions=_kind(conditions),
-                chunk=chunk, shard_size=shard_size, seeds=_ranges(seeds), shards=[])
+        raise ValueError(
+            f"shard_size={shard_size}, chunk={chunk}: a shard must hold whole chunks, for example {chunk * 10}"
+        )
+    if _kind(conditions) == "given":
+        _check_rows(conditions, len(seeds))
+    config = json.loads(json.dumps(teacher.config))  # tuples as lists, as they will be read back
+    return dict(
+        format=FORMAT,
+        version=VERSION,
+        teacher=config,
+        shape=list(teacher.shape),
+        conditions=_kind(conditions),
+        chunk=chunk,
+        shard_size=shard_size,
+        seeds=_ranges(seeds),
+        shards=[],
+    )
 
 # %% ../nbs/foundations/data.ipynb #cd24d9c8
 MEASURED = ("schedule", "network", "answers")
 
+
 def told(config: dict) -> dict:
     "A teacher's config without what was measured: equal in every process."
     return {k: v for k, v in config.items() if k not in MEASURED}
+
 
 def _differences(there: Any, asked: Any, name: str) -> list[str]:
     if isinstance(there, dict) and isinstance(asked, dict):
@@ -369,31 +558,47 @@ def _differences(there: Any, asked: Any, name: str) -> list[str]:
         return [d for k in keys for d in _differences(there.get(k), asked.get(k), f"{name}.{k}")]
     return [] if there == asked else [f"{name} is {there!r} there and {asked!r} here"]
 
+# %% ../nbs/foundations/data.ipynb #0dc8665e
 def teacher_differences(there: Any, here: dict) -> list[str]:
     "Where the stored config `there` and the present one differ, in words; empty for one teacher."
-    if not isinstance(there, dict): return [f"teacher is {there!r} there"]
+    if not isinstance(there, dict):
+        return [f"teacher is {there!r} there"]
     here, old = json.loads(json.dumps(here)), dict(there)
-    if str(old.get("name")).endswith("/" + str(here.get("name"))): old["name"] = here["name"]      # once a whole path
+    if str(old.get("name")).endswith("/" + str(here.get("name"))):
+        old["name"] = here["name"]  # once a whole path
     found = _differences(told(old), told(here), "teacher")
     if "schedule" in old and "schedule" in here and not _near(old["schedule"], here["schedule"]):
         found += _differences(old["schedule"], here["schedule"], "teacher.schedule")
     if old.get("network") and here.get("network") and old["network"] != here["network"]:
         found.append("teacher.network: its parameters are others there")
     if "answers" in here and "answers" not in old and not old.get("weights"):
-        found.append("teacher.answers are not there, and no hash of its weights vouches for its network")
-    if "answers" in here and "answers" in old and (gap := answers_gap(old["answers"], here["answers"])):
-        found.append(f"teacher.answers: the network there answers equal questions otherwise, by {100 * gap:.2g} % of their size")
+        found.append(
+            "teacher.answers are not there, and no hash of its weights vouches for its network"
+        )
+    if (
+        "answers" in here
+        and "answers" in old
+        and (gap := answers_gap(old["answers"], here["answers"]))
+    ):
+        found.append(
+            f"teacher.answers: the network there answers equal questions otherwise, by {100 * gap:.2g} % of their size"
+        )
     return found
 
 # %% ../nbs/foundations/data.ipynb #bb33312c
 def _near(a: Any, b: Any, relative: float = 1e-6) -> bool:
     "Equal, but for the last digits of numbers."
-    if isinstance(a, dict) and isinstance(b, dict): return a.keys() == b.keys() and all(_near(a[k], b[k]) for k in a)
-    if isinstance(a, list) and isinstance(b, list): return len(a) == len(b) and all(map(_near, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_near(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_near, a, b))
     if isinstance(a, float) or isinstance(b, float):
-        return all(isinstance(v, (int, float)) for v in (a, b)) and abs(a - b) <= relative * max(abs(a), abs(b))
+        return all(isinstance(v, (int, float)) for v in (a, b)) and abs(a - b) <= relative * max(
+            abs(a), abs(b)
+        )
     return a == b
 
+# %% ../nbs/foundations/data.ipynb #e4eb78fa
 def answers_gap(there: Any, here: dict) -> float:
     "The largest difference of answers to questions that both were asked, relative to an answer's size; 0 within the tolerance."
     try:
@@ -402,37 +607,59 @@ def answers_gap(there: Any, here: dict) -> float:
             a, b = (torch.tensor(v[kind], dtype=torch.float64) for v in (there, here))
             size = torch.maximum(a[:, 0], b[:, 0]).clamp_min(1e-9)
             gap = max(gap, ((a - b).abs().amax(1) / size).max().item())
-    except (TypeError, KeyError, ValueError, IndexError, RuntimeError, AttributeError): return float("inf")
+    except (TypeError, KeyError, ValueError, IndexError, RuntimeError, AttributeError):
+        return float("inf")
     return gap if gap > allowed else 0.0
 
-def pairs_folder(parent: str | Path, teacher: Any, seeds: Any, conditions: str | None = None) -> Path:
+# %% ../nbs/foundations/data.ipynb #f865104d
+def pairs_folder(
+    parent: str | Path, teacher: Any, seeds: Any, conditions: str | None = None
+) -> Path:
     "The folder under `parent` for these pairs of this teacher: one that holds them, in part or whole, or a new one."
     config, parent = json.loads(json.dumps(teacher.config)), Path(parent)
     identity = _sha256(json.dumps(told(config), sort_keys=True).encode())[:8]
     name = f"{Path(config['name']).name}-{identity}-{conditions or 'none'}-{seeds[0]}-{len(seeds)}"
     for i in count(1):
         folder = parent / (name if i == 1 else f"{name}-{i}")
-        if not (folder / MANIFEST).is_file(): return folder
-        if not teacher_differences(_read_manifest(folder)["teacher"], config): return folder
+        if not (folder / MANIFEST).is_file():
+            return folder
+        if not teacher_differences(_read_manifest(folder)["teacher"], config):
+            return folder
 
 # %% ../nbs/foundations/data.ipynb #936d3ec4
 def _records_to_keep(directory: Path, plan: dict) -> list[dict]:
     "Records of shards that are on disk, whole, and part of `plan`. ValueError if the folder belongs to another plan."
     if not (directory / MANIFEST).exists():
-        if not any(directory.glob("pairs-*.safetensors")): return []
-        raise ValueError(f"{directory} has shards but no {MANIFEST}: empty it or choose another folder")
+        if not any(directory.glob("pairs-*.safetensors")):
+            return []
+        raise ValueError(
+            f"{directory} has shards but no {MANIFEST}: empty it or choose another folder"
+        )
     old = _read_manifest(directory)
     found = teacher_differences(old["teacher"], plan["teacher"])
-    found += [d for k in ("shape", "conditions", "chunk", "shard_size") for d in _differences(old[k], plan[k], k)]
+    found += [
+        d
+        for k in ("shape", "conditions", "chunk", "shard_size")
+        for d in _differences(old[k], plan[k], k)
+    ]
     before, now = _seeds_of(old["seeds"]), _seeds_of(plan["seeds"])
-    if now[:len(before)] != before:
-        found += [f"seeds are {old['seeds']} there and {plan['seeds']} here (more seeds may follow, none may go)"]
+    if now[: len(before)] != before:
+        found += [
+            f"seeds are {old['seeds']} there and {plan['seeds']} here (more seeds may follow, none may go)"
+        ]
     if found:
-        raise ValueError(f"{directory} holds other pairs: {'; '.join(found)}. "
-                         "Choose another folder, or delete this one")
+        raise ValueError(
+            f"{directory} holds other pairs: {'; '.join(found)}. "
+            "Choose another folder, or delete this one"
+        )
     size = plan["shard_size"]
-    wanted = {_shard_name(i): _ranges(now[i * size:(i + 1) * size]) for i in range(-(-len(now) // size))}
-    usable = lambda r: wanted.get(r["file"]) == r["seeds"] and _damage(directory / r["file"], r) is None
+    wanted = {
+        _shard_name(i): _ranges(now[i * size : (i + 1) * size]) for i in range(-(-len(now) // size))
+    }
+
+    def usable(r):
+        return wanted.get(r["file"]) == r["seeds"] and _damage(directory / r["file"], r) is None
+
     return [r for r in old["shards"] if usable(r)]
 
 # %% ../nbs/foundations/data.ipynb #511584f3
@@ -441,41 +668,79 @@ def _check_conditions(directory: Path, kept: list[dict], plan: dict, conditions:
     for record in kept if plan["conditions"] == "given" else []:
         first = plan["shard_size"] * int(re.findall(r"\d+", record["file"])[0])
         stored = _load_shard(directory / record["file"], record, plan["shape"])
-        there, asked = _columns(stored.condition), _columns(_rows(conditions, first, first + len(stored)))
-        if there.keys() != asked.keys() or not all(torch.equal(v, asked[k].cpu()) for k, v in there.items()):
-            raise ValueError(f"{directory}: the conditions in {record['file']} are not the ones given. "
-                             "Choose another folder, or delete this one")
+        there, asked = (
+            _columns(stored.condition),
+            _columns(_rows(conditions, first, first + len(stored))),
+        )
+        if there.keys() != asked.keys() or not all(
+            torch.equal(v, asked[k].cpu()) for k, v in there.items()
+        ):
+            raise ValueError(
+                f"{directory}: the conditions in {record['file']} are not the ones given. "
+                "Choose another folder, or delete this one"
+            )
 
+# %% ../nbs/foundations/data.ipynb #ddf0b6a9
 def _prepare(directory: Path, plan: dict, missing: int, bytes_per_pair: int) -> None:
     "Write the manifest and look at the free space: OSError now rather than after an hour."
-    try: write_json_atomic(directory / MANIFEST, plan)
+    try:
+        write_json_atomic(directory / MANIFEST, plan)
     except OSError as error:
-        raise OSError(f"cannot write to {directory}: {error}. Choose a folder that you may write to") from error
+        raise OSError(
+            f"cannot write to {directory}: {error}. Choose a folder that you may write to"
+        ) from error
     need, free = missing * bytes_per_pair, shutil.disk_usage(directory).free
     if need > free:
-        raise OSError(f"{directory} has {free / 1e6:.0f} MB free and {missing} pairs need {need / 1e6:.0f} MB: "
-                      "make room or ask for fewer")
+        raise OSError(
+            f"{directory} has {free / 1e6:.0f} MB free and {missing} pairs need {need / 1e6:.0f} MB: "
+            "make room or ask for fewer"
+        )
 
 # %% ../nbs/foundations/data.ipynb #5b01fffd
-def generate_pairs(teacher, seeds: Iterable[int] | Tensor, directory: str | Path, conditions: Any = None,
-                   shard_size: int = 500, chunk: int = CHUNK,
-                   progress: Callable[[int, int], None] | None = None) -> PairDataset:
+def generate_pairs(
+    teacher,
+    seeds: Iterable[int] | Tensor,
+    directory: str | Path,
+    conditions: Any = None,
+    shard_size: int = 500,
+    chunk: int = CHUNK,
+    progress: Callable[[int, int], None] | None = None,
+) -> PairDataset:
     """Like `make_pairs`, into a folder, shard by shard; `teacher.config` is its JSON-ready identity. Whole shards that
     are there already are kept, others are made again. ValueError if the folder holds pairs of another plan, OSError if
     it cannot be written or is too full. Of several processes the main one writes, and all must see the folder."""
     seeds, directory = _seed_list(seeds), Path(directory)
     plan = _plan(teacher, seeds, conditions, shard_size, chunk)
     kept = plan["shards"] = on_main(_records_to_keep, directory, plan)
-    if sum(len(_seeds_of(r["seeds"])) for r in kept) < len(seeds): _look_at(teacher)
+    if sum(len(_seeds_of(r["seeds"])) for r in kept) < len(seeds):
+        _look_at(teacher)
     on_main(_check_conditions, directory, kept, plan, conditions)
     counter = _Counter(sum(len(_seeds_of(r["seeds"])) for r in kept), len(seeds), progress)
-    if progress is not None: progress(counter.done, len(seeds))
-    extra = sum(v[0].nbytes for v in _columns(conditions).values()) if plan["conditions"] == "given" else 8
-    on_main(_prepare, directory, plan, len(seeds) - counter.done, 8 * torch.Size(plan["shape"]).numel() + 8 + extra)
+    if progress is not None:
+        progress(counter.done, len(seeds))
+    extra = (
+        sum(v[0].nbytes for v in _columns(conditions).values())
+        if plan["conditions"] == "given"
+        else 8
+    )
+    on_main(
+        _prepare,
+        directory,
+        plan,
+        len(seeds) - counter.done,
+        8 * torch.Size(plan["shape"]).numel() + 8 + extra,
+    )
     require_shared(directory / MANIFEST)
-    shards = {_shard_name(i // shard_size): range(i, min(i + shard_size, len(seeds)), chunk) for i in range(0, len(seeds), shard_size)}
-    missing = {name: starts for name, starts in shards.items() if name not in {r["file"] for r in kept}}
-    chunks = _chunks(teacher, seeds, conditions, chunk, [i for starts in missing.values() for i in starts])
+    shards = {
+        _shard_name(i // shard_size): range(i, min(i + shard_size, len(seeds)), chunk)
+        for i in range(0, len(seeds), shard_size)
+    }
+    missing = {
+        name: starts for name, starts in shards.items() if name not in {r["file"] for r in kept}
+    }
+    chunks = _chunks(
+        teacher, seeds, conditions, chunk, [i for starts in missing.values() for i in starts]
+    )
     for name, starts in missing.items():
         pairs = concatenate([counter.add(next(chunks)) for _ in starts])
         plan["shards"] = on_main(_write_shard, directory / name, pairs, teacher.device, plan)
@@ -487,8 +752,13 @@ def _write_shard(path: Path, pairs: Pairs, device: Any, plan: dict) -> list[dict
     columns = dict(seeds=pairs.seeds, x_T=pairs.x_T, x_0=pairs.x_0, **_columns(pairs.condition))
     data = save_safetensors_atomic(path, columns, {"format": f"{FORMAT} {VERSION}"}).read_bytes()
     made_with = dict(torch=torch.__version__, device=str(device))
-    record = dict(file=path.name, seeds=_ranges(pairs.seeds.tolist()), bytes=len(data), sha256=_sha256(data),
-                  made_with=made_with)
+    record = dict(
+        file=path.name,
+        seeds=_ranges(pairs.seeds.tolist()),
+        bytes=len(data),
+        sha256=_sha256(data),
+        made_with=made_with,
+    )
     shards = [*plan["shards"], record]
     write_json_atomic(path.parent / MANIFEST, plan | dict(shards=shards))
     return shards

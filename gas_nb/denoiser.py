@@ -22,27 +22,37 @@ __all__ = ['PREDICTIONS', 'QUESTION_TIMES', 'TOLERANCE', 'to_sample', 'to_epsilo
 # %% ../nbs/foundations/denoiser.ipynb #74389a74
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
+
 def to_sample(prediction: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     "(p, q) with x_0 = p x + q out."
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
-    if prediction == "epsilon": return 1 / alpha, -sigma / alpha
-    if prediction == "sample": return zero, one
+    if prediction == "epsilon":
+        return 1 / alpha, -sigma / alpha
+    if prediction == "sample":
+        return zero, one
     norm = alpha**2 + sigma**2 if prediction == "v_prediction" else alpha + sigma
     return (alpha if prediction == "v_prediction" else one) / norm, -sigma / norm
 
+# %% ../nbs/foundations/denoiser.ipynb #bbc78320
 def to_epsilon(prediction: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     "(r, s) with epsilon = r x + s out."
     zero, one = torch.zeros_like(alpha), torch.ones_like(alpha)
-    if prediction == "epsilon": return zero, one
-    if prediction == "sample": return 1 / sigma, -alpha / sigma
+    if prediction == "epsilon":
+        return zero, one
+    if prediction == "sample":
+        return 1 / sigma, -alpha / sigma
     norm = alpha**2 + sigma**2 if prediction == "v_prediction" else alpha + sigma
     return (sigma if prediction == "v_prediction" else one) / norm, alpha / norm
 
 # %% ../nbs/foundations/denoiser.ipynb #516b85fd
-def data_prediction_weights(schedule: NoiseSchedule, prediction: str, t: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def data_prediction_weights(
+    schedule: NoiseSchedule, prediction: str, t: Tensor, offset: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     "(p, q, net_time) for D = p x + q net(x, net_time); float64, differentiable in `t` and `offset`, which are of one shape."
     s = t + offset
-    no_signal = not schedule.alpha(t.detach()).any()      # the start of a flow model: nothing to subtract noise from
+    no_signal = not schedule.alpha(
+        t.detach()
+    ).any()  # the start of a flow model: nothing to subtract noise from
     if no_signal or (not s.requires_grad and not offset.any()):
         return *to_sample(prediction, schedule.alpha(t), schedule.sigma(t)), schedule.net_time(t)
     r, w = to_epsilon(prediction, schedule.alpha(s), schedule.sigma(s))
@@ -55,6 +65,7 @@ class Denoiser:
     """Data prediction D(x, t, offset): x (B, ...), any shape; t, offset floats or tensors () or (B,). `net(x, net_time[, condition])`
     gets net_time as (B,). `condition` is a tensor (B, ...) or a pytree of such; `null_condition` is one sample's, without batch axis.
     ValueError for a network whose answer is not a tensor of x's shape, or that changes its input."""
+
     net: Callable
     schedule: NoiseSchedule
     prediction: str = "epsilon"
@@ -67,7 +78,9 @@ class Denoiser:
         object.__setattr__(self, "guidance_scale", _checked_scale(self.guidance_scale))
         _check_fields(self)
 
-    def __call__(self, x: Tensor, t: float | Tensor, offset: float | Tensor = 0.0, condition: Any = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, t: float | Tensor, offset: float | Tensor = 0.0, condition: Any = None
+    ) -> Tensor:
         p, q, net_time = _weights(self, x, t, offset)
         return p * x + q * self.network_output(x, net_time, condition).to(x.dtype)
 
@@ -82,7 +95,9 @@ class Denoiser:
         before = _versions((x, condition))
         out = _guided_output(self, x, time, condition)
         if _versions((x, condition)) != before:
-            raise ValueError("the network changes its input in place: give it a copy, net(x.clone(), ...)")
+            raise ValueError(
+                "the network changes its input in place: give it a copy, net(x.clone(), ...)"
+            )
         return out
 
 # %% ../nbs/foundations/denoiser.ipynb #352f3799
@@ -91,14 +106,18 @@ def _checked_scale(scale: Any) -> float:
         raise ValueError(f"guidance_scale={scale!r}: give a number, 1 for no guidance")
     return float(scale)
 
+# %% ../nbs/foundations/denoiser.ipynb #79aded78
 def _check_fields(d: Denoiser) -> None:
     if d.prediction not in PREDICTIONS:
         raise ValueError(f"prediction {d.prediction!r}: choose one of {', '.join(PREDICTIONS)}")
     if not isinstance(d.schedule, NoiseSchedule):
-        raise ValueError(f"schedule={d.schedule!r}: give a NoiseSchedule, for example NoiseSchedule.ddpm()")
+        raise ValueError(
+            f"schedule={d.schedule!r}: give a NoiseSchedule, for example NoiseSchedule.ddpm()"
+        )
     if d.guidance_scale != 1.0 and d.null_condition is None:
         raise ValueError(f"guidance_scale={d.guidance_scale}: this network has no null condition")
-    if not callable(d.net): raise ValueError(f"net={d.net!r}: give a function net(x, net_time[, condition])")
+    if not callable(d.net):
+        raise ValueError(f"net={d.net!r}: give a function net(x, net_time[, condition])")
 
 # %% ../nbs/foundations/denoiser.ipynb #d3b1a8d9
 def _weights_of_floats(d: Denoiser, t: float, offset: float) -> tuple[float, float, float]:
@@ -106,18 +125,28 @@ def _weights_of_floats(d: Denoiser, t: float, offset: float) -> tuple[float, flo
     found = d._known.get(key)
     if found is None:
         as_tensor = (torch.tensor(v, dtype=torch.float64) for v in key)
-        found = tuple(v.item() for v in data_prediction_weights(d.schedule, d.prediction, *as_tensor))
-        if len(d._known) >= 4096: d._known.clear()
+        found = tuple(
+            v.item() for v in data_prediction_weights(d.schedule, d.prediction, *as_tensor)
+        )
+        if len(d._known) >= 4096:
+            d._known.clear()
         d._known[key] = found
     return found
 
+# %% ../nbs/foundations/denoiser.ipynb #5f7bbdda
 def _weights(d: Denoiser, x: Tensor, t: float | Tensor, offset: float | Tensor) -> tuple:
-    if not (isinstance(t, Tensor) or isinstance(offset, Tensor)): return _weights_of_floats(d, float(t), float(offset))
-    t, offset = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float64) for v in (t, offset)))
+    if not (isinstance(t, Tensor) or isinstance(offset, Tensor)):
+        return _weights_of_floats(d, float(t), float(offset))
+    t, offset = torch.broadcast_tensors(
+        *(torch.as_tensor(v, dtype=torch.float64) for v in (t, offset))
+    )
     if t.numel() == 1 and not (t.requires_grad or offset.requires_grad):
         return _weights_of_floats(d, t.item(), offset.item())
-    p, q, net_time = (w.to(x.device) for w in data_prediction_weights(d.schedule, d.prediction, t, offset))
-    if t.ndim: p, q = (w.reshape(-1, *[1] * (x.ndim - 1)) for w in (p, q))
+    p, q, net_time = (
+        w.to(x.device) for w in data_prediction_weights(d.schedule, d.prediction, t, offset)
+    )
+    if t.ndim:
+        p, q = (w.reshape(-1, *[1] * (x.ndim - 1)) for w in (p, q))
     return p.to(x.dtype), q.to(x.dtype), net_time
 
 # %% ../nbs/foundations/denoiser.ipynb #5f61cc0c
@@ -125,27 +154,46 @@ def _guided_output(d: Denoiser, x: Tensor, time: Tensor, condition: Any) -> Tens
     guided = condition is not None and d.guidance_scale != 1.0
     null = d.null_condition
     if null is not None and (guided or condition is None):
-        null = pytree.tree_map(lambda c: torch.as_tensor(c, device=x.device).expand(len(x), *torch.as_tensor(c).shape), null)
-    if not guided: return _call_net(d, x, time, null if condition is None else condition)
+        null = pytree.tree_map(
+            lambda c: torch.as_tensor(c, device=x.device).expand(len(x), *torch.as_tensor(c).shape),
+            null,
+        )
+    if not guided:
+        return _call_net(d, x, time, null if condition is None else condition)
     both = pytree.tree_map(lambda a, b: torch.cat([a, b.to(a.dtype)]), condition, null)
     out, out_null = _call_net(d, torch.cat([x, x]), torch.cat([time, time]), both).chunk(2)
     return out_null + d.guidance_scale * (out - out_null)
 
+# %% ../nbs/foundations/denoiser.ipynb #f49b2471
 def _call_net(d: Denoiser, x: Tensor, time: Tensor, condition: Any) -> Tensor:
     args = (x, time) if condition is None else (x, time, condition)
-    if d.autocast is None: return _checked_answer(d.net(*args), x)
-    with torch.autocast(x.device.type, d.autocast): return _checked_answer(d.net(*args), x)
+    if d.autocast is None:
+        return _checked_answer(d.net(*args), x)
+    with torch.autocast(x.device.type, d.autocast):
+        return _checked_answer(d.net(*args), x)
 
+# %% ../nbs/foundations/denoiser.ipynb #d56fab69
 def _checked_answer(out: Any, x: Tensor) -> Tensor:
     if not isinstance(out, Tensor):
         hint = ", out.sample" if hasattr(out, "sample") else ""
-        raise ValueError(f"the network answers with a {type(out).__name__}: return the tensor in it{hint}")
+        raise ValueError(
+            f"the network answers with a {type(out).__name__}: return the tensor in it{hint}"
+        )
     if out.shape != x.shape:
-        twice = out.ndim == x.ndim > 1 and out.shape[1] == 2 * x.shape[1] and out.shape[2:] == x.shape[2:]
-        hint = "it predicts its variance too, return out[:, :channels]" if twice else "they must agree"
-        raise ValueError(f"the network answers x of shape {tuple(x.shape)} with shape {tuple(out.shape)}: {hint}")
+        twice = (
+            out.ndim == x.ndim > 1
+            and out.shape[1] == 2 * x.shape[1]
+            and out.shape[2:] == x.shape[2:]
+        )
+        hint = (
+            "it predicts its variance too, return out[:, :channels]" if twice else "they must agree"
+        )
+        raise ValueError(
+            f"the network answers x of shape {tuple(x.shape)} with shape {tuple(out.shape)}: {hint}"
+        )
     return out.to(x.device)
 
+# %% ../nbs/foundations/denoiser.ipynb #73dbb159
 def _versions(tree: Any) -> list[int]:
     "How often each tensor was changed in place; torch does not count it for tensors of its inference mode."
     tensors = [v for v in pytree.tree_leaves(tree) if isinstance(v, Tensor)]
@@ -159,21 +207,30 @@ class _Memory:
     calls: int = 0
     hits: int = 0
 
+# %% ../nbs/foundations/denoiser.ipynb #ad5c6277
 @dataclass(frozen=True, eq=False, repr=False)
 class Remembering:
     "A Denoiser that answers an equal question (x, t, offset, condition) from memory, up to `keep` bytes of answers; all else is the `denoiser`'s."
+
     denoiser: Denoiser
     keep: int = 2**28
     _memory: _Memory = field(default_factory=_Memory, init=False)
 
     @property
-    def answers(self) -> OrderedDict: return self._memory.answers
+    def answers(self) -> OrderedDict:
+        return self._memory.answers
+
     @property
-    def calls(self) -> int: return self._memory.calls
+    def calls(self) -> int:
+        return self._memory.calls
+
     @property
-    def hits(self) -> int: return self._memory.hits
+    def hits(self) -> int:
+        return self._memory.hits
+
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "denoiser": raise AttributeError(name)      # a copy that is not filled yet
+        if name.startswith("__") or name == "denoiser":
+            raise AttributeError(name)  # a copy that is not filled yet
         return getattr(self.denoiser, name)
 
     def __call__(self, x: Tensor, t: float, offset: float = 0.0, condition: Any = None) -> Tensor:
@@ -185,12 +242,14 @@ class Remembering:
             return memory.answers[key]
         answer = memory.answers[key] = self.denoiser(x, t, offset, condition)
         memory.kept += answer.nbytes
-        while memory.kept > self.keep: memory.kept -= memory.answers.popitem(last=False)[1].nbytes
+        while memory.kept > self.keep:
+            memory.kept -= memory.answers.popitem(last=False)[1].nbytes
         return answer
 
 # %% ../nbs/foundations/denoiser.ipynb #4b8fe41c
 def _fingerprint(v: Any) -> Any:
-    if not isinstance(v, Tensor): return v
+    if not isinstance(v, Tensor):
+        return v
     data = v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return tuple(v.shape), v.dtype, hashlib.blake2b(data, digest_size=16).digest()
 
@@ -198,52 +257,83 @@ def _fingerprint(v: Any) -> Any:
 QUESTION_TIMES = (1.0, 0.75, 0.5, 0.25)
 TOLERANCE = 5e-3
 
+
 def in_batches(f: Callable, batch_size: int, *columns: Any) -> Tensor:
     "f of the rows of `columns` (tensors or None), `batch_size` at a time, on the CPU in float64."
     n = len(columns[0])
-    parts = [[None if c is None else c[i:i + batch_size] for c in columns] for i in range(0, n, batch_size)]
+    parts = [
+        [None if c is None else c[i : i + batch_size] for c in columns]
+        for i in range(0, n, batch_size)
+    ]
     return torch.cat([f(*part).detach().double().cpu() for part in parts])
 
-def _draw(seed: int, shape: Sequence[int]) -> Tensor:
-    return torch.randn(tuple(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
+def _draw(seed: int, shape: Sequence[int]) -> Tensor:
+    return torch.randn(
+        tuple(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+
+# %% ../nbs/foundations/denoiser.ipynb #8cf248fd
 def _ask(d: Denoiser, x: Tensor, times: Tensor, condition: Any, batch_size: int) -> Tensor:
     asked = x.clone()
-    with torch.no_grad(): out = in_batches(d.network_output, batch_size, asked, d.schedule.net_time(times), condition)
-    if not torch.equal(asked, x): raise ValueError("the network changes its input in place: give it a copy, net(x.clone(), ...)")
+    with torch.no_grad():
+        out = in_batches(d.network_output, batch_size, asked, d.schedule.net_time(times), condition)
+    if not torch.equal(asked, x):
+        raise ValueError(
+            "the network changes its input in place: give it a copy, net(x.clone(), ...)"
+        )
     if not torch.isfinite(out).all():
-        raise ValueError("the network's answers are not finite: check its weights and its precision")
+        raise ValueError(
+            "the network's answers are not finite: check its weights and its precision"
+        )
     return out
 
 # %% ../nbs/foundations/denoiser.ipynb #53f11606
-def _check_repeats(d: Denoiser, out: Tensor, x: Tensor, times: Tensor, condition: Any, batch_size: int) -> None:
+def _check_repeats(
+    d: Denoiser, out: Tensor, x: Tensor, times: Tensor, condition: Any, batch_size: int
+) -> None:
     "ValueError if the first rows, asked again in a batch of their own, are answered otherwise."
     n = max(1, min(batch_size, len(x)) // 2)
     again = _ask(d, x[:n], times[:n], None if condition is None else condition[:n], n)
     size = out[:n].square().mean().sqrt()
     if (again - out[:n]).square().mean().sqrt() > tolerance(d) * size + 1e-12:
-        raise ValueError("the network answers the same question differently when asked again: it is in training mode (dropout) "
-                         "or looks at other rows of the batch; call net.eval() first")
+        raise ValueError(
+            "the network answers the same question differently when asked again: it is in training mode (dropout) "
+            "or looks at other rows of the batch; call net.eval() first"
+        )
 
+# %% ../nbs/foundations/denoiser.ipynb #d2b288d2
 def tolerance(denoiser: Denoiser) -> float:
     "How far apart two measurements of one network may be, relative to an answer's size."
     net = denoiser.net
-    dtypes = {p.dtype for p in net.parameters() if p.is_floating_point()} if isinstance(net, nn.Module) else set()
+    dtypes = (
+        {p.dtype for p in net.parameters() if p.is_floating_point()}
+        if isinstance(net, nn.Module)
+        else set()
+    )
     half = (dtypes | {denoiser.autocast}) & {torch.float16, torch.bfloat16}
     return (10 if half else 1) * TOLERANCE
 
+# %% ../nbs/foundations/denoiser.ipynb #25bff180
 def fingerprint(network: nn.Module) -> str:
     "A hash of a network's architecture and of 64 entries of each of its tensors: cheap for billions of parameters."
     digest = hashlib.sha256()
     for name, p in sorted(network.state_dict().items()):
-        if not isinstance(p, Tensor): continue
+        if not isinstance(p, Tensor):
+            continue
         entries = p.detach().flatten()[:: max(1, p.numel() // 64)][:64]
         values = b"" if p.is_meta else entries.double().cpu().numpy().tobytes()
         digest.update(f"{name.replace('_orig_mod.', '')} {tuple(p.shape)}".encode() + values)
     return digest.hexdigest()
 
-def measured_answers(denoiser: Denoiser, shape: Sequence[int], condition: Any = None, batch_size: int = 4,
-                     device: str | torch.device = "cpu") -> list[list[float]]:
+# %% ../nbs/foundations/denoiser.ipynb #84f7e70a
+def measured_answers(
+    denoiser: Denoiser,
+    shape: Sequence[int],
+    condition: Any = None,
+    batch_size: int = 4,
+    device: str | torch.device = "cpu",
+) -> list[list[float]]:
     "Four rows of four numbers. `condition`: None or labels (4,). ValueError for a network that does not repeat itself."
     times = torch.tensor(QUESTION_TIMES, dtype=torch.float64)
     x = _draw(1, (4, *shape)).float().to(device)
@@ -255,18 +345,24 @@ def measured_answers(denoiser: Denoiser, shape: Sequence[int], condition: Any = 
     return [[float(f"{v:.4g}") for v in row] for row in numbers.tolist()]
 
 # %% ../nbs/foundations/denoiser.ipynb #fe02889b
-def _rough_samples(d: Denoiser, shape: Sequence[int], condition: Any, batch_size: int, device: Any) -> Tensor:
+def _rough_samples(
+    d: Denoiser, shape: Sequence[int], condition: Any, batch_size: int, device: Any
+) -> Tensor:
     "Six steps of DDIM from fixed noises, no larger than noise."
     x = _draw(3, (_rows(shape), *shape)).float().to(device)
     times = (0.99, 0.8, 0.6, 0.4, 0.2, 0.05)
     for now, then in zip(times, (*times[1:], None)):
         D = in_batches(lambda x, c: d(x, now, 0.0, c), batch_size, x, condition).float().to(device)
-        if then is None: return D / D.square().mean().sqrt().clamp_min(1.0)
+        if then is None:
+            return D / D.square().mean().sqrt().clamp_min(1.0)
         noise = (x - d.schedule.alpha(now).item() * D) / d.schedule.sigma(now).item()
         x = d.schedule.alpha(then).item() * D + d.schedule.sigma(then).item() * noise
 
-def _rows(shape: Sequence[int]) -> int: return 4 if math.prod(shape) >= 128 else 64
 
+def _rows(shape: Sequence[int]) -> int:
+    return 4 if math.prod(shape) >= 128 else 64
+
+# %% ../nbs/foundations/denoiser.ipynb #165b5701
 def _misfit(d: Denoiser, x: Tensor, half_log_snr: float, condition: Any, batch_size: int) -> float:
     "How far (a, b) is from that of `d`'s prediction type; infinite if the answer is not made of noise and sample."
     t = d.schedule.t_of_lambda(half_log_snr).item()
@@ -277,14 +373,20 @@ def _misfit(d: Denoiser, x: Tensor, half_log_snr: float, condition: Any, batch_s
     out = (out - out.mean(0)).flatten()
     parts = torch.stack([(v - v.mean(0)).double().cpu().flatten() for v in (noise, x)], 1)
     ab = torch.linalg.lstsq(parts, out[:, None], driver="gelsd").solution[:, 0]
-    if not (out - parts @ ab).square().sum() < 0.5 * out.square().sum(): return math.inf
-    expected = dict(epsilon=(1, 0), sample=(0, 1), v_prediction=(alpha, -sigma), flow_prediction=(1, -1))[d.prediction]
+    if not (out - parts @ ab).square().sum() < 0.5 * out.square().sum():
+        return math.inf
+    expected = dict(
+        epsilon=(1, 0), sample=(0, 1), v_prediction=(alpha, -sigma), flow_prediction=(1, -1)
+    )[d.prediction]
     return (ab - torch.tensor(expected, dtype=torch.float64)).norm().item()
 
 # %% ../nbs/foundations/denoiser.ipynb #74c7efed
-def _repeats_noise(d: Denoiser, shape: Sequence[int], condition: Any, batch_size: int, device: Any) -> bool | None:
+def _repeats_noise(
+    d: Denoiser, shape: Sequence[int], condition: Any, batch_size: int, device: Any
+) -> bool | None:
     "Whether the network answers pure noise with that noise; None if a schedule does not begin with noise."
-    if d.schedule.alpha(1.0) > 0.3: return None
+    if d.schedule.alpha(1.0) > 0.3:
+        return None
     x = _draw(5, (_rows(shape), *shape)).float().to(device)
     out = _ask(d, x, torch.ones(len(x), dtype=torch.float64), condition, batch_size)
     x, out = (v.double().cpu() - v.double().cpu().mean(0) for v in (x, out))
@@ -292,21 +394,31 @@ def _repeats_noise(d: Denoiser, shape: Sequence[int], condition: Any, batch_size
     rest = (out - slope * x).square().sum() / out.square().sum().clamp_min(1e-12)
     return bool(0.9 < slope < 1.1 and rest < 0.1)
 
+# %% ../nbs/foundations/denoiser.ipynb #5ced352f
 def _fits(d: Denoiser, shape: Sequence[int], condition: Any, batch_size: int, device: Any) -> bool:
     x = _rough_samples(d, shape, condition, batch_size, device)
-    if not torch.isfinite(x).all(): return False
+    if not torch.isfinite(x).all():
+        return False
     return sum(_misfit(d, x, level, condition, batch_size) for level in (0.0, 1.0)) < 0.9
 
+# %% ../nbs/foundations/denoiser.ipynb #202a60e1
 @torch.no_grad()
-def other_prediction(denoiser: Denoiser, shape: Sequence[int], condition: Any = None, batch_size: int = 4,
-                     device: str | torch.device = "cpu") -> str | None:
+def other_prediction(
+    denoiser: Denoiser,
+    shape: Sequence[int],
+    condition: Any = None,
+    batch_size: int = 4,
+    device: str | torch.device = "cpu",
+) -> str | None:
     "The prediction type that the network's answers show, where it is clearly another than the stated one; else None."
     d = replace(denoiser, guidance_scale=1.0)
     label = None if condition is None else condition[torch.arange(_rows(shape)) % len(condition)]
     where, noisy = (shape, label, batch_size, device), ("epsilon", "flow_prediction")
     repeats = _repeats_noise(d, *where)
     possible = [p for p in PREDICTIONS if repeats is None or repeats == (p in noisy)]
-    if d.prediction in possible and _fits(d, *where): return None
+    if d.prediction in possible and _fits(d, *where):
+        return None
     shown = [p for p in possible if p != d.prediction and _fits(replace(d, prediction=p), *where)]
-    if shown: return shown[0]
+    if shown:
+        return shown[0]
     return " or ".join(possible) if repeats and d.prediction not in possible else None

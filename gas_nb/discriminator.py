@@ -45,7 +45,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         hidden, gain = width * expansion, _GAIN * depth**-0.25
         self.expand = _msr_init(nn.Conv2d(width, hidden, 1, bias=False), gain)
-        self.grouped = _msr_init(nn.Conv2d(hidden, hidden, 3, padding=1, groups=cardinality, bias=False), gain)
+        self.grouped = _msr_init(
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=cardinality, bias=False), gain
+        )
         self.project = _msr_init(nn.Conv2d(hidden, width, 1, bias=False), 0.0)
         self.act1, self.act2 = BiasedLeakyReLU(hidden), BiasedLeakyReLU(hidden)
 
@@ -58,14 +60,18 @@ def _binomial_kernel() -> Tensor:
     k = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     return torch.outer(k, k)
 
-
+# %% ../nbs/02_discriminator.ipynb #df278a84
 class Downsample(nn.Module):
     """(B, width, H, W) -> (B, out_width, H/2, W/2)."""
 
     def __init__(self, width: int, out_width: int):
         super().__init__()
         self.register_buffer("kernel", _binomial_kernel())
-        self.project = _msr_init(nn.Conv2d(width, out_width, 1, bias=False)) if width != out_width else nn.Identity()
+        self.project = (
+            _msr_init(nn.Conv2d(width, out_width, 1, bias=False))
+            if width != out_width
+            else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
@@ -88,27 +94,37 @@ def _positive_ints(name: str, values: Sequence[int]) -> tuple[int, ...]:
     try:
         ints = tuple(operator.index(v) for v in values)
     except TypeError:
-        raise ValueError(f"{name} must be a sequence of positive integers, one per stage, got {values!r}") from None
+        raise ValueError(
+            f"{name} must be a sequence of positive integers, one per stage, got {values!r}"
+        ) from None
     if not ints or min(ints) < 1 or any(isinstance(v, bool) for v in values):
         raise ValueError(f"{name} must hold positive integers, one per stage, got {values!r}")
     return ints
 
-
-def _check_stages(widths: Sequence[int], cardinalities: Sequence[int], blocks: Sequence[int], expansion: int):
+# %% ../nbs/02_discriminator.ipynb #1d910150
+def _check_stages(
+    widths: Sequence[int], cardinalities: Sequence[int], blocks: Sequence[int], expansion: int
+):
     if not len(widths) == len(cardinalities) == len(blocks):
-        raise ValueError("widths, cardinalities and blocks need one entry per stage each, "
-                         f"got {len(widths)}, {len(cardinalities)} and {len(blocks)}")
+        raise ValueError(
+            "widths, cardinalities and blocks need one entry per stage each, "
+            f"got {len(widths)}, {len(cardinalities)} and {len(blocks)}"
+        )
     for i, (width, cardinality) in enumerate(zip(widths, cardinalities)):
         if width * expansion % cardinality:
-            raise ValueError(f"stage {i}: width * expansion = {width} * {expansion} = {width * expansion} "
-                             f"is not divisible by cardinality {cardinality}")
+            raise ValueError(
+                f"stage {i}: width * expansion = {width} * {expansion} = {width * expansion} "
+                f"is not divisible by cardinality {cardinality}"
+            )
 
-
+# %% ../nbs/02_discriminator.ipynb #9024b17d
 def _check_condition(condition_dim: int | None, embedding_dim: int):
     if condition_dim is not None:
         _positive_ints("condition_dim and embedding_dim", (condition_dim, embedding_dim))
     elif embedding_dim:
-        raise ValueError(f"embedding_dim={embedding_dim} needs a condition_dim, the number of classes")
+        raise ValueError(
+            f"embedding_dim={embedding_dim} needs a condition_dim, the number of classes"
+        )
 
 # %% ../nbs/02_discriminator.ipynb #f9432b54
 def _condition_matrix(condition: Tensor, classes: int, batch: int) -> Tensor:
@@ -117,13 +133,17 @@ def _condition_matrix(condition: Tensor, classes: int, batch: int) -> Tensor:
     if shape == (batch, classes):
         return condition
     if shape != (batch,) or condition.is_floating_point() or condition.dtype == torch.bool:
-        raise ValueError(f"condition must be integer labels of shape ({batch},) or rows of shape ({batch}, {classes}), "
-                         f"got {condition.dtype} of shape {shape}")
+        raise ValueError(
+            f"condition must be integer labels of shape ({batch},) or rows of shape ({batch}, {classes}), "
+            f"got {condition.dtype} of shape {shape}"
+        )
     if batch and not 0 <= int(condition.min()) <= int(condition.max()) < classes:
-        raise ValueError(f"labels must lie in 0..{classes - 1}, got {int(condition.min())}..{int(condition.max())}")
+        raise ValueError(
+            f"labels must lie in 0..{classes - 1}, got {int(condition.min())}..{int(condition.max())}"
+        )
     return F.one_hot(condition.long(), classes)
 
-
+# %% ../nbs/02_discriminator.ipynb #b22abea9
 def _embedding(classes: int | None, width: int) -> nn.Linear | None:
     """One vector of about unit length per class, or None for an unconditional network."""
     if classes is None:
@@ -133,13 +153,21 @@ def _embedding(classes: int | None, width: int) -> nn.Linear | None:
     return embedding
 
 # %% ../nbs/02_discriminator.ipynb #b589aef6
-_BLOCK_NAMES = {"expand.weight": "LinearLayer1.Layer.weight", "act1.bias": "NonLinearity1.Bias",
-                "grouped.weight": "LinearLayer2.Layer.weight", "act2.bias": "NonLinearity2.Bias",
-                "project.weight": "LinearLayer3.Layer.weight"}
-_EXIT_NAMES = {"kernel": "Resampler.Kernel", "project.weight": "LinearLayer.Layer.weight",
-               "depthwise.weight": "Basis.weight", "linear.weight": "LinearLayer.weight"}
+_BLOCK_NAMES = {
+    "expand.weight": "LinearLayer1.Layer.weight",
+    "act1.bias": "NonLinearity1.Bias",
+    "grouped.weight": "LinearLayer2.Layer.weight",
+    "act2.bias": "NonLinearity2.Bias",
+    "project.weight": "LinearLayer3.Layer.weight",
+}
+_EXIT_NAMES = {
+    "kernel": "Resampler.Kernel",
+    "project.weight": "LinearLayer.Layer.weight",
+    "depthwise.weight": "Basis.weight",
+    "linear.weight": "LinearLayer.weight",
+}
 
-
+# %% ../nbs/02_discriminator.ipynb #581c9708
 def _published_name(own: str, blocks: Sequence[int]) -> str:
     """The published name of an entry of `Discriminator.state_dict()`."""
     part, _, rest = own.partition(".")
@@ -152,21 +180,26 @@ def _published_name(own: str, blocks: Sequence[int]) -> str:
     return {"stem": "ExtractionLayer.Layer.", "embedding": "EmbeddingLayer."}[part] + rest
 
 # %% ../nbs/02_discriminator.ipynb #2d06a953
-def _from_published_names(state: Mapping[str, Tensor], own: Mapping[str, Tensor],
-                          blocks: Sequence[int]) -> dict[str, Tensor]:
+def _from_published_names(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], blocks: Sequence[int]
+) -> dict[str, Tensor]:
     """`state` under our names, or a ValueError that names what is missing, unexpected or of the wrong shape or type."""
     names = {name: _published_name(name, blocks) for name in own}
     if missing := sorted(set(names.values()) - set(state)):
         raise ValueError(f"published state lacks {', '.join(missing)}")
     if unexpected := sorted(str(name) for name in set(state) - set(names.values())):
-        raise ValueError(f"published state has entries that this discriminator does not have: {', '.join(unexpected)}")
+        raise ValueError(
+            f"published state has entries that this discriminator does not have: {', '.join(unexpected)}"
+        )
     values = {name: state[published] for name, published in names.items()}
     for name, value in values.items():
         if not isinstance(value, Tensor):
             raise ValueError(f"{names[name]} must be a tensor, got {type(value).__name__}")
         if value.shape != own[name].shape or not value.is_floating_point():
-            raise ValueError(f"{names[name]} must hold floats of shape {tuple(own[name].shape)}, "
-                             f"got {value.dtype} of shape {tuple(value.shape)}")
+            raise ValueError(
+                f"{names[name]} must hold floats of shape {tuple(own[name].shape)}, "
+                f"got {value.dtype} of shape {tuple(value.shape)}"
+            )
     return values
 
 # %% ../nbs/02_discriminator.ipynb #9f173306
@@ -179,17 +212,31 @@ def _published_architecture(state: Mapping[str, Tensor]) -> dict:
             hidden, width = state[f"{root}.0.LinearLayer1.Layer.weight"].shape[:2]
             widths.append(width)
             cardinalities.append(hidden // state[f"{root}.0.LinearLayer2.Layer.weight"].shape[1])
-            blocks.append(sum(n.startswith(root) and n.endswith("LinearLayer2.Layer.weight") for n in state))
+            blocks.append(
+                sum(n.startswith(root) and n.endswith("LinearLayer2.Layer.weight") for n in state)
+            )
             stages += 1
         channels = state["ExtractionLayer.Layer.weight"].shape[1]
     except (KeyError, ValueError, IndexError, AttributeError, ZeroDivisionError) as e:
         raise ValueError(f"not the published state of an R3GAN discriminator: {e}") from e
     if not stages:
-        raise ValueError("not the published state of an R3GAN discriminator: no entry begins with MainLayers.0.")
+        raise ValueError(
+            "not the published state of an R3GAN discriminator: no entry begins with MainLayers.0."
+        )
     embedding = state.get("EmbeddingLayer.weight")
-    condition = {} if embedding is None else {"embedding_dim": embedding.shape[0], "condition_dim": embedding.shape[1]}
-    return {"channels": channels, "widths": widths, "cardinalities": cardinalities, "blocks": blocks,
-            "expansion": max(1, hidden // max(1, width)), **condition}
+    condition = (
+        {}
+        if embedding is None
+        else {"embedding_dim": embedding.shape[0], "condition_dim": embedding.shape[1]}
+    )
+    return {
+        "channels": channels,
+        "widths": widths,
+        "cardinalities": cardinalities,
+        "blocks": blocks,
+        "expansion": max(1, hidden // max(1, width)),
+        **condition,
+    }
 
 # %% ../nbs/02_discriminator.ipynb #87a1f828
 def _from_published_state(cls, state: Mapping[str, Tensor]) -> "Discriminator":
@@ -198,22 +245,36 @@ def _from_published_state(cls, state: Mapping[str, Tensor]) -> "Discriminator":
     return net.to(state["ExtractionLayer.Layer.weight"].dtype).load_published_state(state)
 
 # %% ../nbs/02_discriminator.ipynb #ea7febb1
-def _stages_for(size: int, base_width: int, max_width: int, expansion: int,
-                group_width: int) -> tuple[list[int], list[int]]:
+def _stages_for(
+    size: int, base_width: int, max_width: int, expansion: int, group_width: int
+) -> tuple[list[int], list[int]]:
     """Widths and cardinalities for images of size x size pixels, size = 4 * 2**n."""
     size, base_width, max_width, expansion, group_width = _positive_ints(
-        "size, base_width, max_width, expansion, group_width", (size, base_width, max_width, expansion, group_width))
+        "size, base_width, max_width, expansion, group_width",
+        (size, base_width, max_width, expansion, group_width),
+    )
     if size < 4 or size & (size - 1):
         lower = 2 ** max(2, size.bit_length() - 1)
         nearest = lower if size - lower < 2 * lower - size else 2 * lower
-        raise ValueError(f"for_images (for_shape takes any size): size must be 4 * 2**n, got {size}; "
-                         f"pad or resize to the nearest valid size, {nearest}")
+        raise ValueError(
+            f"for_images (for_shape takes any size): size must be 4 * 2**n, got {size}; "
+            f"pad or resize to the nearest valid size, {nearest}"
+        )
     widths = [min(base_width * 2**i, max_width) for i in range(size.bit_length() - 2)]
     return widths, [w * expansion // math.gcd(w * expansion, group_width) for w in widths]
 
 # %% ../nbs/02_discriminator.ipynb #286b4c4d
-def _for_images(cls, channels: int, size: int, base_width: int = 32, max_width: int = 256, blocks: int = 1,
-                expansion: int = 2, group_width: int = 16, **condition: int) -> "Discriminator":
+def _for_images(
+    cls,
+    channels: int,
+    size: int,
+    base_width: int = 32,
+    max_width: int = 256,
+    blocks: int = 1,
+    expansion: int = 2,
+    group_width: int = 16,
+    **condition: int,
+) -> "Discriminator":
     """A network for (channels, size, size) images, `blocks` per stage. ValueError if size is not 4 * 2**n."""
     widths, cardinalities = _stages_for(size, base_width, max_width, expansion, group_width)
     return cls(channels, widths, cardinalities, [blocks] * len(widths), expansion, **condition)
@@ -234,7 +295,7 @@ def _picture(shape: Sequence[int]) -> tuple[int, int, int]:
         return channels, 1, length
     return math.prod(shape[:-2]), *shape[-2:]
 
-
+# %% ../nbs/02_discriminator.ipynb #62512e8a
 def square_layout(shape: Sequence[int]) -> tuple[int, int, int]:
     """(channels, size, pieces) of the square picture that holds a sample of `shape`. ValueError for an empty one."""
     channels, height, width = _picture(shape)
@@ -256,7 +317,7 @@ class Squared(nn.Module):
         """Samples (B, *shape) as pictures (B, channels, size, size)."""
         x = x.reshape(len(x), *_picture(self.shape))
         if x.shape[-2] < x.shape[-1]:
-            x = x.transpose(-1, -2)                       # the long side runs down
+            x = x.transpose(-1, -2)  # the long side runs down
         rows = -(-x.shape[-2] // self.pieces)
         x = F.pad(x, (0, 0, 0, rows * self.pieces - x.shape[-2]))
         x = torch.cat(x.split(rows, -2), -1)
@@ -266,7 +327,9 @@ class Squared(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Logits (B,)."""
         if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"this discriminator takes samples of shape {self.shape}, got {tuple(x.shape[1:])}")
+            raise ValueError(
+                f"this discriminator takes samples of shape {self.shape}, got {tuple(x.shape[1:])}"
+            )
         return self.network(self.arrange(x), condition)
 
 # %% ../nbs/02_discriminator.ipynb #1ee9289e
@@ -279,12 +342,14 @@ def _for_shape(cls, shape: Sequence[int], **options: int) -> nn.Module:
 # %% ../nbs/02_discriminator.ipynb #a5a37d6b
 def _check_images(x: Tensor, channels: int, size: int):
     if x.ndim != 4 or tuple(x.shape[1:]) != (channels, size, size):
-        raise ValueError(f"this discriminator takes images of shape (B, {channels}, {size}, {size}), "
-                         f"got {tuple(x.shape)}")
+        raise ValueError(
+            f"this discriminator takes images of shape (B, {channels}, {size}, {size}), "
+            f"got {tuple(x.shape)}"
+        )
     if not x.is_floating_point():
         raise ValueError(f"images must hold floating-point numbers, got {x.dtype}")
 
-
+# %% ../nbs/02_discriminator.ipynb #26d1d928
 def _project(features: Tensor, condition: Tensor | None, embedding: nn.Linear | None) -> Tensor:
     """Features (B, E) -> logits (B,): inner product with the condition's embedding, or the sum where there is none."""
     if condition is None:
@@ -301,11 +366,22 @@ class Discriminator(nn.Module):
     One entry of widths, cardinalities and blocks per stage, from the image side to 4x4. ValueError if they do not fit.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], cardinalities: Sequence[int], blocks: Sequence[int],
-                 expansion: int = 2, condition_dim: int | None = None, embedding_dim: int = 0):
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        cardinalities: Sequence[int],
+        blocks: Sequence[int],
+        expansion: int = 2,
+        condition_dim: int | None = None,
+        embedding_dim: int = 0,
+    ):
         super().__init__()
         channels, expansion = _positive_ints("channels and expansion", (channels, expansion))
-        widths, cardinalities = _positive_ints("widths", widths), _positive_ints("cardinalities", cardinalities)
+        widths, cardinalities = (
+            _positive_ints("widths", widths),
+            _positive_ints("cardinalities", cardinalities),
+        )
         blocks = _positive_ints("blocks", blocks)
         _check_stages(widths, cardinalities, blocks, expansion)
         _check_condition(condition_dim, embedding_dim)
@@ -313,7 +389,8 @@ class Discriminator(nn.Module):
         self.stem = _msr_init(nn.Conv2d(channels, widths[0], 1, bias=False))
         self.stages = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(width, groups, expansion, sum(blocks)) for _ in range(n)))
-            for width, groups, n in zip(widths, cardinalities, blocks))
+            for width, groups, n in zip(widths, cardinalities, blocks)
+        )
         self.downsamples = nn.ModuleList(Downsample(a, b) for a, b in zip(widths, widths[1:]))
         self.head = Head(widths[-1], embedding_dim or 1)
         self.embedding = _embedding(condition_dim, embedding_dim)
@@ -344,13 +421,17 @@ class DiscriminatorLoss(NamedTuple):
     r1: Tensor
     r2: Tensor
 
-
+# %% ../nbs/02_discriminator.ipynb #395309f2
 def _check_pair(real: Tensor, fake: Tensor):
     if real.shape != fake.shape or not real.ndim or not len(real):
-        raise ValueError("real and fake are compared in pairs and need one common, non-empty shape, "
-                         f"got {tuple(real.shape)} and {tuple(fake.shape)}")
+        raise ValueError(
+            "real and fake are compared in pairs and need one common, non-empty shape, "
+            f"got {tuple(real.shape)} and {tuple(fake.shape)}"
+        )
     if not (real.is_floating_point() and fake.is_floating_point()):
-        raise ValueError(f"real and fake must hold floating-point numbers, got {real.dtype} and {fake.dtype}")
+        raise ValueError(
+            f"real and fake must hold floating-point numbers, got {real.dtype} and {fake.dtype}"
+        )
 
 # %% ../nbs/02_discriminator.ipynb #e8960490
 def _logits_and_penalty(D: Callable, x: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor]:
@@ -370,8 +451,9 @@ def _working_dtype(D: Callable, x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32) if parameter is None else parameter.dtype
 
 # %% ../nbs/02_discriminator.ipynb #5fe318b9
-def discriminator_loss(D: Callable, real: Tensor, fake: Tensor, gamma: float = 0.2,
-                       condition: Tensor | None = None) -> DiscriminatorLoss:
+def discriminator_loss(
+    D: Callable, real: Tensor, fake: Tensor, gamma: float = 0.2, condition: Tensor | None = None
+) -> DiscriminatorLoss:
     """Relativistic loss with R1 and R2 per sample (arXiv 2501.05441); no gradient reaches `real` or `fake`."""
     _check_pair(real, fake)
     if not (math.isfinite(gamma) and gamma >= 0):
@@ -385,7 +467,9 @@ def discriminator_loss(D: Callable, real: Tensor, fake: Tensor, gamma: float = 0
         return DiscriminatorLoss(adversarial + gamma / 2 * (r1 + r2), adversarial, r1, r2)
 
 # %% ../nbs/02_discriminator.ipynb #df181a1d
-def generator_loss(D: Callable, real: Tensor, fake: Tensor, condition: Tensor | None = None) -> Tensor:
+def generator_loss(
+    D: Callable, real: Tensor, fake: Tensor, condition: Tensor | None = None
+) -> Tensor:
     """Relativistic loss of the generator, per sample (B,). `real` is a constant: gradients flow through `fake` only."""
     _check_pair(real, fake)
     conditions = () if condition is None else (condition,)

@@ -4,7 +4,8 @@
 
 # %% ../nbs/foundations/distil.ipynb #24a41477
 from __future__ import annotations
-import argparse, time
+import argparse
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,33 +17,51 @@ from .parallel import is_main, leave, on_main, processes, require_shared, share,
 from .tableau import Tableau
 from .teacher import Teacher
 from .trackers import Tracker
-from .training import RunLog, StepRecord, TrainConfig, TrainState, load_state, make_distance, make_eval_pairs, make_training_pairs
-from .training import open_run, resolve, teacher_of, train
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'say', 'told', 'training_free', 'followed', 'save_solvers', 'judge', 'write_metrics', 'distil', 'main']
 
+# %% ../nbs/foundations/distil.ipynb #6f7410e7
+from gas_nb.training import (
+    RunLog,
+    StepRecord,
+    TrainConfig,
+    TrainState,
+    load_state,
+    make_distance,
+    make_eval_pairs,
+    make_training_pairs,
+)
+from .training import open_run, resolve, teacher_of, train
+
 # %% ../nbs/foundations/distil.ipynb #1bd8900e
 def say(*words: Any) -> None:
     "Print, in the main process, at once."
-    if is_main(): print(*words, flush=True)
+    if is_main():
+        print(*words, flush=True)
+
 
 def told(what: str, since: float, every: float = 10.0) -> Callable[[int, int], None]:
     "A `progress(done, total)` that prints a line every few seconds: it shows in JupyterLab, in a log and in an executed copy alike."
     last = [time.perf_counter()]
+
     def report(done, total):
         if done == total or time.perf_counter() - last[0] > every:
             last[0] = time.perf_counter()
             say(f"{what}: {done}/{total} ({time.perf_counter() - since:.0f} s)")
+
     return report
 
+# %% ../nbs/foundations/distil.ipynb #7ae42c7b
 def training_free(teacher: Teacher, nfe: int, pairs: Pairs) -> dict[str, Tableau]:
     "Each training-free solver with the order and spacing that suit `teacher` best, judged on `pairs`."
     teacher = teacher.remembering()
     return {name: best_classic(teacher, name, nfe, pairs) for name in SOLVER_ORDERS}
 
 # %% ../nbs/foundations/distil.ipynb #2625ba65
-def followed(records: Iterator[StepRecord], run_dir: Path, tracker: Tracker, every: float = 10.0) -> Iterator[StepRecord]:
+def followed(
+    records: Iterator[StepRecord], run_dir: Path, tracker: Tracker, every: float = 10.0
+) -> Iterator[StepRecord]:
     "The same records; each goes to metrics.jsonl and the trackers, some are printed."
     log, printed = RunLog(run_dir), time.perf_counter()
     for r in log.keep(records) if is_main() else records:
@@ -53,10 +72,12 @@ def followed(records: Iterator[StepRecord], run_dir: Path, tracker: Tracker, eve
             say(f"{r.phase} {r.step}/{r.steps}: loss {r.loss:.4f}{val} ({r.seconds:.0f} s)")
         yield r
 
+# %% ../nbs/foundations/distil.ipynb #7840bbd9
 def save_solvers(state: TrainState, run_dir: Path) -> dict[str, Tableau]:
     "The learned solvers, `gs` and, if it was trained, `gas`; each in its file, the last one also as solver.json."
     tables = dict(gs=state.tableau("gs" if state.phase in ("gas", "done") else "ema"))
-    if state.discriminator is not None: tables["gas"] = state.tableau()
+    if state.discriminator is not None:
+        tables["gas"] = state.tableau()
     for name, tab in (tables | dict(solver=list(tables.values())[-1])).items():
         on_main(tab.save, run_dir / f"{name}.json")
     return tables
@@ -65,15 +86,41 @@ def save_solvers(state: TrainState, run_dir: Path) -> dict[str, Tableau]:
 def judge(teacher: Teacher, tables: dict[str, Tableau], pairs: Pairs) -> Iterator[tuple[dict, Any]]:
     "For each solver its row of the results table and its samples; printed as they come."
     for name, tab in tables.items():
-        row, x = measure(teacher, tab, pairs, teacher.reference(), known=pairs.x_0 if tab is teacher.tableau else None)
-        say(f"{name:14} {', '.join(f'{k} {row[k]:.4f}' for k in RUN_METRICS if row[k] is not None)}")
+        row, x = measure(
+            teacher,
+            tab,
+            pairs,
+            teacher.reference(),
+            known=pairs.x_0 if tab is teacher.tableau else None,
+        )
+        say(
+            f"{name:14} {', '.join(f'{k} {row[k]:.4f}' for k in RUN_METRICS if row[k] is not None)}"
+        )
         yield row | dict(solver=name), x
 
-def write_metrics(run_dir: Path, config: TrainConfig, teacher: Teacher, rows: list[dict], seconds: float, training_seconds: float,
-                  tracker: Tracker) -> dict:
+# %% ../nbs/foundations/distil.ipynb #35d37e07
+def write_metrics(
+    run_dir: Path,
+    config: TrainConfig,
+    teacher: Teacher,
+    rows: list[dict],
+    seconds: float,
+    training_seconds: float,
+    tracker: Tracker,
+) -> dict:
     "Write metrics.json, which ends a run, and tell the trackers; returns what was written."
-    metrics = dict(nfe=config.nfe, teacher=config.teacher, condition=config.condition, n_eval=config.n_eval, device=str(teacher.device),
-                   processes=processes(), seconds=seconds, training_seconds=training_seconds, features=teacher.features_name, rows=rows)
+    metrics = dict(
+        nfe=config.nfe,
+        teacher=config.teacher,
+        condition=config.condition,
+        n_eval=config.n_eval,
+        device=str(teacher.device),
+        processes=processes(),
+        seconds=seconds,
+        training_seconds=training_seconds,
+        features=teacher.features_name,
+        rows=rows,
+    )
     for row in rows:
         tracker.log({k: row[k] for k in RUN_METRICS}, prefix=f"evaluation/{row['solver']}")
     tracker.close()
@@ -84,26 +131,38 @@ def write_metrics(run_dir: Path, config: TrainConfig, teacher: Teacher, rows: li
 def distil(settings: dict) -> Path:
     "One run by the training notebook's parameters, in every process; returns its folder. Errors come before long work."
     begun, config = time.perf_counter(), on_main(resolve, settings)
-    if config.adversarial_weight or config.method == "adam": share(range(config.batch_size))
+    if config.adversarial_weight or config.method == "adam":
+        share(range(config.batch_size))
     run_dir = on_main(open_run, settings["output_dir"], config)
-    try: return _distil(settings, config, run_dir, begun)
+    try:
+        return _distil(settings, config, run_dir, begun)
     finally:
-        if is_main(): release_folder(run_dir)
+        if is_main():
+            release_folder(run_dir)
 
+# %% ../nbs/foundations/distil.ipynb #af9cf08a
 def _distil(settings: dict, config: TrainConfig, run_dir: Path, begun: float) -> Path:
     require_shared(run_dir / "config.json")
     teacher = teacher_of(config)
     make_distance(config.loss, teacher)
-    say(f"{teacher}\n{config}\nresults: {run_dir}" + (f"\n{processes()} processes" if processes() > 1 else ""))
+    say(
+        f"{teacher}\n{config}\nresults: {run_dir}"
+        + (f"\n{processes()} processes" if processes() > 1 else "")
+    )
     pairs = make_training_pairs(config, teacher, run_dir, told("training pairs", begun))
     classics = training_free(teacher, config.nfe, pairs[1][:32])
     tracker, state = Tracker(settings.get("tracker", ""), run_dir, asdict(config)), None
-    for record in followed(train(config, teacher, run_dir, pairs), run_dir, tracker): state = record.state
-    state = state or load_state(config, teacher, run_dir)                     # None: this run had finished training before
+    for record in followed(train(config, teacher, run_dir, pairs), run_dir, tracker):
+        state = record.state
+    state = state or load_state(
+        config, teacher, run_dir
+    )  # None: this run had finished training before
     tables = dict(teacher=teacher.tableau, **classics, **save_solvers(state, run_dir))
     judged = make_eval_pairs(config, teacher, run_dir, told("evaluation pairs", begun))
     rows = [row for row, _ in judge(teacher, tables, judged)]
-    write_metrics(run_dir, config, teacher, rows, time.perf_counter() - begun, state.seconds, tracker)
+    write_metrics(
+        run_dir, config, teacher, rows, time.perf_counter() - begun, state.seconds, tracker
+    )
     say(f"\nThe solver is in {run_dir / 'solver.json'}, the figures in {run_dir / 'metrics.json'}.")
     return run_dir
 
@@ -125,23 +184,38 @@ PARAMETERS = dict(
     lr=(0.0, "learning rate of the solver"),
     seed=(0, "decides batches, noise and the discriminator's start"),
     device=("auto", "auto, cpu, cuda, cuda:N"),
-    output_dir=("runs", "results go to <output_dir>/<run>/; several machines need one that they share"),
-    tracker=("", "tensorboard, wandb, trackio or several with commas; empty: metrics.jsonl only"))
+    output_dir=(
+        "runs",
+        "results go to <output_dir>/<run>/; several machines need one that they share",
+    ),
+    tracker=("", "tensorboard, wandb, trackio or several with commas; empty: metrics.jsonl only"),
+)
 
 # %% ../nbs/foundations/distil.ipynb #16d946f3
 def main(arguments: list[str] | None = None) -> None:
     "`python -m gas_nb.distil`: one run; exit status 2 and one line for a wrong value."
-    p = argparse.ArgumentParser("gas_nb.distil", description="Distil a few-step solver and judge it.")
+    p = argparse.ArgumentParser(
+        "gas_nb.distil", description="Distil a few-step solver and judge it."
+    )
     for name, (default, text) in PARAMETERS.items():
-        p.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, metavar=name.upper(), help=f"{text} (default: {default!r})")
+        p.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            metavar=name.upper(),
+            help=f"{text} (default: {default!r})",
+        )
     settings = vars(p.parse_args(arguments))
     try:
-        if processes() > 1: start(cpu=settings["device"] == "cpu")
+        if processes() > 1:
+            start(cpu=settings["device"] == "cpu")
         distil(settings)
-    except (ValueError, OSError) as e: p.exit(2, f"{p.prog}: error: {e}\n" if is_main() else None)
-    finally: stop()
+    except (ValueError, OSError) as e:
+        p.exit(2, f"{p.prog}: error: {e}\n" if is_main() else None)
+    finally:
+        stop()
 
 # %% ../nbs/foundations/distil.ipynb #cd050408
-if __name__ == "__main__" and "__file__" in globals():               # a notebook has no file of its own
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no file of its own
     main()
     leave()

@@ -19,13 +19,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from filelock import FileLock, Timeout
-from safetensors.torch import save
-
 # %% auto #0
 __all__ = ['atomic_path', 'write_bytes_atomic', 'write_text_atomic', 'write_json_atomic', 'save_safetensors_atomic',
            'FolderInUse', 'folder_owner', 'claim_folder', 'release_folder', 'claimed']
+
+# %% ../nbs/foundations/files.ipynb #d63f1bfd
+import torch
+from filelock import FileLock, Timeout
+from safetensors.torch import save
 
 # %% ../nbs/foundations/files.ipynb #1b126001
 @contextmanager
@@ -93,12 +94,12 @@ def _myself() -> dict[str, Any]:
     try:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):
-        user = "somebody"                                 # a container's user may have no name
+        user = "somebody"  # a container's user may have no name
     command = " ".join(shlex.join(sys.orig_argv or sys.argv).split())[:300]
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return dict(user=user, host=socket.gethostname(), pid=os.getpid(), since=since, command=command)
 
-
+# %% ../nbs/foundations/files.ipynb #a2d49b2b
 def folder_owner(folder: str | os.PathLike) -> str:
     "In words, who claimed `folder` last."
     try:
@@ -125,14 +126,16 @@ def claim_folder(folder: str | os.PathLike, wait: float = 0.0) -> bool:
     try:
         lock.acquire(timeout=wait)
     except Timeout:
-        raise FolderInUse(f"{folder} is in use by {folder_owner(folder)}: wait until that has ended, stop it, "
-                          "or choose another output_dir") from None
+        raise FolderInUse(
+            f"{folder} is in use by {folder_owner(folder)}: wait until that has ended, stop it, "
+            "or choose another output_dir"
+        ) from None
     write_json_atomic(folder / ".owner.json", _myself())
     with _guard:
         _held[folder] = lock
     return True
 
-
+# %% ../nbs/foundations/files.ipynb #6f807c43
 def release_folder(folder: str | os.PathLike) -> None:
     "Give a claimed folder back; nothing happens if this process does not have it."
     folder = Path(folder).resolve()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,16 +30,20 @@ __all__ = ['GRIDS', 'SOLVERS', 'FEW', 'POWER', 'DOUBT', 'CAP', 'REFIT', 'EQUATIO
 @dataclass(frozen=True)
 class Chart:
     "A solver without redundancy: evaluation times `s` (N,), `a` (N,), `C` (N, N) lower triangular; float64."
+
     s: Tensor
     a: Tensor
     C: Tensor
 
     @property
-    def nfe(self) -> int: return len(self.s)
+    def nfe(self) -> int:
+        return len(self.s)
 
     def vector(self) -> Tensor:
         "(2N + N(N+1)/2,): s, then per row a_k, C_k0..C_kk."
-        return torch.cat([self.s] + [torch.cat([self.a[k:k + 1], self.C[k, :k + 1]]) for k in range(self.nfe)])
+        return torch.cat(
+            [self.s] + [torch.cat([self.a[k : k + 1], self.C[k, : k + 1]]) for k in range(self.nfe)]
+        )
 
     @staticmethod
     def from_vector(v: Tensor, n: int) -> Chart:
@@ -49,7 +53,9 @@ class Chart:
 
     def internal(self) -> Tableau:
         "The chart as a tableau for the loop: times that fall, offsets that lead to `s`, predictions split at `s`."
-        return Tableau(torch.linspace(1, 0, self.nfe + 1), torch.zeros(self.nfe), torch.diag(self.a), self.C)
+        return Tableau(
+            torch.linspace(1, 0, self.nfe + 1), torch.zeros(self.nfe), torch.diag(self.a), self.C
+        )
 
 # %% ../nbs/foundations/fit.ipynb #f741be75
 def to_tableau(chart: Chart, schedule: NoiseSchedule, t_eps: float, name: str = "gs") -> Tableau:
@@ -59,20 +65,26 @@ def to_tableau(chart: Chart, schedule: NoiseSchedule, t_eps: float, name: str = 
     moved = (s != t).nonzero().flatten().tolist()
     A, C = torch.diag(chart.a), chart.C.clone()
     for j in moved:
-        (alpha_s, alpha_t), (sigma_s, sigma_t) = (f(torch.stack([s[j], t[j]])) for f in (schedule.alpha, schedule.sigma))
+        (alpha_s, alpha_t), (sigma_s, sigma_t) = (
+            f(torch.stack([s[j], t[j]])) for f in (schedule.alpha, schedule.sigma)
+        )
         A[:, j] += chart.C[:, j] * (1 / alpha_s - sigma_s / (alpha_s * sigma_t))
         C[:, j] *= sigma_s * alpha_t / (alpha_s * sigma_t)
     return Tableau(times, s - t, A, C, dict(name=name, schedule=schedule.config))
 
+# %% ../nbs/foundations/fit.ipynb #fd3f1cf9
 def _falling(s: Tensor, t_eps: float, gap: float = 1e-3) -> Tensor:
     "The grid 1, s_1, ..., t_eps, with interior times moved as little as it takes to fall strictly."
     n = len(s)
     logs = torch.cat([s.new_zeros(1), s[1:].log(), s.new_tensor([t_eps]).log()])
-    for k in range(1, n): logs[k] = min(logs[k], logs[k - 1] - gap)
-    for k in range(n - 1, 0, -1):                         # the second distance is one that stick breaking can keep
+    for k in range(1, n):
+        logs[k] = min(logs[k], logs[k - 1] - gap)
+    for k in range(n - 1, 0, -1):  # the second distance is one that stick breaking can keep
         least = max(logs[k + 1] + gap, (logs[k + 1].exp() + 2e-5).log())
         logs[k] = max(logs[k], least)
-    times = torch.where(logs == torch.cat([s[:1], s[1:], s[:1]]).log(), torch.cat([s, s[:1]]), logs.exp())
+    times = torch.where(
+        logs == torch.cat([s[:1], s[1:], s[:1]]).log(), torch.cat([s, s[:1]]), logs.exp()
+    )
     times[0], times[-1] = 1.0, t_eps
     return times
 
@@ -82,15 +94,22 @@ def to_chart(tableau: Tableau, schedule: NoiseSchedule) -> Chart:
     n, t, s = tableau.nfe, tableau.times[:-1], tableau.times[:-1] + tableau.offsets
     A, C = tableau.A.detach().clone(), tableau.C.detach().clone()
     for j in tableau.offsets.nonzero().flatten().tolist():
-        (alpha_s, alpha_t), (sigma_s, sigma_t) = (f(torch.stack([s[j], t[j]])) for f in (schedule.alpha, schedule.sigma))
+        (alpha_s, alpha_t), (sigma_s, sigma_t) = (
+            f(torch.stack([s[j], t[j]])) for f in (schedule.alpha, schedule.sigma)
+        )
         C[:, j] *= (alpha_s * sigma_t) / (sigma_s * alpha_t)
         A[:, j] -= C[:, j] * (1 / alpha_s - sigma_s / (alpha_s * sigma_t))
-    made = torch.zeros(n + 1, n + 1, dtype=torch.float64)         # row j: what x_j is made of, x_T first, then D_0, D_1, ...
+    made = torch.zeros(
+        n + 1, n + 1, dtype=torch.float64
+    )  # row j: what x_j is made of, x_T first, then D_0, D_1, ...
     made[0, 0], a = 1, torch.zeros(n, dtype=torch.float64)
     for k in range(n):
         made[k + 1] = A[k] @ made[:n]
         made[k + 1, 1:] += C[k]
-        if made[k, 0] == 0: raise ValueError(f"row {k} of {tableau.name}: x_{k} has nothing left of x_T, so it has no chart")
+        if made[k, 0] == 0:
+            raise ValueError(
+                f"row {k} of {tableau.name}: x_{k} has nothing left of x_T, so it has no chart"
+            )
         a[k] = made[k + 1, 0] / made[k, 0]
         C[k] = made[k + 1, 1:] - a[k] * made[k, 1:]
     return Chart(s.detach(), a, C)
@@ -104,40 +123,76 @@ def dense_output(path: Trajectory, schedule: NoiseSchedule, t: float) -> Tensor:
     u, h = target - lam[k], lam[k + 1] - lam[k]
     D0, D1 = path.predictions[k], path.predictions[min(k + 1, len(path.predictions) - 1)]
     phi_1 = torch.expm1(-u)
-    slope = 0.0 if u <= 0 or torch.isinf(h) else float(schedule.alpha(float(t)) * (phi_1 / u + 1) * u / h)
-    return weighted_sum([(float(schedule.sigma(float(t)) / schedule.sigma(path.times[k])), path.states[k]),
-                         (float(-schedule.alpha(float(t)) * phi_1) - slope, D0), (slope, D1)], D0.dtype)
+    slope = (
+        0.0
+        if u <= 0 or torch.isinf(h)
+        else float(schedule.alpha(float(t)) * (phi_1 / u + 1) * u / h)
+    )
+    return weighted_sum(
+        [
+            (float(schedule.sigma(float(t)) / schedule.sigma(path.times[k])), path.states[k]),
+            (float(-schedule.alpha(float(t)) * phi_1) - slope, D0),
+            (slope, D1),
+        ],
+        D0.dtype,
+    )
 
 # %% ../nbs/foundations/fit.ipynb #1e6968bb
-def least_squares(columns: list[Tensor] | Tensor, target: Tensor, ridge: float = 1e-6, weigh: Callable | None = None, rounds: int = 3) -> Tensor:
+def least_squares(
+    columns: list[Tensor] | Tensor,
+    target: Tensor,
+    ridge: float = 1e-6,
+    weigh: Callable | None = None,
+    rounds: int = 3,
+) -> Tensor:
     """Weights w that minimise |sum_i w_i column_i - target|^2 + ridge sum_i w_i^2 |column_i|^2, normal equations in float64. With `weigh`
     (residuals to weights) `rounds` more times, the squares weighted by it."""
     M, y = torch.stack([c.flatten() for c in columns]).double(), target.flatten().double()
     weighted, w = M, None
     for i in range(rounds + 1 if weigh else 1):
-        if i: weighted = M * weigh(w @ M - y)
+        if i:
+            weighted = M * weigh(w @ M - y)
         G = weighted @ M.T
         G.diagonal().mul_(1 + ridge)
         w = _solve(G, weighted @ y)
     return w.cpu()
 
+# %% ../nbs/foundations/fit.ipynb #94b3f283
 def _solve(G: Tensor, y: Tensor) -> Tensor:
     "G^-1 y for a symmetric G >= 0; of many solutions the shortest. ValueError for numbers that are not finite."
     if not (G.isfinite().all() and y.isfinite().all()):
-        raise ValueError("the network's answers hold NaN or infinity: check its prediction type, its schedule and its precision")
+        raise ValueError(
+            "the network's answers hold NaN or infinity: check its prediction type, its schedule and its precision"
+        )
     w, trouble = torch.linalg.solve_ex(G, y)
-    if not trouble.any() and w.isfinite().all(): return w
+    if not trouble.any() and w.isfinite().all():
+        return w
     return torch.linalg.pinv(G, hermitian=True) @ y
 
+# %% ../nbs/foundations/fit.ipynb #5e23d14f
 @torch.no_grad()
-def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: Trajectory, condition: Any = None, ridge: float = 1e-6,
-             first: float | None = None, distance: Distance | None = None) -> Chart:
+def fit_rows(
+    denoiser: Callable,
+    times: Tensor,
+    x_T: Tensor,
+    x_0: Tensor,
+    path: Trajectory,
+    condition: Any = None,
+    ridge: float = 1e-6,
+    first: float | None = None,
+    distance: Distance | None = None,
+) -> Chart:
     """Least-squares rows on the grid `times` (N+1,): each hits the teacher's state at the next time, the last hits x_0 (by `distance`, if
     given). N network calls, the first at the time `first` (None: times[0])."""
     n, x, D, rows = len(times) - 1, x_T, [], []
-    weigh = (lambda r: distance.weights(r, r.abs().mean().item())) if distance and distance.reweighted else None
+    weigh = (
+        (lambda r: distance.weights(r, r.abs().mean().item()))
+        if distance and distance.reweighted
+        else None
+    )
     s = times[:-1].clone()
-    if first is not None: s[0] = first
+    if first is not None:
+        s[0] = first
     for k in range(n):
         D.append(denoiser(x, s[k].item(), 0.0, condition))
         last = k + 1 == n
@@ -147,7 +202,11 @@ def fit_rows(denoiser: Callable, times: Tensor, x_T: Tensor, x_0: Tensor, path: 
     return Chart.from_vector(torch.cat([s, *rows]), n)
 
 # %% ../nbs/foundations/fit.ipynb #3c226d90
-GRIDS = tuple(dict(kind="power", power=p) for p in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)) + (dict(kind="logSNR"), dict(kind="edm"))
+GRIDS = tuple(dict(kind="power", power=p) for p in (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)) + (
+    dict(kind="logSNR"),
+    dict(kind="edm"),
+)
+
 
 class GridTrial(NamedTuple):
     grid: dict
@@ -155,41 +214,92 @@ class GridTrial(NamedTuple):
     chart: Chart
     losses: Tensor
 
-def search_grid(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
-                grids: tuple = GRIDS, batch_size: int = 500) -> list[GridTrial]:
+# %% ../nbs/foundations/fit.ipynb #3e227755
+def search_grid(
+    denoiser: Callable,
+    nfe: int,
+    t_eps: float,
+    train: Pairs,
+    val: Pairs,
+    path: Trajectory,
+    distance: Distance,
+    grids: tuple = GRIDS,
+    batch_size: int = 500,
+) -> list[GridTrial]:
     "Rows fitted on each grid (arguments of `spacing`, and `middle`: pure noise is asked about in the middle of the first step), judged on `val`; best first."
-    if not isinstance(denoiser, Remembering): denoiser = Remembering(denoiser)
+    if not isinstance(denoiser, Remembering):
+        denoiser = Remembering(denoiser)
+
     def trial(grid):
         arguments = {k: v for k, v in grid.items() if k != "middle"}
-        try: times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **arguments)
-        except ValueError: return None                    # a flow schedule has no logSNR grid from t = 1
+        try:
+            times = spacing(denoiser.schedule, nfe, t_eps=t_eps, **arguments)
+        except ValueError:
+            return None  # a flow schedule has no logSNR grid from t = 1
         first = (times[0] * times[1]).sqrt().item() if grid.get("middle") else None
-        chart = fit_rows(denoiser, times, train.x_T, train.x_0, path, train.condition, first=first, distance=distance)
+        chart = fit_rows(
+            denoiser,
+            times,
+            train.x_T,
+            train.x_0,
+            path,
+            train.condition,
+            first=first,
+            distance=distance,
+        )
         losses = sample_losses(denoiser, chart, val, distance, batch_size)
         return GridTrial(grid, losses.mean().item(), chart, losses)
-    return sorted((found for found in in_order(trial, grids) if found), key=lambda trial: trial.loss)
+
+    return sorted(
+        (found for found in in_order(trial, grids) if found), key=lambda trial: trial.loss
+    )
 
 # %% ../nbs/foundations/fit.ipynb #b39d0265
 SOLVERS = ("unipc", "ipndm")
 
-def try_classics(denoiser: Callable, nfe: int, t_eps: float, val: Pairs, distance: Distance, solvers: tuple = SOLVERS,
-                 batch_size: int = 500) -> list[GridTrial]:
+
+def try_classics(
+    denoiser: Callable,
+    nfe: int,
+    t_eps: float,
+    val: Pairs,
+    distance: Distance,
+    solvers: tuple = SOLVERS,
+    batch_size: int = 500,
+) -> list[GridTrial]:
     "The training-free `solvers` (order 3) on every usual spacing as charts, judged on `val`; best first."
+
     def trial(recipe):
-        try: chart = to_chart(classic_tableau(schedule=denoiser.schedule, nfe=nfe, t_eps=t_eps, order=min(3, nfe), **recipe), denoiser.schedule)
-        except ValueError: return None                    # for instance a spacing that a flow schedule does not have
+        try:
+            chart = to_chart(
+                classic_tableau(
+                    schedule=denoiser.schedule, nfe=nfe, t_eps=t_eps, order=min(3, nfe), **recipe
+                ),
+                denoiser.schedule,
+            )
+        except ValueError:
+            return None  # for instance a spacing that a flow schedule does not have
         losses = sample_losses(denoiser, chart, val, distance, batch_size)
         return GridTrial(recipe, losses.mean().item(), chart, losses)
-    recipes = [dict(solver=solver, spacing=kind) for solver in solvers for kind in SPACINGS]
-    return sorted((found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss)
 
-FEW = 32                                                  # pairs that a grid is tried on, fitted and held out
-POWER, DOUBT = 1.75, 2.0                                  # the grid to begin with, unless its rows are worse than the best by so many standard errors
+    recipes = [dict(solver=solver, spacing=kind) for solver in solvers for kind in SPACINGS]
+    return sorted(
+        (found for found in in_order(trial, recipes) if found), key=lambda trial: trial.loss
+    )
+
+# %% ../nbs/foundations/fit.ipynb #6959923d
+FEW = 32  # pairs that a grid is tried on, fitted and held out
+POWER, DOUBT = (
+    1.75,
+    2.0,
+)  # the grid to begin with, unless its rows are worse than the best by so many standard errors
+
 
 def comparable(trial: GridTrial, best: GridTrial) -> bool:
     "Whether the losses of two trials on the same pairs leave it open (DOUBT) which is better, or `trial` is."
     worse = trial.losses - best.losses
     return worse.mean().item() <= DOUBT * worse.std(correction=0).item() / len(worse) ** 0.5
+
 
 def choose_grid(trials: list[GridTrial]) -> dict:
     "Of the power grids `comparable` with the best trial the one with the power nearest to POWER; the best itself if there is none."
@@ -197,22 +307,42 @@ def choose_grid(trials: list[GridTrial]) -> dict:
     return min(near, key=lambda t: abs(t.grid["power"] - POWER)).grid if near else trials[0].grid
 
 # %% ../nbs/foundations/fit.ipynb #b39d0266
-def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pairs, path: Trajectory, distance: Distance,
-              batch_size: int = 500, few: int = FEW) -> FitStep:
+def start_fit(
+    denoiser: Callable,
+    nfe: int,
+    t_eps: float,
+    train: Pairs,
+    val: Pairs,
+    path: Trajectory,
+    distance: Distance,
+    batch_size: int = 500,
+    few: int = FEW,
+) -> FitStep:
     """Step 0 of a fit: rows on the chosen grid, or the training-free solver that is better on `val`. Trials on `few` pairs pick the
     grid and say whether a training-free solver may come close; `path` is that of `train`."""
     asked, few_train, few_val = Remembering(denoiser), train[:few], val[:few]
-    short = Trajectory(path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions])
-    movable = nfe > 1 and denoiser.schedule.alpha(1.0) > 0                           # a flow model's first evaluation stays at t = 1
+    short = Trajectory(
+        path.times, [x[:few] for x in path.states], [D[:few] for D in path.predictions]
+    )
+    movable = (
+        nfe > 1 and denoiser.schedule.alpha(1.0) > 0
+    )  # a flow model's first evaluation stays at t = 1
     grids = tuple(grid | dict(middle=True) for grid in GRIDS) if movable else GRIDS
     if len(train) < 1 or len(val) < 1:
-        raise ValueError(f"{len(train)} pairs to fit and {len(val)} to choose by: give at least one of each")
+        raise ValueError(
+            f"{len(train)} pairs to fit and {len(val)} to choose by: give at least one of each"
+        )
     trials = search_grid(asked, nfe, t_eps, few_train, few_val, short, distance, grids, batch_size)
     grid = choose_grid(trials)
     rows = next(trial for trial in trials if trial.grid == grid)
-    candidates = [rows] if max(len(train), len(val)) <= few else search_grid(asked, nfe, t_eps, train, val, path, distance, (grid,), batch_size)
+    candidates = (
+        [rows]
+        if max(len(train), len(val)) <= few
+        else search_grid(asked, nfe, t_eps, train, val, path, distance, (grid,), batch_size)
+    )
     for found in try_classics(asked, nfe, t_eps, few_val, distance, batch_size=batch_size)[:1]:
-        if not comparable(found, rows): continue
+        if not comparable(found, rows):
+            continue
         losses = sample_losses(asked, found.chart, val, distance, batch_size)
         candidates.append(found._replace(loss=losses.mean().item(), losses=losses))
     best = min(candidates, key=lambda trial: trial.loss)
@@ -223,31 +353,50 @@ def start_fit(denoiser: Callable, nfe: int, t_eps: float, train: Pairs, val: Pai
 class Distance:
     """`kind` l1 or l2, mean over elements; on `features(x)` (B, F) instead of pixels if given. `delta` softens l1's
     weights, in units of the typical residual."""
+
     kind: str = "l1"
     features: Callable | None = None
     delta: float = 0.3
 
     def __post_init__(self):
-        if self.kind not in ("l1", "l2"): raise ValueError(f"distance kind {self.kind!r}: choose l1 or l2")
+        if self.kind not in ("l1", "l2"):
+            raise ValueError(f"distance kind {self.kind!r}: choose l1 or l2")
+
     @property
-    def rounding(self) -> float: return 1e-6 if self.kind == "l1" else 1e-12
+    def rounding(self) -> float:
+        return 1e-6 if self.kind == "l1" else 1e-12
+
     @property
-    def reweighted(self) -> bool: return self.kind == "l1" and self.features is None
-    def read(self, x: Tensor) -> Tensor: return x if self.features is None else self.features(x)
-    def residual(self, x: Tensor, target: Tensor) -> Tensor: return self.read(x) - self.read(target)
+    def reweighted(self) -> bool:
+        return self.kind == "l1" and self.features is None
+
+    def read(self, x: Tensor) -> Tensor:
+        return x if self.features is None else self.features(x)
+
+    def residual(self, x: Tensor, target: Tensor) -> Tensor:
+        return self.read(x) - self.read(target)
+
     def losses(self, residual: Tensor) -> Tensor:
         "Per sample: (B, ...) to (B,)."
         return (residual.abs() if self.kind == "l1" else residual.square()).flatten(1).mean(1)
-    def loss(self, residual: Tensor) -> Tensor: return self.losses(residual).mean()
-    def weights(self, residual: Tensor, typical: float, J: Tensor | None = None, far: float = math.inf) -> Tensor:
+
+    def loss(self, residual: Tensor) -> Tensor:
+        return self.losses(residual).mean()
+
+    def weights(
+        self, residual: Tensor, typical: float, J: Tensor | None = None, far: float = math.inf
+    ) -> Tensor:
         """IRLS weights for residuals (B, ...); `typical`: the mean absolute one. `J` (P, B, ...) lowers those of over-sensitive samples, and then
         `far` those of samples that are off by so much or more."""
-        if self.kind == "l2": return torch.ones_like(residual)
+        if self.kind == "l2":
+            return torch.ones_like(residual)
         w = 1 / (residual.abs() + max(self.delta * typical, 1e-8))
-        if J is None: return w
+        if J is None:
+            return w
         trust = calm(J) / (1 + (self.losses(residual).double() / max(far, 1e-30)).square())
         return w * trust.to(w.dtype).view(-1, *[1] * (w.ndim - 1))
 
+# %% ../nbs/foundations/fit.ipynb #7671bf53
 def calm(J: Tensor, cap: float = 3.0) -> Tensor:
     "1 / (1 + u^2 / cap^2) per sample (B,): u, the rms of a sample's derivatives in units of each column's rms, over the median of u."
     squares = J.flatten(2).double().square().mean(2)
@@ -256,39 +405,71 @@ def calm(J: Tensor, cap: float = 3.0) -> Tensor:
 
 # %% ../nbs/foundations/fit.ipynb #cb1eaed2
 @torch.no_grad()
-def sample_losses(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, batch_size: int = 500) -> Tensor:
+def sample_losses(
+    denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, batch_size: int = 500
+) -> Tensor:
     "Distance of each of the chart's samples to the teacher's, (n,) float64 on the CPU, in batches."
-    def losses(part): return distance.losses(distance.residual(_run(denoiser, chart, part)[0], part.x_0)).double().cpu()
+
+    def losses(part):
+        return (
+            distance.losses(distance.residual(_run(denoiser, chart, part)[0], part.x_0))
+            .double()
+            .cpu()
+        )
+
     return torch.cat(list(in_order(losses, _batches(pairs, batch_size))))
 
-def evaluate(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, batch_size: int = 500) -> float:
+# %% ../nbs/foundations/fit.ipynb #3307d8c7
+def evaluate(
+    denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, batch_size: int = 500
+) -> float:
     "Mean distance of the chart's samples to the teacher's."
     return sample_losses(denoiser, chart, pairs, distance, batch_size).mean().item()
 
-def _batches(pairs, size): return [pairs[i:i + size] for i in range(0, len(pairs), size)]
 
+def _batches(pairs, size):
+    return [pairs[i : i + size] for i in range(0, len(pairs), size)]
+
+# %% ../nbs/foundations/fit.ipynb #e6c715fc
 def _run(denoiser, chart, pairs):
     steps = iter(chart.s.tolist())
-    return sample(lambda x, t, offset, c: denoiser(x, next(steps), 0.0, c), pairs.x_T, chart.internal(), pairs.condition, return_trajectory=True)
+    return sample(
+        lambda x, t, offset, c: denoiser(x, next(steps), 0.0, c),
+        pairs.x_T,
+        chart.internal(),
+        pairs.condition,
+        return_trajectory=True,
+    )
 
 # %% ../nbs/foundations/fit.ipynb #375204b0
 @torch.no_grad()
-def sensitivities(denoiser: Callable, chart: Chart, x_T: Tensor, condition: Any = None, epsilon: float = 1e-3,
-                  max_batch: int = 1000) -> tuple[Tensor, Tensor]:
+def sensitivities(
+    denoiser: Callable,
+    chart: Chart,
+    x_T: Tensor,
+    condition: Any = None,
+    epsilon: float = 1e-3,
+    max_batch: int = 1000,
+) -> tuple[Tensor, Tensor]:
     """x_N (B, ...) and its derivative by every number of the chart (P, B, ...), in the order of `Chart.vector`; forward
     differences that move the network's input by the fraction `epsilon`. Network batches stay below `max_batch`."""
     n, x, D = chart.nfe, x_T, []
     sign = -1 if denoiser.schedule.alpha(1.0) == 0 else 1  # a flow model has no times beyond 1
-    v, dD = {}, {}                                        # parameter -> dx_k ; parameter -> {j: dD_j}
+    v, dD = {}, {}  # parameter -> dx_k ; parameter -> {j: dD_j}
     for k in range(n):
         time = ("s", k)
         active = [*v, time]
-        h = {p: epsilon * _rms(x) / max(_rms(v[p]), 1e-12) for p in v} | {time: sign * epsilon * max(chart.s[k].item(), 0.01)}
+        h = {p: epsilon * _rms(x) / max(_rms(v[p]), 1e-12) for p in v} | {
+            time: sign * epsilon * max(chart.s[k].item(), 0.01)
+        }
         inputs = torch.stack([x] + [x if p == time else x + h[p] * v[p] for p in active])
-        at = chart.s[k] + torch.tensor([0.0] + [h[p] if p == time else 0.0 for p in active], dtype=torch.float64)
+        at = chart.s[k] + torch.tensor(
+            [0.0] + [h[p] if p == time else 0.0 for p in active], dtype=torch.float64
+        )
         out = _in_batches(denoiser, inputs, at, condition, max_batch)
         D.append(out[0])
-        for p, d in zip(active, out[1:]): dD.setdefault(p, {})[k] = (d - out[0]) / h[p]
+        for p, d in zip(active, out[1:]):
+            dD.setdefault(p, {})[k] = (d - out[0]) / h[p]
         a, C = chart.a[k].item(), chart.C[k].tolist()
         v = {p: weighted_sum(_row(a, C, v.get(p), dD[p]), x.dtype) for p in active}
         v |= {("a", k): x} | {("C", k, j): D[j] for j in range(k + 1)}
@@ -296,40 +477,72 @@ def sensitivities(denoiser: Callable, chart: Chart, x_T: Tensor, condition: Any 
     return x, torch.stack([v[p] for p in _names(n)])
 
 # %% ../nbs/foundations/fit.ipynb #472d904b
-def _row(a: float, C: list[float], v: Tensor | None, dD: dict[int, Tensor]) -> list[tuple[float, Tensor]]:
+def _row(
+    a: float, C: list[float], v: Tensor | None, dD: dict[int, Tensor]
+) -> list[tuple[float, Tensor]]:
     "What one row makes of a sensitivity: a v_k + sum_j C_kj dD_j, as terms."
     return [(C[j], d) for j, d in dD.items()] + ([] if v is None else [(a, v)])
 
+
 def _names(n: int) -> list[tuple]:
-    return [("s", k) for k in range(n)] + [name for k in range(n) for name in [("a", k)] + [("C", k, j) for j in range(k + 1)]]
+    return [("s", k) for k in range(n)] + [
+        name for k in range(n) for name in [("a", k)] + [("C", k, j) for j in range(k + 1)]
+    ]
 
-def _rms(x: Tensor) -> float: return x.float().square().mean().sqrt().item()
 
+def _rms(x: Tensor) -> float:
+    return x.float().square().mean().sqrt().item()
+
+# %% ../nbs/foundations/fit.ipynb #88553f1c
 def _in_batches(denoiser, inputs, at, condition, max_batch):
     "D for inputs (V, B, ...) at times (V,), a few variants per network call."
     out, per = [], max(1, max_batch // inputs.shape[1])
     for i in range(0, len(inputs), per):
-        x, t = inputs[i:i + per], at[i:i + per]
-        repeated = pytree.tree_map(lambda c: c.repeat(len(x), *[1] * (c.ndim - 1)), condition) if condition is not None else None
-        out.append(denoiser(x.flatten(0, 1), t.repeat_interleave(x.shape[1]), 0.0, repeated).unflatten(0, x.shape[:2]))
+        x, t = inputs[i : i + per], at[i : i + per]
+        repeated = (
+            pytree.tree_map(lambda c: c.repeat(len(x), *[1] * (c.ndim - 1)), condition)
+            if condition is not None
+            else None
+        )
+        out.append(
+            denoiser(x.flatten(0, 1), t.repeat_interleave(x.shape[1]), 0.0, repeated).unflatten(
+                0, x.shape[:2]
+            )
+        )
     return torch.cat(out)
 
 # %% ../nbs/foundations/fit.ipynb #27829091
-def normal_equations(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, typical: float, epsilon: float = 1e-3,
-                     max_batch: int = 1000, far: float = math.inf) -> tuple[Tensor, Tensor, float]:
+def normal_equations(
+    denoiser: Callable,
+    chart: Chart,
+    pairs: Pairs,
+    distance: Distance,
+    typical: float,
+    epsilon: float = 1e-3,
+    max_batch: int = 1000,
+    far: float = math.inf,
+) -> tuple[Tensor, Tensor, float]:
     "J^T W J (P, P), J^T W r (P,), both per sample, and the loss of `chart` on `pairs`; `typical`, `far`: sizes that `distance.weights` reckons with."
     size = len(chart.vector())
     chunk = max(1, 32 * max_batch // (size * chart.nfe))
+
     def summand(i):
-        part = pairs[i:i + chunk]
+        part = pairs[i : i + chunk]
         x, J = sensitivities(denoiser, chart, part.x_T, part.condition, epsilon, max_batch)
         r = distance.residual(x, part.x_0)
-        if distance.features is not None: J = _through_features(distance, x, J, epsilon)
+        if distance.features is not None:
+            J = _through_features(distance, x, J, epsilon)
         w, J = distance.weights(r, typical, J, far).flatten().double(), J.flatten(1).double()
-        return ((J * w) @ J.T).cpu(), ((J * w) @ r.flatten().double()).cpu(), distance.losses(r).sum().item()
+        return (
+            ((J * w) @ J.T).cpu(),
+            ((J * w) @ r.flatten().double()).cpu(),
+            distance.losses(r).sum().item(),
+        )
+
     G, g, loss = map(sum, zip(*in_order(summand, range(0, len(pairs), chunk))))
     return G / len(pairs), g / len(pairs), loss / len(pairs)
 
+# %% ../nbs/foundations/fit.ipynb #203db064
 def _through_features(distance, x, J, epsilon):
     base, columns = distance.read(x), []
     for v in J:
@@ -338,7 +551,8 @@ def _through_features(distance, x, J, epsilon):
     return torch.stack(columns)
 
 # %% ../nbs/foundations/fit.ipynb #59066403
-CAP = 8.0                                                 # times the median: where a sample's distance is cut off
+CAP = 8.0  # times the median: where a sample's distance is cut off
+
 
 def spread(losses: Tensor, cap: float | None = None) -> tuple[float, float]:
     "The median of `losses` (n,), and their mean when all are cut off at `cap` (default: CAP times the median)."
@@ -346,74 +560,126 @@ def spread(losses: Tensor, cap: float | None = None) -> tuple[float, float]:
     return median, losses.clamp(max=CAP * median if cap is None else cap).mean().item()
 
 # %% ../nbs/foundations/fit.ipynb #59066406
-REFIT, EQUATIONS = 256, 2**18                             # pairs and numbers that the last row is fitted on, at most
+REFIT, EQUATIONS = 256, 2**18  # pairs and numbers that the last row is fitted on, at most
+
 
 @torch.no_grad()
-def refit_last_row(denoiser: Callable, chart: Chart, pairs: Pairs, distance: Distance, typical: float, max_batch: int = 500, rounds: int = 3) -> Chart:
+def refit_last_row(
+    denoiser: Callable,
+    chart: Chart,
+    pairs: Pairs,
+    distance: Distance,
+    typical: float,
+    max_batch: int = 500,
+    rounds: int = 3,
+) -> Chart:
     """`chart` with the last row that brings the samples of `pairs` closest to the teacher's, by `rounds` of reweighted least squares;
     N network calls. Unchanged for a distance of features, in which the samples are not linear."""
-    if distance.features is not None: return chart
+    if distance.features is not None:
+        return chart
     stride = max(1, math.ceil(pairs.x_0.numel() / EQUATIONS))
+
     def equations(part):
         _, path = _run(denoiser, chart, part)
-        return torch.stack([v.flatten()[::stride].double().cpu() for v in (path.states[-2], *path.predictions, part.x_0)])
+        return torch.stack(
+            [
+                v.flatten()[::stride].double().cpu()
+                for v in (path.states[-2], *path.predictions, part.x_0)
+            ]
+        )
+
     *columns, target = torch.cat(list(in_order(equations, _batches(pairs, max_batch))), dim=1)
-    row = least_squares(columns, target, 1e-9, (lambda r: distance.weights(r, typical)) if distance.reweighted else None, rounds)
-    return Chart(chart.s, torch.cat([chart.a[:-1], row[:1]]), torch.cat([chart.C[:-1], row[None, 1:]]))
+    row = least_squares(
+        columns,
+        target,
+        1e-9,
+        (lambda r: distance.weights(r, typical)) if distance.reweighted else None,
+        rounds,
+    )
+    return Chart(
+        chart.s, torch.cat([chart.a[:-1], row[:1]]), torch.cat([chart.C[:-1], row[None, 1:]])
+    )
 
 # %% ../nbs/foundations/fit.ipynb #59066411
-NEWTON = 6                                                # the highest terms are plain predictions
+NEWTON = 6  # the highest terms are plain predictions
+
 
 def newton_terms(s: Tensor, schedule: NoiseSchedule, t_eps: float) -> tuple[Tensor, list[Tensor]]:
     "What a (N,) and the rows of C are multiplied by: sigma ratios (N,), and per row k a matrix (k+1, k+1) whose row m holds the m-th term's weights of D_0..D_k."
     times = torch.cat([s, s.new_tensor([t_eps])])
-    lam, alpha, sigma = (f(times).double() for f in (schedule.lambda_, schedule.alpha, schedule.sigma))
+    lam, alpha, sigma = (
+        f(times).double() for f in (schedule.lambda_, schedule.alpha, schedule.sigma)
+    )
     nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(24))
     matrices = []
     for k in range(len(s)):
         h = lam[k + 1] - lam[k]
-        at, newest = lam[k] + h * (nodes + 1) / 2, lam[:k + 1].flip(0)
+        at, newest = lam[k] + h * (nodes + 1) / 2, lam[: k + 1].flip(0)
         measure = alpha[k + 1] * torch.exp(at - lam[k + 1]) * weights * h / 2
         M = torch.zeros(k + 1, k + 1, dtype=torch.float64)
         for m in range(k + 1):
-            if m >= NEWTON: M[m, k - m] = measure.sum(); continue
-            gaps = newest[:m + 1, None] - newest[:m + 1] + torch.eye(m + 1, dtype=torch.float64)
-            M[m, k - m:] = ((at[:, None] - newest[:m]).prod(1) * measure).sum() / gaps.prod(1).flip(0)
+            if m >= NEWTON:
+                M[m, k - m] = measure.sum()
+                continue
+            gaps = newest[: m + 1, None] - newest[: m + 1] + torch.eye(m + 1, dtype=torch.float64)
+            M[m, k - m :] = ((at[:, None] - newest[:m]).prod(1) * measure).sum() / gaps.prod(
+                1
+            ).flip(0)
         matrices.append(M)
     return sigma[1:] / sigma[:-1], matrices
 
 # %% ../nbs/foundations/fit.ipynb #d4fabf8d
 class Straight:
     "The coordinates s, then per row a^_k, b_k0..b_kk, of charts on `schedule` that end at `t_eps`; the chart's own where those do not exist."
+
     def __init__(self, chart: Chart, schedule: NoiseSchedule, t_eps: float):
         self.schedule, self.t_eps, self.n = schedule, t_eps, chart.nfe
         lam = schedule.lambda_(torch.cat([chart.s, chart.s.new_tensor([t_eps])])).double()
         self.exists = bool(lam.isfinite().all() and (lam.diff() > 0.02).all())
         self.origin = chart.vector()
-        if self.exists: self.origin = self._read(chart)
+        if self.exists:
+            self.origin = self._read(chart)
 
     def _read(self, chart):
         ratios, matrices = newton_terms(chart.s, self.schedule, self.t_eps)
-        rows = [torch.cat([chart.a[k:k + 1] / ratios[k], torch.linalg.solve(M.T, chart.C[k, :k + 1])]) for k, M in enumerate(matrices)]
+        rows = [
+            torch.cat(
+                [chart.a[k : k + 1] / ratios[k], torch.linalg.solve(M.T, chart.C[k, : k + 1])]
+            )
+            for k, M in enumerate(matrices)
+        ]
         return torch.cat([chart.s, *rows])
 
     def chart(self, v: Tensor) -> Chart:
         "The chart at coordinates v (P,)."
-        if not self.exists: return Chart.from_vector(v, self.n)
+        if not self.exists:
+            return Chart.from_vector(v, self.n)
         plain = Chart.from_vector(v, self.n)
         ratios, matrices = newton_terms(plain.s, self.schedule, self.t_eps)
-        C = torch.stack([torch.cat([plain.C[k, :k + 1] @ M, plain.C.new_zeros(self.n - 1 - k)]) for k, M in enumerate(matrices)])
+        C = torch.stack(
+            [
+                torch.cat([plain.C[k, : k + 1] @ M, plain.C.new_zeros(self.n - 1 - k)])
+                for k, M in enumerate(matrices)
+            ]
+        )
         return Chart(plain.s, plain.a * ratios, C)
 
     def derivative(self, h: float = 1e-5) -> Tensor:
         "d chart.vector() / d coordinates at the origin, (P, P)."
-        if not self.exists: return torch.eye(len(self.origin), dtype=torch.float64)
-        ratios, matrices = newton_terms(self.origin[:self.n], self.schedule, self.t_eps)
-        T = torch.block_diag(torch.eye(self.n, dtype=torch.float64), *[torch.block_diag(ratios[k].view(1, 1), M.T) for k, M in enumerate(matrices)])
+        if not self.exists:
+            return torch.eye(len(self.origin), dtype=torch.float64)
+        ratios, matrices = newton_terms(self.origin[: self.n], self.schedule, self.t_eps)
+        T = torch.block_diag(
+            torch.eye(self.n, dtype=torch.float64),
+            *[torch.block_diag(ratios[k].view(1, 1), M.T) for k, M in enumerate(matrices)],
+        )
         for j in range(self.n):
             moved = [self.origin.clone() for _ in range(2)]
-            for v, sign in zip(moved, (1, -1)): v[j] += sign * h * self.origin[j]
-            T[:, j] = (self.chart(moved[0]).vector() - self.chart(moved[1]).vector()) / (2 * h * self.origin[j])
+            for v, sign in zip(moved, (1, -1)):
+                v[j] += sign * h * self.origin[j]
+            T[:, j] = (self.chart(moved[0]).vector() - self.chart(moved[1]).vector()) / (
+                2 * h * self.origin[j]
+            )
         return T
 
 # %% ../nbs/foundations/fit.ipynb #2c1a7d3b
@@ -425,7 +691,8 @@ def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor
     for _ in range(n + 1):
         x[~held] = _solve(H[~held][:, ~held], -g[~held] - H[~held][:, held] @ x[held])
         inside = x[:n].clamp(low, high)
-        if torch.equal(inside, x[:n]): break
+        if torch.equal(inside, x[:n]):
+            break
         held[:n] |= inside != x[:n]
         x[:n] = inside
     return x
@@ -434,6 +701,7 @@ def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor
 class FitStep(NamedTuple):
     """One Gauss-Newton step: mean losses on the fitted and on held-out pairs, damping, the solver so far, whether it moved, pairs of the
     next step, and `spread` of the held-out losses: their median and what is compared."""
+
     step: int
     train_loss: float
     val_loss: float
@@ -444,45 +712,86 @@ class FitStep(NamedTuple):
     typical: float = math.inf
     capped: float = math.inf
 
-ARRIVED = 1e9                                             # the damping of a fit that no step improves
-ENOUGH = 0.99                                             # a step that leaves more of the held-out loss gains too little
-JUDGES = 64                                               # held-out pairs that a damping is tried on, at least
-LADDER = (1e-7, 1e-5, 1e-3, 1e-1)                         # the dampings that are tried before a step is given up
+
+ARRIVED = 1e9  # the damping of a fit that no step improves
+ENOUGH = 0.99  # a step that leaves more of the held-out loss gains too little
+
+# %% ../nbs/foundations/fit.ipynb #95bd157a
+JUDGES = 64  # held-out pairs that a damping is tried on, at least
+LADDER = (1e-7, 1e-5, 1e-3, 1e-1)  # the dampings that are tried before a step is given up
 
 # %% ../nbs/foundations/fit.ipynb #69d9351a
-def gauss_newton_step(denoiser: Callable, previous: FitStep, train: Pairs, val: Pairs, distance: Distance, t_eps: float = 1e-3, max_stretch: float = 1.1,
-                      epsilon: float = 1e-3, max_batch: int = 1000, t_range: tuple = (5e-4, 1.3), seed: int = 0) -> FitStep:
+def gauss_newton_step(
+    denoiser: Callable,
+    previous: FitStep,
+    train: Pairs,
+    val: Pairs,
+    distance: Distance,
+    t_eps: float = 1e-3,
+    max_stretch: float = 1.1,
+    epsilon: float = 1e-3,
+    max_batch: int = 1000,
+    t_range: tuple = (5e-4, 1.3),
+    seed: int = 0,
+) -> FitStep:
     """One damped step from `previous` on `previous.pairs` of `train`, taken if what `spread` says of `val` falls; dampings are tried on as many
     of `val`, JUDGES at least. A pure function, so a fit resumes exactly."""
-    if previous.val_loss <= distance.rounding: return previous._replace(step=previous.step + 1, damping=ARRIVED, accepted=False)
+    if previous.val_loss <= distance.rounding:
+        return previous._replace(step=previous.step + 1, damping=ARRIVED, accepted=False)
     chart, n = previous.chart, min(previous.pairs, len(train))
     part = train[batch_indices(len(train), n, previous.step, seed)]
     cap = CAP * previous.typical
-    G, g, train_loss = normal_equations(denoiser, chart, part, distance, previous.val_loss, epsilon, max_batch, cap)
+    G, g, train_loss = normal_equations(
+        denoiser, chart, part, distance, previous.val_loss, epsilon, max_batch, cap
+    )
     low, high = ((chart.s * by).clamp(*t_range) - chart.s for by in (1 / max_stretch, max_stretch))
-    if denoiser.schedule.alpha(1.0) == 0:                 # a flow model has no times beyond 1, and its start is fixed
+    if (
+        denoiser.schedule.alpha(1.0) == 0
+    ):  # a flow model has no times beyond 1, and its start is fixed
         low[0] = high[0] = 0.0
         high[1:] = torch.minimum(high[1:], 0.999 - chart.s[1:])
     place = Straight(chart, denoiser.schedule, t_eps)
     T = place.derivative()
     G, g = T.T @ G @ T, T.T @ g
-    few = val[:max(n, JUDGES)]
+    few = val[: max(n, JUDGES)]
+
     def judged(new, pairs):
         losses = sample_losses(denoiser, new, pairs, distance, max_batch)
         return Trial(spread(losses, cap)[1], previous.damping, new, losses)
+
     def trial(damping):
         new = place.chart(place.origin + bounded_step(G, g, damping, low, high))
         new = refit_last_row(denoiser, new, part[:REFIT], distance, previous.val_loss, max_batch)
         return judged(new, few)._replace(damping=max(damping, 1e-10))
+
     whole = len(few) == len(val)
-    best = search_damping(trial, min(previous.damping, LADDER[-1]), previous.capped if whole else judged(chart, few).loss)
-    if not whole: best = judged(best.chart, val)._replace(damping=best.damping)
+    best = search_damping(
+        trial,
+        min(previous.damping, LADDER[-1]),
+        previous.capped if whole else judged(chart, few).loss,
+    )
+    if not whole:
+        best = judged(best.chart, val)._replace(damping=best.damping)
     if best.loss < previous.capped:
         enough = best.loss < ENOUGH * previous.capped
-        return FitStep(previous.step + 1, train_loss, best.losses.mean().item(), best.damping, best.chart, True,
-                       n if enough else min(2 * n, len(train)), *spread(best.losses))
+        return FitStep(
+            previous.step + 1,
+            train_loss,
+            best.losses.mean().item(),
+            best.damping,
+            best.chart,
+            True,
+            n if enough else min(2 * n, len(train)),
+            *spread(best.losses),
+        )
     damping = ARRIVED if n == len(train) else previous.damping
-    return previous._replace(step=previous.step + 1, train_loss=train_loss, damping=damping, accepted=False, pairs=min(2 * n, len(train)))
+    return previous._replace(
+        step=previous.step + 1,
+        train_loss=train_loss,
+        damping=damping,
+        accepted=False,
+        pairs=min(2 * n, len(train)),
+    )
 
 # %% ../nbs/foundations/fit.ipynb #706af2a6
 class Trial(NamedTuple):
@@ -491,74 +800,142 @@ class Trial(NamedTuple):
     chart: Chart
     losses: Tensor | None = None
 
-def search_damping(trial: Callable[[float], Trial], damping: float, bar: float, most: int = 5) -> Trial:
+# %% ../nbs/foundations/fit.ipynb #d45fd74f
+def search_damping(
+    trial: Callable[[float], Trial], damping: float, bar: float, most: int = 5
+) -> Trial:
     """The best of at most `most` + 1 trials: from `damping` down by tens while that helps, else up, at least until the loss is
     below `bar`. If that stays above ENOUGH * `bar`, all of LADDER is tried."""
     tried = []
+
     def attempt(d):
         tried.append(trial(d))
         return tried[-1]
+
     best, factor = attempt(damping), 0.1
     new = attempt(damping * factor)
-    if not new.loss < best.loss: factor, new = 10.0, attempt(damping * 10)
+    if not new.loss < best.loss:
+        factor, new = 10.0, attempt(damping * 10)
     for _ in range(most - 2):
-        if not (new.loss < best.loss or (factor > 1 and not best.loss < bar)): break
-        if new.loss < best.loss: best = new
+        if not (new.loss < best.loss or (factor > 1 and not best.loss < bar)):
+            break
+        if new.loss < best.loss:
+            best = new
         new = attempt(new.damping * factor)
     if not any(t.loss < ENOUGH * bar for t in tried):
-        for d in [d for d in LADDER if all(abs(math.log10(d / t.damping)) > 0.5 for t in tried)]: attempt(d)
+        for d in [d for d in LADDER if all(abs(math.log10(d / t.damping)) > 0.5 for t in tried)]:
+            attempt(d)
     return min(tried, key=lambda t: t.loss if t.loss == t.loss else float("inf"))
 
 # %% ../nbs/foundations/fit.ipynb #1a7e0002
-LATE, JUDGED, FINE = 64, 32, 40                           # pairs that late rows are fitted on, judged on; steps of their fine run
+LATE, JUDGED, FINE = (
+    64,
+    32,
+    40,
+)  # pairs that late rows are fitted on, judged on; steps of their fine run
+
 
 def _ask(denoiser, x, t, offset, condition, batch_size):
     parts = [slice(i, i + batch_size) for i in range(0, len(x), batch_size)]
-    part_of = lambda p: None if condition is None else pytree.tree_map(lambda c: c[p], condition)
+
+    def part_of(p):
+        return None if condition is None else pytree.tree_map(lambda c: c[p], condition)
+
     return torch.cat([denoiser(x[p], t, offset, part_of(p)) for p in parts])
 
+# %% ../nbs/foundations/fit.ipynb #2af54570
 def _walk(denoiser: Callable, times: Tensor, pairs: Pairs, batch_size: int) -> list[Tensor]:
     "The states of the ODE's solution from `pairs.x_T` at `times` (N+1,), by UniPC with FINE steps or more."
     schedule, m, fine = denoiser.schedule, max(2, math.ceil(FINE / (len(times) - 1))), [times[:1]]
     u = torch.arange(1, m + 1, dtype=torch.float64) / m
     for a, b in zip(times, times[1:]):
         lam = schedule.lambda_(torch.stack([a, b]))
-        even = schedule.t_of_lambda(lam[0] + u * (lam[1] - lam[0])) if lam.isfinite().all() else (a.sqrt() + u * (b.sqrt() - a.sqrt())) ** 2
+        even = (
+            schedule.t_of_lambda(lam[0] + u * (lam[1] - lam[0]))
+            if lam.isfinite().all()
+            else (a.sqrt() + u * (b.sqrt() - a.sqrt())) ** 2
+        )
         fine.append(torch.cat([even[:-1], b[None]]))
     table = unipc(schedule, torch.cat(fine), order=3)
-    ask = lambda x, t, offset, condition: _ask(denoiser, x, t, offset, condition, batch_size)
+
+    def ask(x, t, offset, condition):
+        return _ask(denoiser, x, t, offset, condition, batch_size)
+
     _, path = sample(ask, pairs.x_T, table, pairs.condition, return_trajectory=True)
     return path.states[::m]
 
-def late_rows(denoiser: Callable, tableau: Tableau, b: int, states: list[Tensor], condition: Any = None,
-              distance: Distance | None = None, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+# %% ../nbs/foundations/fit.ipynb #64d744a0
+def late_rows(
+    denoiser: Callable,
+    tableau: Tableau,
+    b: int,
+    states: list[Tensor],
+    condition: Any = None,
+    distance: Distance | None = None,
+    batch_size: int = 500,
+) -> tuple[Tensor, Tensor]:
     "(A, C) of a run that begins at step b: rows that follow `states` (those of the times), the last one by `distance`."
     n, x, D = tableau.nfe - b, states[b], []
     A, C = torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, n, dtype=torch.float64)
-    weigh = (lambda r: distance.weights(r, r.abs().mean().item())) if distance and distance.reweighted else None
+    weigh = (
+        (lambda r: distance.weights(r, r.abs().mean().item()))
+        if distance and distance.reweighted
+        else None
+    )
     for k in range(n):
-        D.append(_ask(denoiser, x, tableau.times[b + k].item(), tableau.offsets[b + k].item(), condition, batch_size))
+        D.append(
+            _ask(
+                denoiser,
+                x,
+                tableau.times[b + k].item(),
+                tableau.offsets[b + k].item(),
+                condition,
+                batch_size,
+            )
+        )
         row = least_squares([x, *D], states[b + k + 1], 1e-6, weigh if k + 1 == n else None)
-        A[k, k], C[k, :k + 1] = row[0], row[1:]
+        A[k, k], C[k, : k + 1] = row[0], row[1:]
         x = weighted_sum(list(zip(row.tolist(), [x, *D])), x.dtype)
     return A, C
 
 # %% ../nbs/foundations/fit.ipynb #1a7e0003
 @torch.no_grad()
-def fit_late_starts(denoiser: Callable, tableau: Tableau, train: Pairs, val: Pairs, distance: Distance | None = None,
-                    batch_size: int = 500) -> Tableau:
+def fit_late_starts(
+    denoiser: Callable,
+    tableau: Tableau,
+    train: Pairs,
+    val: Pairs,
+    distance: Distance | None = None,
+    batch_size: int = 500,
+) -> Tableau:
     """`tableau` with rows for a start at each step 1..nfe-1 in `late`: fitted on `train`, or a training-free solver's where
     that is closer to the ODE's solution on `val`. About FINE + nfe^2 / 2 network calls a pair, four times that on `val`."""
     distance, late = distance or Distance(), {}
-    if tableau.nfe == 1: return replace(tableau, late={})
+    if tableau.nfe == 1:
+        return replace(tableau, late={})
     fitted, judged = (_walk(denoiser, tableau.times, pairs, batch_size) for pairs in (train, val))
+
     def loss(table, b):
-        ask = lambda x, t, offset, condition: _ask(denoiser, x, t, offset, condition, batch_size)
-        off = distance.losses(distance.residual(sample(ask, judged[b], table, val.condition), judged[-1])).mean().item()
+        def ask(x, t, offset, condition):
+            return _ask(denoiser, x, t, offset, condition, batch_size)
+
+        off = (
+            distance.losses(
+                distance.residual(sample(ask, judged[b], table, val.condition), judged[-1])
+            )
+            .mean()
+            .item()
+        )
         return off if math.isfinite(off) else math.inf
+
     for b in range(1, tableau.nfe):
         times, offsets, schedule = tableau.times[b:], tableau.offsets[b:], denoiser.schedule
-        tables = [ddim(schedule, times), dpm_solver_pp(schedule, times, 2), unipc(schedule, times, 2), unipc(schedule, times, 3)]
+        tables = [
+            ddim(schedule, times),
+            dpm_solver_pp(schedule, times, 2),
+            unipc(schedule, times, 2),
+            unipc(schedule, times, 3),
+        ]
         rows = late_rows(denoiser, tableau, b, fitted, train.condition, distance, batch_size)
         tables = [replace(t, offsets=offsets) for t in tables] + [Tableau(times, offsets, *rows)]
         best = min(tables, key=lambda table: loss(table, b))

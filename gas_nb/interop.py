@@ -17,11 +17,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from operator import attrgetter, eq
+
+# %% auto #0
+__all__ = ['load_published_checkpoint', 'PublishedData', 'load_published_dataset', 'load_published_discriminator',
+           'compact_schedule', 'expand_schedule', 'start_at', 'without_folders', 'plain_card', 'GASScheduler',
+           'model_card', 'shipped_scheduler']
+
+# %% ../nbs/foundations/interop.ipynb #009de207
 from pathlib import Path
 from typing import Any
 import torch
 from torch import Tensor
-import gas_nb.compat                                   # torchvision has to be mended before diffusers loads it
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from fastcore.basics import patch
@@ -31,81 +37,133 @@ from .classic import ddim
 from .data import Pairs
 from .denoiser import PREDICTIONS, data_prediction_weights
 from .discriminator import Discriminator
+
+# %% ../nbs/foundations/interop.ipynb #aa949589
 from .files import write_json_atomic, write_text_atomic
-from .pickles import Unreadable, a_file, module_record, module_state, read_checkpoint, read_pickle
+from gas_nb.pickles import (
+    Unreadable,
+    a_file,
+    module_state,
+    read_checkpoint,
+    read_pickle,
+)
 from .schedule import NoiseSchedule
 from .solver import GeneralizedSolver
 from .tableau import Tableau, same_schedule, weighted_sum
 from .teachers.diffusers import diffusers_betas
 
-# %% auto #0
-__all__ = ['load_published_checkpoint', 'PublishedData', 'load_published_dataset', 'load_published_discriminator',
-           'compact_schedule', 'expand_schedule', 'start_at', 'without_folders', 'plain_card', 'GASScheduler',
-           'model_card', 'shipped_scheduler']
-
 # %% ../nbs/foundations/interop.ipynb #a3a7f818
 def _named_parameters(values: list[Tensor]) -> dict[str, Tensor]:
-    names = ["mu_logit", "t_couple"] + [f"{kind}{i}_diff" for i in range(1, len(values) // 2) for kind in "ca"]
+    names = ["mu_logit", "t_couple"] + [
+        f"{kind}{i}_diff" for i in range(1, len(values) // 2) for kind in "ca"
+    ]
     return dict(zip(names, values))
 
+# %% ../nbs/foundations/interop.ipynb #12beb555
 def _shadow_parameters(content: Any) -> list[Tensor]:
     ema = content.get("ema") if isinstance(content, dict) else None
     values = ema.get("shadow_params") if isinstance(ema, dict) else None
-    if not isinstance(values, (list, tuple)): raise ValueError('it has no list "shadow_params" under "ema"')
-    if len(values) < 4 or len(values) % 2 or not all(isinstance(v, Tensor) and v.ndim == 1 and v.is_floating_point() for v in values):
-        raise ValueError(f"shadow_params has {len(values)} entries: a solver has mu_logit, t_couple and one pair of vectors per order")
+    if not isinstance(values, (list, tuple)):
+        raise ValueError('it has no list "shadow_params" under "ema"')
+    if (
+        len(values) < 4
+        or len(values) % 2
+        or not all(isinstance(v, Tensor) and v.ndim == 1 and v.is_floating_point() for v in values)
+    ):
+        raise ValueError(
+            f"shadow_params has {len(values)} entries: a solver has mu_logit, t_couple and one pair of vectors per order"
+        )
     return [v.detach() for v in values]
 
 # %% ../nbs/foundations/interop.ipynb #f991851b
-def load_published_checkpoint(path: str | Path, schedule: NoiseSchedule, t_eps: float = 1e-3, theory: bool = True,
-                              nfe: int | None = None, order: int | None = None) -> GeneralizedSolver:
+def load_published_checkpoint(
+    path: str | Path,
+    schedule: NoiseSchedule,
+    t_eps: float = 1e-3,
+    theory: bool = True,
+    nfe: int | None = None,
+    order: int | None = None,
+) -> GeneralizedSolver:
     """The solver in a `.pt` file of the official code (its EMA values). `t_eps`, `theory` and `schedule` are those of its configuration;
     `nfe`, `order`: what you expect. ValueError if they differ, or names what a hostile or damaged file asked for."""
     if not isinstance(schedule, NoiseSchedule):
-        raise ValueError(f"schedule={str(schedule)[:80]!r}: give the NoiseSchedule of its configuration")
+        raise ValueError(
+            f"schedule={str(schedule)[:80]!r}: give the NoiseSchedule of its configuration"
+        )
     content = read_checkpoint(path)
     try:
         values = _shadow_parameters(content)
         found = dict(nfe=len(values[0]) + 1, order=(len(values) - 2) // 2)
         for name, wanted in (("nfe", nfe), ("order", order)):
             if wanted is not None and wanted != found[name]:
-                raise ValueError(f"it holds a solver of {name}={found[name]}, you asked for {name}={wanted}")
-        return GeneralizedSolver(schedule, found["nfe"], found["order"], t_eps, theory).load_published_parameters(_named_parameters(values))
-    except ValueError as e: raise ValueError(f"{path} is not a published solver that fits: {e}") from None
+                raise ValueError(
+                    f"it holds a solver of {name}={found[name]}, you asked for {name}={wanted}"
+                )
+        return GeneralizedSolver(
+            schedule, found["nfe"], found["order"], t_eps, theory
+        ).load_published_parameters(_named_parameters(values))
+    except ValueError as e:
+        raise ValueError(f"{path} is not a published solver that fits: {e}") from None
 
 # %% ../nbs/foundations/interop.ipynb #88f6b512
 @dataclass(frozen=True, eq=False)
 class PublishedData:
     "`noise` (n, ...); `images`, `latents` (n, ...) or None; `condition` None, a tensor (n, ...) or a list of n captions."
+
     noise: Tensor
     images: Tensor | None
     latents: Tensor | None
     condition: Tensor | list[str] | None
 
-    def __len__(self): return len(self.noise)
+    def __len__(self):
+        return len(self.noise)
+
     def __repr__(self):
-        show = lambda v: "None" if v is None else f"{len(v)} captions" if isinstance(v, list) else str(tuple(v.shape))
+        def show(v):
+            return (
+                "None"
+                if v is None
+                else f"{len(v)} captions"
+                if isinstance(v, list)
+                else str(tuple(v.shape))
+            )
+
         return f"PublishedData({', '.join(f'{n}={show(getattr(self, n))}' for n in ('noise', 'images', 'latents', 'condition'))})"
+
     def pairs(self, encode: Callable[[list[str]], Any] | None = None) -> Pairs:
         "As training pairs, numbered from 0 instead of seeds. Captions need `encode`: captions to a tensor (n, ...) or a dict of such."
         condition = self.condition
         if isinstance(condition, list):
-            if encode is None: raise ValueError("the conditions are captions: give encode, e.g. a text teacher's `labels`")
+            if encode is None:
+                raise ValueError(
+                    "the conditions are captions: give encode, e.g. a text teacher's `labels`"
+                )
             condition = encode(condition)
-        return Pairs(torch.arange(len(self)), self.noise, self.images if self.latents is None else self.latents, condition)
+        return Pairs(
+            torch.arange(len(self)),
+            self.noise,
+            self.images if self.latents is None else self.latents,
+            condition,
+        )
 
 # %% ../nbs/foundations/interop.ipynb #39804ed9
 def _column(name: str, value: Any) -> Any:
     "None, a tensor (n, ...) or a list of strings, from what the file holds under `name`."
-    if value is None or isinstance(value, Tensor): return value
-    if not isinstance(value, list): raise ValueError(f"{name} is {type(value).__name__}, not a tensor or a list")
+    if value is None or isinstance(value, Tensor):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {type(value).__name__}, not a tensor or a list")
     kinds = {type(v) for v in value}
-    if kinds <= {type(None)}: return None
+    if kinds <= {type(None)}:
+        return None
     if kinds == {Tensor}:
-        if len({(v.shape, v.dtype) for v in value}) > 1: raise ValueError(f"{name} has tensors of different shapes")
+        if len({(v.shape, v.dtype) for v in value}) > 1:
+            raise ValueError(f"{name} has tensors of different shapes")
         return torch.stack(value)
-    if kinds == {int}: return torch.tensor(value)
-    if kinds == {str}: return value
+    if kinds == {int}:
+        return torch.tensor(value)
+    if kinds == {str}:
+        return value
     raise ValueError(f"{name} mixes {', '.join(sorted(k.__name__ for k in kinds))}")
 
 # %% ../nbs/foundations/interop.ipynb #493050ce
@@ -113,91 +171,141 @@ def load_published_dataset(path: str | Path) -> PublishedData:
     "The teacher pairs in a `.pkl` of the official code. ValueError for other content, or names what a hostile or damaged file asked for."
     content = read_pickle(path)
     try:
-        if not isinstance(content, dict): raise ValueError(f"it holds {type(content).__name__}, not a dictionary")
-        columns = {name: _column(name, content.get(name)) for name in ("noise", "images", "latents", "condition")}
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}, not a dictionary")
+        columns = {
+            name: _column(name, content.get(name))
+            for name in ("noise", "images", "latents", "condition")
+        }
         for name in ("noise", "images", "latents"):
             value = columns[name]
-            if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()): raise ValueError(f"{name} holds no floats")
-        if columns["noise"] is None: raise ValueError('it has no "noise"')
+            if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()):
+                raise ValueError(f"{name} holds no floats")
+        if columns["noise"] is None:
+            raise ValueError('it has no "noise"')
         target = columns["latents"] if columns["latents"] is not None else columns["images"]
-        if target is None: raise ValueError('it has neither "images" nor "latents"')
+        if target is None:
+            raise ValueError('it has neither "images" nor "latents"')
         if target.shape != columns["noise"].shape:
-            raise ValueError(f"noise has shape {tuple(columns['noise'].shape)}, its samples {tuple(target.shape)}")
+            raise ValueError(
+                f"noise has shape {tuple(columns['noise'].shape)}, its samples {tuple(target.shape)}"
+            )
         lengths = {name: len(value) for name, value in columns.items() if value is not None}
-        if len(set(lengths.values())) > 1: raise ValueError(f"columns of different lengths: {lengths}")
-        if bad := [n for n, v in columns.items() if isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all()]:
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"columns of different lengths: {lengths}")
+        if bad := [
+            n
+            for n, v in columns.items()
+            if isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all()
+        ]:
             raise ValueError(f"{', '.join(bad)} has values that are not finite")
-    except ValueError as e: raise ValueError(f"{path} is not a published data set: {e}") from None
+    except ValueError as e:
+        raise ValueError(f"{path} is not a published data set: {e}") from None
     return PublishedData(**columns)
 
 # %% ../nbs/foundations/interop.ipynb #9e690791
 def load_published_discriminator(path: str | Path) -> Discriminator:
     "R3GAN's discriminator from `.safetensors`, `.pt`/`.pth` (a state dictionary) or `.pkl` (a snapshot, entry D). ValueError if it is none."
     path = a_file(path)
-    if path.suffix == ".pkl": state = _snapshot_discriminator(path)
+    if path.suffix == ".pkl":
+        state = _snapshot_discriminator(path)
     elif path.suffix == ".safetensors":
-        try: state = load_file(path)
-        except Exception as e: raise ValueError(f"{path} cannot be read as safetensors: {e}") from None
-    else: state = read_checkpoint(path)
-    if not isinstance(state, Mapping): raise ValueError(f"{path} holds {type(state).__name__}, not a state dictionary")
+        try:
+            state = load_file(path)
+        except Exception as e:
+            raise ValueError(f"{path} cannot be read as safetensors: {e}") from None
+    else:
+        state = read_checkpoint(path)
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} holds {type(state).__name__}, not a state dictionary")
     state = {str(k).removeprefix("Model."): v for k, v in state.items()}
-    try: return Discriminator.from_published_state(state)
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+    try:
+        return Discriminator.from_published_state(state)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
 
+# %% ../nbs/foundations/interop.ipynb #646bab31
 def _snapshot_discriminator(path: Path) -> dict[str, Tensor]:
-    content = read_pickle(path, inert=("torch_utils", "training", "R3GAN", "dnnlib", "torch.nn", "numpy"))
+    content = read_pickle(
+        path, inert=("torch_utils", "training", "R3GAN", "dnnlib", "torch.nn", "numpy")
+    )
     if not isinstance(content, dict) or "D" not in content:
         raise ValueError(f'{path} has no entry "D": give a training snapshot or a state dictionary')
-    try: return module_state(content["D"])
-    except Unreadable as e: raise Unreadable(f"{path}: {e}") from None
+    try:
+        return module_state(content["D"])
+    except Unreadable as e:
+        raise Unreadable(f"{path}: {e}") from None
 
 # %% ../nbs/foundations/interop.ipynb #a5f93a6a
 def compact_schedule(schedule: NoiseSchedule) -> dict:
     "`schedule.config`, with a table of alphas_cumprod that diffusers has a name for replaced by that name."
-    if not isinstance(schedule, NoiseSchedule): raise ValueError(f"{str(schedule)[:80]!r} is no NoiseSchedule")
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"{str(schedule)[:80]!r} is no NoiseSchedule")
     config = schedule.config
-    if config["kind"] != "discrete": return dict(config)
+    if config["kind"] != "discrete":
+        return dict(config)
     a = torch.tensor(config["alphas_cumprod"], dtype=torch.float64)
     betas = 1 - torch.cat([a[:1], a[1:] / a[:-1]])
     ends = dict(beta_start=float(f"{betas[0]:.9g}"), beta_end=float(f"{betas[-1]:.9g}"), n=len(a))
     for name in ("linear", "scaled_linear", "squaredcos_cap_v2"):
         named = (1 - diffusers_betas(name, **ends)).cumprod(0)
-        if ((named - a).abs() <= 1e-9 * a).all(): return dict(kind="discrete", beta_schedule=name, **ends)
+        if ((named - a).abs() <= 1e-9 * a).all():
+            return dict(kind="discrete", beta_schedule=name, **ends)
     return dict(config)
 
+# %% ../nbs/foundations/interop.ipynb #5bb8c284
 def expand_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     "The schedule that `compact_schedule` described. ValueError for anything else."
-    if not isinstance(config, Mapping): raise ValueError(f"schedule={str(config)[:80]!r}: give a schedule's config")
+    if not isinstance(config, Mapping):
+        raise ValueError(f"schedule={str(config)[:80]!r}: give a schedule's config")
     config = dict(config)
     try:
-        if "beta_schedule" not in config: return NoiseSchedule.from_config(config)
-        return NoiseSchedule.discrete(betas=diffusers_betas(**{k: v for k, v in config.items() if k != "kind"}))
-    except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f"schedule {str(config)[:200]}: {str(e).splitlines()[0]}") from None
+        if "beta_schedule" not in config:
+            return NoiseSchedule.from_config(config)
+        return NoiseSchedule.discrete(
+            betas=diffusers_betas(**{k: v for k, v in config.items() if k != "kind"})
+        )
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f"schedule {str(config)[:200]}: {str(e).splitlines()[0]}") from None
 
 # %% ../nbs/foundations/interop.ipynb #fed2f353
 def start_at(tableau: Tableau, schedule: NoiseSchedule, b: int) -> Tableau:
     """The solver for a start at step `b` of `tableau`, on its remaining times: the rows in `tableau.late`, or else
     DDIM's. `b` = 0 is the tableau itself. ValueError for another `b`."""
     if not isinstance(b, int) or isinstance(b, bool) or not 0 <= b < tableau.nfe:
-        raise ValueError(f"b={b!r}: a tableau of nfe={tableau.nfe} can start at 0..{tableau.nfe - 1}")
-    if b == 0: return tableau
+        raise ValueError(
+            f"b={b!r}: a tableau of nfe={tableau.nfe} can start at 0..{tableau.nfe - 1}"
+        )
+    if b == 0:
+        return tableau
     fitted = tableau.starting_at(b)
-    if fitted is not None: return fitted
-    return replace(ddim(schedule, tableau.times[b:]), offsets=tableau.offsets[b:], meta=dict(tableau.meta))
+    if fitted is not None:
+        return fitted
+    return replace(
+        ddim(schedule, tableau.times[b:]), offsets=tableau.offsets[b:], meta=dict(tableau.meta)
+    )
 
 # %% ../nbs/foundations/interop.ipynb #5d464396
 def _read_solvers(solvers: Mapping | None) -> dict[int, Tableau]:
     if not isinstance(solvers, Mapping) or not solvers:
-        raise ValueError("GASScheduler has no solvers: make one with GASScheduler.from_tableau, or load one with GASScheduler.from_pretrained")
+        raise ValueError(
+            "GASScheduler has no solvers: make one with GASScheduler.from_tableau, or load one with GASScheduler.from_pretrained"
+        )
     out = {}
     for key, entry in solvers.items():
         good = str(key).isdecimal() and len(str(key)) <= 4 and isinstance(entry, Mapping)
         text = dict(entry, format="gas_nb.tableau", version=1, nfe=int(key)) if good else None
-        if text is None: raise ValueError(f"solvers[{key!r}]: keys are numbers of evaluations, values have times, offsets, A and C")
-        try: out[int(key)] = Tableau.from_json(json.dumps(text))
-        except ValueError as e: raise ValueError(f"solvers[{key!r}]: {e}") from None
+        if text is None:
+            raise ValueError(
+                f"solvers[{key!r}]: keys are numbers of evaluations, values have times, offsets, A and C"
+            )
+        try:
+            out[int(key)] = Tableau.from_json(json.dumps(text))
+        except ValueError as e:
+            raise ValueError(f"solvers[{key!r}]: {e}") from None
     return out
 
+# %% ../nbs/foundations/interop.ipynb #4a9485b5
 def _write_solver(tab: Tableau) -> dict:
     d = json.loads(tab.to_json())
     return {k: d[k] for k in ("times", "offsets", "A", "C", "late") if k in d}
@@ -205,6 +313,7 @@ def _write_solver(tab: Tableau) -> dict:
 # %% ../nbs/foundations/interop.ipynb #6e1b0a94
 class _Plan:
     "What `set_timesteps` chose: a tableau, the weights of its predictions, the network's times."
+
     def __init__(self, tableau: Tableau, schedule: NoiseSchedule, prediction: str, device: Any):
         rows = []
         for t, offset in zip(tableau.times[:-1], tableau.offsets):
@@ -220,27 +329,33 @@ class _Plan:
         "The step that `timestep` belongs to (of equal ones, `expected`), or None."
         distance = (self.net_times - timestep).abs()
         k = int(distance.argmin())
-        if not distance[k] <= 1e-3 * self.net_times.abs().max(): return None
+        if not distance[k] <= 1e-3 * self.net_times.abs().max():
+            return None
         return expected if distance[expected] <= distance[k] else k
 
     def refuse(self, timestep: float) -> ValueError:
         ours = [round(v, 3) for v in self.net_times.tolist()]
-        return ValueError(f"timestep {timestep} is none of {ours}: take them from "
-                          "scheduler.timesteps")
+        return ValueError(
+            f"timestep {timestep} is none of {ours}: take them from scheduler.timesteps"
+        )
 
 # %% ../nbs/foundations/interop.ipynb #a3c85d19
 class _Run:
     "One sample's way through a plan: its next step, and the states and predictions later rows use."
+
     def __init__(self, plan: _Plan, first: int):
         self.plan, self.first, self.next = plan, first, first
         self.tableau = start_at(plan.tableau, plan.schedule, first)
         self.x, self.D = {}, {}
-        self.owner = self.returned = None                # weak references, set by `_Book.note`
+        self.owner = self.returned = None  # weak references, set by `_Book.note`
 
     @property
-    def finished(self) -> bool: return self.next == self.plan.tableau.nfe
+    def finished(self) -> bool:
+        return self.next == self.plan.tableau.nfe
+
     @property
-    def lost(self) -> bool: return self.returned() is None
+    def lost(self) -> bool:
+        return self.returned() is None
 
     def advance(self, x: Tensor, D: Tensor) -> Tensor:
         "The state after the current step; what no later row uses is dropped."
@@ -250,8 +365,10 @@ class _Run:
         terms += [(C[k, j].item(), v) for j, v in self.D.items() if C[k, j]]
         new = weighted_sum(terms or [(0.0, x)], x.dtype)
         for history, M in ((self.x, A), (self.D, C)):
-            for j in [j for j in history if not M[k + 1:, j].any()]: del history[j]
-        if k in self.x: self.x[k] = x.clone()
+            for j in [j for j in history if not M[k + 1 :, j].any()]:
+                del history[j]
+        if k in self.x:
+            self.x[k] = x.clone()
         self.next += 1
         return new
 
@@ -264,23 +381,32 @@ class _Run:
 class _Thread:
     "Stands for a thread, as long as it lives."
 
-
+# %% ../nbs/foundations/interop.ipynb #544bc85f
 class _Book:
     "The plans and the unfinished runs of one scheduler, kept apart by thread."
-    most = 64                                            # unfinished runs; beyond, the oldest goes
+
+    most = 64  # unfinished runs; beyond, the oldest goes
 
     def __init__(self):
-        self.lock, self.local, self.shared, self.runs = threading.RLock(), threading.local(), None, []
+        self.lock, self.local, self.shared, self.runs = (
+            threading.RLock(),
+            threading.local(),
+            None,
+            [],
+        )
 
     @property
-    def plan(self) -> _Plan | None: return getattr(self.local, "plan", None) or self.shared
+    def plan(self) -> _Plan | None:
+        return getattr(self.local, "plan", None) or self.shared
+
     @property
     def thread(self) -> _Thread:
         if not hasattr(self.local, "thread"):
             self.local.thread, self.local.spent = _Thread(), deque(maxlen=8)
         return self.local.thread
 
-    def mine(self, run: _Run) -> bool: return run.owner() is self.thread
+    def mine(self, run: _Run) -> bool:
+        return run.owner() is self.thread
 
     def choose(self, plan: _Plan) -> None:
         with self.lock:
@@ -291,9 +417,11 @@ class _Book:
         "A step has been done: `new` is what the run waits for now."
         with self.lock:
             run.owner, run.returned = weakref.ref(self.thread), weakref.ref(new)
-            if run not in self.runs: self.runs.append(run)
-            if not run.finished: return
-            older = self.runs[:self.runs.index(run)]
+            if run not in self.runs:
+                self.runs.append(run)
+            if not run.finished:
+                return
+            older = self.runs[: self.runs.index(run)]
             gone = [run, *(r for r in older if r.lost and self.mine(r))]
             self.runs = [r for r in self.runs if r not in gone]
             self.local.spent.append((weakref.ref(sample), run.plan))
@@ -305,49 +433,64 @@ def _find_run(book: _Book, sample: Tensor, timestep: float) -> _Run:
         known = next((r for r in book.runs if r.returned() is sample), None)
         if known is not None:
             k = known.plan.index(timestep, known.next)
-            if k == known.next: return known
-            if known.plan is book.plan: raise _out_of_order(known, k, timestep)
+            if k == known.next:
+                return known
+            if known.plan is book.plan:
+                raise _out_of_order(known, k, timestep)
         return _begin_or_continue(book, sample, timestep)
 
-
+# %% ../nbs/foundations/interop.ipynb #2b2cc177
 def _begin_or_continue(book: _Book, sample: Tensor, timestep: float) -> _Run:
     plan = book.plan
-    if plan is None: raise ValueError("call set_timesteps first")
-    book.runs = [r for r in book.runs if r.owner() is not None][1 - book.most:]
+    if plan is None:
+        raise ValueError("call set_timesteps first")
+    book.runs = [r for r in book.runs if r.owner() is not None][1 - book.most :]
     live = [r for r in book.runs if r.plan is plan and book.mine(r)]
     start = plan.begin_index or 0
     k = plan.index(timestep, live[0].next if len(live) == 1 else min(start, plan.tableau.nfe - 1))
-    if k is None: raise plan.refuse(timestep)
-    if k in (0, start): return _Run(plan, k)
+    if k is None:
+        raise plan.refuse(timestep)
+    if k in (0, start):
+        return _Run(plan, k)
     if not live:
         if any(ref() is sample and p is plan for ref, p in getattr(book.local, "spent", ())):
-            raise ValueError(f"step {k} (timestep {timestep:g}) has been done with this sample, and "
-                             "its run has ended: begin another with set_timesteps")
+            raise ValueError(
+                f"step {k} (timestep {timestep:g}) has been done with this sample, and "
+                "its run has ended: begin another with set_timesteps"
+            )
         return _Run(plan, k)
     if len(live) > 1:
-        raise ValueError(f"step {k}: {len(live)} runs are under way in this thread, and this sample "
-                         "is none that they returned: give each run what step returned to it, "
-                         "unchanged, or begin anew with set_timesteps")
-    if k != live[0].next: raise _out_of_order(live[0], k, timestep)
+        raise ValueError(
+            f"step {k}: {len(live)} runs are under way in this thread, and this sample "
+            "is none that they returned: give each run what step returned to it, "
+            "unchanged, or begin anew with set_timesteps"
+        )
+    if k != live[0].next:
+        raise _out_of_order(live[0], k, timestep)
     return live[0]
 
-
+# %% ../nbs/foundations/interop.ipynb #bacef997
 def _out_of_order(run: _Run, k: int | None, timestep: float) -> ValueError:
-    if k is None: return run.plan.refuse(timestep)
-    return ValueError(f"step {k} (timestep {timestep:g}) out of order: this run has come to step "
-                      f"{run.next}; take scheduler.timesteps one after the other, or begin anew "
-                      "with set_timesteps")
+    if k is None:
+        return run.plan.refuse(timestep)
+    return ValueError(
+        f"step {k} (timestep {timestep:g}) out of order: this run has come to step "
+        f"{run.next}; take scheduler.timesteps one after the other, or begin anew "
+        "with set_timesteps"
+    )
 
 # %% ../nbs/foundations/interop.ipynb #27f3c1ab
 def _one_number(timestep: float | Tensor) -> float:
     "A timestep, alone or as equal entries of a tensor. ValueError for anything else."
-    try: values = torch.as_tensor(timestep).flatten().double()
-    except (TypeError, ValueError, RuntimeError): values = torch.empty(0)
+    try:
+        values = torch.as_tensor(timestep).flatten().double()
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
     if not len(values) or not (values == values[0]).all():
         raise ValueError(f"timestep {str(timestep)[:80]}: need one of scheduler.timesteps")
     return float(values.flatten()[0])
 
-
+# %% ../nbs/foundations/interop.ipynb #091e54ce
 def _check_step(output: Any, sample: Any, run_shape: tuple | None = None) -> None:
     "ValueError unless a network's output and a sample fit each other, and the run so far."
     for name, v in (("model_output", output), ("sample", sample)):
@@ -355,36 +498,51 @@ def _check_step(output: Any, sample: Any, run_shape: tuple | None = None) -> Non
             kind = str(v.dtype) if isinstance(v, Tensor) else type(v).__name__
             raise ValueError(f"{name} is {kind}: step takes tensors of floats")
     if output.shape != sample.shape:
-        raise ValueError(f"model_output has shape {tuple(output.shape)}, sample "
-                         f"{tuple(sample.shape)}: they have to be equal (a network that also "
-                         "predicts a variance gives twice the channels: take the first half)")
+        raise ValueError(
+            f"model_output has shape {tuple(output.shape)}, sample "
+            f"{tuple(sample.shape)}: they have to be equal (a network that also "
+            "predicts a variance gives twice the channels: take the first half)"
+        )
     if output.device != sample.device:
         raise ValueError(f"model_output is on {output.device}, sample on {sample.device}")
     if run_shape is not None and sample.shape != run_shape:
-        raise ValueError(f"sample has shape {tuple(sample.shape)}, this run began with "
-                         f"{tuple(run_shape)}")
+        raise ValueError(
+            f"sample has shape {tuple(sample.shape)}, this run began with {tuple(run_shape)}"
+        )
 
-
+# %% ../nbs/foundations/interop.ipynb #c0b571e7
 def _check_finite(x: Tensor, prediction: str) -> None:
-    if x.is_cuda and torch.cuda.is_current_stream_capturing(): return
-    if torch.isfinite(x).all(): return
-    raise ValueError(f"the run ends in values that are not finite: the network's answers were not, "
-                     f"or are too large for {x.dtype}; this scheduler takes them as {prediction}")
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    if torch.isfinite(x).all():
+        return
+    raise ValueError(
+        f"the run ends in values that are not finite: the network's answers were not, "
+        f"or are too large for {x.dtype}; this scheduler takes them as {prediction}"
+    )
 
 # %% ../nbs/foundations/interop.ipynb #c9e05d72
 class _Plans:
     "What a pipeline asks of a scheduler before its loop."
-    def __len__(self) -> int: return self.config.num_train_timesteps
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
+
     @property
-    def nfes(self) -> list[int]: return sorted(self.tableaus)
+    def nfes(self) -> list[int]:
+        return sorted(self.tableaus)
+
     @property
     def num_inference_steps(self) -> int | None:
         return self._book.plan and self._book.plan.tableau.nfe
+
     @property
     def timesteps(self) -> Tensor:
         return self._book.plan.timesteps if self._book.plan else torch.empty(0)
+
     @property
-    def begin_index(self) -> int | None: return self._book.plan and self._book.plan.begin_index
+    def begin_index(self) -> int | None:
+        return self._book.plan and self._book.plan.begin_index
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         "`sample` as it is."
@@ -393,7 +551,8 @@ class _Plans:
     def set_begin_index(self, begin_index: int | None = 0) -> None:
         "Where the next run starts: pipelines call this for image-to-image, after set_timesteps."
         plan = self._book.plan
-        if plan is None: raise ValueError("set_begin_index: call set_timesteps first")
+        if plan is None:
+            raise ValueError("set_begin_index: call set_timesteps first")
         whole = isinstance(begin_index, int) and not isinstance(begin_index, bool)
         if begin_index is not None and not (whole and 0 <= begin_index <= plan.tableau.nfe):
             raise ValueError(f"begin_index={begin_index!r}: need 0 to {plan.tableau.nfe}")
@@ -402,36 +561,53 @@ class _Plans:
 # %% ../nbs/foundations/interop.ipynb #3e90c1d8
 class _Stepper(_Plans):
     "The choice of a solver, for this thread."
-    def set_timesteps(self, num_inference_steps: int | None = None, device: Any = None,
-                      mu: float | None = None) -> None:
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, mu: float | None = None
+    ) -> None:
         """Choose the solver with `num_inference_steps` evaluations, for this thread; `mu` (a
         resolution-dependent shift) has no effect on a learned grid."""
-        try: known = num_inference_steps in self.tableaus and num_inference_steps is not True
-        except TypeError: known = False
+        try:
+            known = num_inference_steps in self.tableaus and num_inference_steps is not True
+        except TypeError:
+            known = False
         if not known:
-            raise ValueError(f"num_inference_steps={num_inference_steps}: this scheduler has "
-                             f"solvers for {', '.join(map(str, self.nfes))} steps")
+            raise ValueError(
+                f"num_inference_steps={num_inference_steps}: this scheduler has "
+                f"solvers for {', '.join(map(str, self.nfes))} steps"
+            )
         tableau = self.tableaus[num_inference_steps]
         self._book.choose(_Plan(tableau, self.schedule, self.config.prediction_type, device))
 
     def index_for_timestep(self, timestep: float | Tensor, expected: int = 0) -> int:
         "The step that `timestep` belongs to; of equal ones, `expected`. ValueError if none."
         plan, timestep = self._book.plan, _one_number(timestep)
-        if plan is None: raise ValueError("call set_timesteps first")
+        if plan is None:
+            raise ValueError("call set_timesteps first")
         k = plan.index(timestep, expected)
-        if k is None: raise plan.refuse(timestep)
+        if k is None:
+            raise plan.refuse(timestep)
         return k
 
 # %% ../nbs/foundations/interop.ipynb #84a6f0de
 class _Stepping(_Stepper):
     "`step`, and copies that begin with nothing of the original's later runs."
-    def step(self, model_output: Tensor, timestep: float | Tensor, sample: Tensor,
-             eta: float = 0.0, use_clipped_model_output: bool | None = None, generator: Any = None,
-             return_dict: bool = True) -> SchedulerOutput | tuple:
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool | None = None,
+        generator: Any = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple:
         """x_{k+1} from the network's output at `timestep` and x_k = `sample`, of one shape.
         ValueError for a step out of order, results that are not finite, and eta other than 0:
         the solver is deterministic."""
-        if eta: raise ValueError(f"eta={eta}: a GAS solver adds no noise, leave eta at 0")
+        if eta:
+            raise ValueError(f"eta={eta}: a GAS solver adds no noise, leave eta at 0")
         _check_step(model_output, sample)
         run = _find_run(self._book, sample, _one_number(timestep))
         seen = next(iter(run.D.values()), None)
@@ -440,20 +616,23 @@ class _Stepping(_Stepper):
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
         new = run.advance(x, p * x + q * model_output.to(x.dtype)).to(sample.dtype)
         self._book.note(run, sample, new)
-        if run.finished: _check_finite(new, self.config.prediction_type)
+        if run.finished:
+            _check_finite(new, self.config.prediction_type)
         return SchedulerOutput(prev_sample=new) if return_dict else (new,)
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k != "_book"}
 
-    def __setstate__(self, state: dict) -> None: self.__dict__.update(state, _book=_Book())
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _book=_Book())
 
     def __deepcopy__(self, memo: dict) -> _Stepping:
         twin = memo[id(self)] = type(self).__new__(type(self))
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         with self._book.lock:
             plan, runs = self._book.plan, list(self._book.runs)
-            if plan is not None: twin._book.choose(copy.copy(plan))
+            if plan is not None:
+                twin._book.choose(copy.copy(plan))
             own = [r for r in runs if r.plan is plan]
             twin._book.runs = [r.twin(twin._book.plan) for r in own]
         return twin
@@ -461,14 +640,19 @@ class _Stepping(_Stepper):
 # %% ../nbs/foundations/interop.ipynb #f06d38b1
 class _Noising:
     "The way from an image to a state, as diffusers asks for it."
+
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """alpha x + sigma noise at `timesteps` (B,) or (1,): at t_k for the k-th of ours, else at
         the time that the network knows by that number."""
         if noise.shape != original_samples.shape:
-            raise ValueError(f"noise has shape {tuple(noise.shape)}, the samples "
-                             f"{tuple(original_samples.shape)}: they have to be equal")
-        try: net_times = torch.as_tensor(timesteps).reshape(-1).tolist()
-        except (TypeError, ValueError, RuntimeError): net_times = []
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}, the samples "
+                f"{tuple(original_samples.shape)}: they have to be equal"
+            )
+        try:
+            net_times = torch.as_tensor(timesteps).reshape(-1).tolist()
+        except (TypeError, ValueError, RuntimeError):
+            net_times = []
         if len(net_times) not in (1, len(original_samples)):
             raise ValueError(f"timesteps {str(timesteps)[:80]}: need one, or one for each sample")
         t = torch.tensor([self._state_time(v) for v in net_times], dtype=torch.float64)
@@ -493,20 +677,33 @@ class _Noising:
 # %% ../nbs/foundations/interop.ipynb #d71c40f8
 class _Ours(dict):
     "A part of the config that only a GASScheduler understands; printed, it says `words`."
+
     words = ""
+
     def __init__(self, values: Mapping, words: str):
         super().__init__(values)
         self.words = words
-    def __reduce__(self): return type(self), (dict(self), self.words)
-    def __repr__(self) -> str: return f"<{self.words}>"
 
+    def __reduce__(self):
+        return type(self), (dict(self), self.words)
 
+    def __repr__(self) -> str:
+        return f"<{self.words}>"
+
+# %% ../nbs/foundations/interop.ipynb #f8b95794
 def _names_in_diffusers(schedule: NoiseSchedule) -> dict:
     "`schedule` in the words of diffusers' schedulers; a sentence they refuse, where they have none."
     config = compact_schedule(schedule)
     kind, scale = config["kind"], config.get("net_time_scale", 0.0)
-    out = dict(beta_start=None, beta_end=None, beta_schedule=None, trained_betas=None,
-               num_train_timesteps=1000, use_flow_sigmas=kind == "flow", clip_sample=False)
+    out = dict(
+        beta_start=None,
+        beta_end=None,
+        beta_schedule=None,
+        trained_betas=None,
+        num_train_timesteps=1000,
+        use_flow_sigmas=kind == "flow",
+        clip_sample=False,
+    )
     if kind == "ddpm":
         config["beta_schedule"] = "scaled_linear" if config["scaled"] else "linear"
     if "beta_schedule" in config:
@@ -517,58 +714,72 @@ def _names_in_diffusers(schedule: NoiseSchedule) -> dict:
         betas = 1 - torch.cat([a[:1], a[1:] / a[:-1]])
         out |= dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
         out |= dict(trained_betas=betas.tolist(), num_train_timesteps=schedule.n)
-    elif kind == "flow" and scale >= 2 and scale == int(scale):     # no scheduler of a flow asks
+    elif kind == "flow" and scale >= 2 and scale == int(scale):  # no scheduler of a flow asks
         out |= dict(beta_start=1e-4, beta_end=0.02, beta_schedule="linear")
         out["num_train_timesteps"] = int(scale)
     else:
-        out["beta_schedule"] = (f"the continuous schedule {kind} of a GASScheduler, for which "
-                                "diffusers has no betas,")
+        out["beta_schedule"] = (
+            f"the continuous schedule {kind} of a GASScheduler, for which diffusers has no betas,"
+        )
     return out
 
 # %% ../nbs/foundations/interop.ipynb #aa5d0e13
-_FOLDERS = re.compile(r"(?<![\w:/\\.~-])(?:~|\.{1,2}|[A-Za-z]:)?[/\\](?:[^\s/\\:*?\"'<>|]+[/\\])*(?=[^\s/\\])")
+_FOLDERS = re.compile(
+    r"(?<![\w:/\\.~-])(?:~|\.{1,2}|[A-Za-z]:)?[/\\](?:[^\s/\\:*?\"'<>|]+[/\\])*(?=[^\s/\\])"
+)
+
 
 def without_folders(text: str) -> str:
     "`text` with every path in it reduced to its last part; names such as owner/name stay."
     return _FOLDERS.sub("", text)
 
-
+# %% ../nbs/foundations/interop.ipynb #2d4582ed
 def plain_card(card: Any, where: str = "card") -> Any:
     """`card` as plain JSON without paths: numbers of numpy and torch become Python's, paths their
     last part. ValueError names what JSON cannot hold."""
     if where == "card" and not isinstance(card, Mapping | None):
         raise ValueError(f"card={card!r}: give a dictionary, or None")
-    if hasattr(card, "tolist") and not isinstance(card, (str, bytes)): card = card.tolist()
-    if isinstance(card, os.PathLike): return Path(card).name
-    if isinstance(card, str): return without_folders(str(card))
+    if hasattr(card, "tolist") and not isinstance(card, (str, bytes)):
+        card = card.tolist()
+    if isinstance(card, os.PathLike):
+        return Path(card).name
+    if isinstance(card, str):
+        return without_folders(str(card))
     if isinstance(card, float) and not math.isfinite(card):
         raise ValueError(f"{where} is {card}: a card holds finite numbers, use None")
-    if card is None or isinstance(card, (bool, int, float)): return card
-    if where.count("[") > 20: raise ValueError(f"{where[:60]}: nested too deeply")
+    if card is None or isinstance(card, (bool, int, float)):
+        return card
+    if where.count("[") > 20:
+        raise ValueError(f"{where[:60]}: nested too deeply")
     if isinstance(card, Mapping):
         if wrong := [k for k in card if not isinstance(k, str)]:
             raise ValueError(f"{where} has a key {wrong[0]!r}: keys are strings")
         out = {k: plain_card(v, f"{where}[{k!r}]") for k, v in card.items()}
-        if where == "card": _check_card(out)
+        if where == "card":
+            _check_card(out)
         return out
     if isinstance(card, (list, tuple)):
         return [plain_card(v, f"{where}[{i}]") for i, v in enumerate(card)]
-    raise ValueError(f"{where} is {type(card).__name__}: a card holds numbers, strings, lists and "
-                     "dictionaries")
+    raise ValueError(
+        f"{where} is {type(card).__name__}: a card holds numbers, strings, lists and dictionaries"
+    )
 
 # %% ../nbs/foundations/interop.ipynb #bb6e1f24
 def _check_card(card: dict) -> None:
     for key in ("teacher", "base_model"):
         if not isinstance(card.get(key), str | None):
             raise ValueError(f"card[{key!r}]={card[key]!r}: give a name")
-        if card.get(key): card[key] = _name_of(card[key])
+        if card.get(key):
+            card[key] = _name_of(card[key])
     if not isinstance(card.get("license"), str | list | None):
         raise ValueError(f"card['license']={card['license']!r}: give its name")
     rows = card.get("figures") or []
     if not (isinstance(rows, list) and all(isinstance(r, dict) for r in rows)):
-        raise ValueError(f"card['figures']={str(rows)[:60]}: give a list of dictionaries, a row each")
+        raise ValueError(
+            f"card['figures']={str(rows)[:60]}: give a list of dictionaries, a row each"
+        )
 
-
+# %% ../nbs/foundations/interop.ipynb #22f7df66
 def _name_of(name: str) -> str:
     "A hub id or a name as it is; of a folder, its last part."
     parts = [p for p in re.split(r"[/\\]", name) if p]
@@ -580,33 +791,57 @@ class GASScheduler(_Stepping, _Noising, SchedulerMixin, ConfigMixin):
     `schedule` as `compact_schedule` writes it; `prediction_type`: epsilon, sample, v_prediction or
     flow_prediction; `card`: what the model card says. The betas are for other schedulers to read;
     they follow from `schedule`. Use `from_tableau`."""
+
     order = 1
 
     @register_to_config
-    def __init__(self, solvers: dict | None = None, schedule: dict | None = None,
-                 prediction_type: str = "epsilon", num_train_timesteps: int = 1000,
-                 use_flow_sigmas: bool = False, card: dict | None = None,
-                 beta_start: float | None = None, beta_end: float | None = None,
-                 beta_schedule: str | None = None, trained_betas: list | None = None,
-                 clip_sample: bool = False):
+    def __init__(
+        self,
+        solvers: dict | None = None,
+        schedule: dict | None = None,
+        prediction_type: str = "epsilon",
+        num_train_timesteps: int = 1000,
+        use_flow_sigmas: bool = False,
+        card: dict | None = None,
+        beta_start: float | None = None,
+        beta_end: float | None = None,
+        beta_schedule: str | None = None,
+        trained_betas: list | None = None,
+        clip_sample: bool = False,
+    ):
         tableaus = _read_solvers(solvers)
         if not isinstance(schedule, Mapping):
-            raise ValueError("GASScheduler has no schedule: make one with GASScheduler.from_tableau")
+            raise ValueError(
+                "GASScheduler has no schedule: make one with GASScheduler.from_tableau"
+            )
         self.schedule = expand_schedule(schedule)
         _check_prediction(prediction_type, self.schedule, tableaus)
         names = _names_in_diffusers(self.schedule)
-        _check_names(names, dict(num_train_timesteps=num_train_timesteps, beta_start=beta_start,
-                                 beta_end=beta_end, beta_schedule=beta_schedule), self.schedule)
+        _check_names(
+            names,
+            dict(
+                num_train_timesteps=num_train_timesteps,
+                beta_start=beta_start,
+                beta_end=beta_end,
+                beta_schedule=beta_schedule,
+            ),
+            self.schedule,
+        )
         meta = dict(schedule=self.schedule.config, prediction=prediction_type)
         self.tableaus = {n: replace(t, meta=t.meta | meta) for n, t in tableaus.items()}
         self.init_noise_sigma, self._book = 1.0, _Book()
-        words = (f"learned solvers for {', '.join(map(str, self.nfes))} evaluations, which this "
-                 "scheduler cannot run; to keep them, say pipe.scheduler = "
-                 "GASScheduler.from_config(pipe.scheduler.config) once the pipeline is made")
-        self.register_to_config(**names | dict(num_train_timesteps=num_train_timesteps),
-                                solvers=_Ours(solvers, words), card=plain_card(card),
-                                schedule=_Ours(schedule, f"{schedule.get('kind')} schedule"),
-                                _use_default_values=[])
+        words = (
+            f"learned solvers for {', '.join(map(str, self.nfes))} evaluations, which this "
+            "scheduler cannot run; to keep them, say pipe.scheduler = "
+            "GASScheduler.from_config(pipe.scheduler.config) once the pipeline is made"
+        )
+        self.register_to_config(
+            **names | dict(num_train_timesteps=num_train_timesteps),
+            solvers=_Ours(solvers, words),
+            card=plain_card(card),
+            schedule=_Ours(schedule, f"{schedule.get('kind')} schedule"),
+            _use_default_values=[],
+        )
 
 # %% ../nbs/foundations/interop.ipynb #3d5fa1c6
 def _check_prediction(prediction: str, schedule: NoiseSchedule, tableaus: dict) -> None:
@@ -614,10 +849,12 @@ def _check_prediction(prediction: str, schedule: NoiseSchedule, tableaus: dict) 
         raise ValueError(f"prediction_type {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
     first = [t.times[0] for t in tableaus.values()]
     if prediction == "epsilon" and any(schedule.alpha(t) == 0 for t in first):
-        raise ValueError(f"prediction_type 'epsilon' on {schedule}: without signal at t=1 the noise "
-                         "says nothing about the image; a flow model has flow_prediction")
+        raise ValueError(
+            f"prediction_type 'epsilon' on {schedule}: without signal at t=1 the noise "
+            "says nothing about the image; a flow model has flow_prediction"
+        )
 
-
+# %% ../nbs/foundations/interop.ipynb #ca996b12
 def _check_names(names: dict, given: dict, schedule: NoiseSchedule) -> None:
     "ValueError where diffusers' words, as `given`, contradict those of the schedule."
     n = given["num_train_timesteps"]
@@ -626,54 +863,69 @@ def _check_names(names: dict, given: dict, schedule: NoiseSchedule) -> None:
     if n != getattr(schedule, "n", n):
         raise ValueError(f"num_train_timesteps={n}: the schedule has {schedule.n}")
     for key, value in given.items():
-        if key == "num_train_timesteps" or value is None: continue
+        if key == "num_train_timesteps" or value is None:
+            continue
         ours = names[key]
         numbers = isinstance(value, (int, float)) and isinstance(ours, (int, float))
         if value != ours and not (numbers and math.isclose(value, ours, rel_tol=1e-6)):
-            raise ValueError(f"{key}={value!r}: the schedule says {ours!r}; it decides, leave the "
-                             "rest out")
+            raise ValueError(
+                f"{key}={value!r}: the schedule says {ours!r}; it decides, leave the rest out"
+            )
 
 # %% ../nbs/foundations/interop.ipynb #b127d917
 def _list_of_tableaus(tableau: Any) -> list[Tableau]:
     "One tableau, {nfe: tableau} or several, as a list by nfe. ValueError for anything else."
     given = tableau.values() if isinstance(tableau, Mapping) else tableau
-    try: tableaus = [tableau] if isinstance(tableau, Tableau) else list(given)
-    except TypeError: tableaus = [tableau]
+    try:
+        tableaus = [tableau] if isinstance(tableau, Tableau) else list(given)
+    except TypeError:
+        tableaus = [tableau]
     if wrong := [t for t in tableaus if not isinstance(t, Tableau)]:
-        raise ValueError(f"{str(wrong[0])[:80]!r} is no tableau: give a Tableau, {{nfe: Tableau}} or "
-                         "several; files of solvers go to GASScheduler.from_files")
+        raise ValueError(
+            f"{str(wrong[0])[:80]!r} is no tableau: give a Tableau, {{nfe: Tableau}} or "
+            "several; files of solvers go to GASScheduler.from_files"
+        )
     if isinstance(tableau, Mapping):
         wrong = [n for n, t in tableau.items() if str(n) != str(t.nfe)]
-        if wrong: raise ValueError(f"tableau[{wrong[0]!r}] has nfe={tableau[wrong[0]].nfe}")
+        if wrong:
+            raise ValueError(f"tableau[{wrong[0]!r}] has nfe={tableau[wrong[0]].nfe}")
     if len({t.nfe for t in tableaus}) < len(tableaus):
         raise ValueError(f"several tableaus of one nfe: {[t.nfe for t in tableaus]}")
     return sorted(tableaus, key=attrgetter("nfe"))
 
-
+# %% ../nbs/foundations/interop.ipynb #d6b427c9
 def _agreed(what: str, said: list, given: Any, same: Callable) -> Any:
     "The one value that tableaus say and the caller gives, or None. ValueError if they differ."
     for value in said:
         if given is not None and not same(value, given):
             raise ValueError(f"a tableau was made for {what} {value}, but {given} is asked for")
         if not same(value, said[0]):
-            raise ValueError(f"tableaus of different {what}s, {said[0]} and {value}: one scheduler "
-                             "holds one")
+            raise ValueError(
+                f"tableaus of different {what}s, {said[0]} and {value}: one scheduler holds one"
+            )
     return given if given is not None else said[0] if said else None
 
 # %% ../nbs/foundations/interop.ipynb #e90b2d5c
-def _from_tableau(cls, tableau: Tableau | Mapping[int, Tableau] | Iterable[Tableau],
-                  schedule: NoiseSchedule | None = None, prediction: str | None = None,
-                  card: dict | None = None) -> GASScheduler:
+def _from_tableau(
+    cls,
+    tableau: Tableau | Mapping[int, Tableau] | Iterable[Tableau],
+    schedule: NoiseSchedule | None = None,
+    prediction: str | None = None,
+    card: dict | None = None,
+) -> GASScheduler:
     """A scheduler for one tableau or several of different nfe. `schedule` and `prediction` are read
     from the tableaus' meta; where these do not say, give them (`prediction` is then flow_prediction
     for a flow, else epsilon). ValueError if they do not fit or contradict each other."""
     tableaus = _list_of_tableaus(tableau)
     if schedule is not None and not isinstance(schedule, NoiseSchedule):
-        raise ValueError(f"schedule={str(schedule)[:80]!r}: give a NoiseSchedule, such as "
-                         "schedule_from_scheduler(pipe.scheduler)[0]")
+        raise ValueError(
+            f"schedule={str(schedule)[:80]!r}: give a NoiseSchedule, such as "
+            "schedule_from_scheduler(pipe.scheduler)[0]"
+        )
     said = [expand_schedule(t.meta["schedule"]) for t in tableaus if "schedule" in t.meta]
     schedule = _agreed("schedule", said, schedule, same_schedule)
-    if not tableaus: raise ValueError("no tableaus: GASScheduler has to have solvers")
+    if not tableaus:
+        raise ValueError("no tableaus: GASScheduler has to have solvers")
     if schedule is None:
         raise ValueError("the tableau does not say its schedule: give schedule=")
     said = [t.meta["prediction"] for t in tableaus if "prediction" in t.meta]
@@ -681,10 +933,16 @@ def _from_tableau(cls, tableau: Tableau | Mapping[int, Tableau] | Iterable[Table
     flow = schedule.config["kind"] == "flow"
     usual = "flow_prediction" if flow else "epsilon"
     n = _names_in_diffusers(schedule)["num_train_timesteps"]
-    return cls(solvers={str(t.nfe): _write_solver(t) for t in tableaus},
-               schedule=compact_schedule(schedule), num_train_timesteps=n, use_flow_sigmas=flow,
-               prediction_type=usual if prediction is None else prediction, card=card)
+    return cls(
+        solvers={str(t.nfe): _write_solver(t) for t in tableaus},
+        schedule=compact_schedule(schedule),
+        num_train_timesteps=n,
+        use_flow_sigmas=flow,
+        prediction_type=usual if prediction is None else prediction,
+        card=card,
+    )
 
+# %% ../nbs/foundations/interop.ipynb #cd13c80b
 GASScheduler.from_tableau = classmethod(_from_tableau)
 
 # %% ../nbs/foundations/interop.ipynb #ecc33174
@@ -696,6 +954,8 @@ tags:
 - gas_nb
 {extra}---
 """
+
+# %% ../nbs/foundations/interop.ipynb #024c18c7
 _USE = """## How to use it
 ```python
 from gas_nb.interop import GASScheduler
@@ -708,69 +968,129 @@ image = pipe(..., num_inference_steps={nfe}).images[0]
 The network is untouched. `num_inference_steps` has to be one of {nfes}; the solver is deterministic (no `eta`).
 """
 
+# %% ../nbs/foundations/interop.ipynb #3c454bfe
 def model_card(scheduler: GASScheduler, repo: str = "path/to/this/folder") -> str:
     "A README for the solvers in `scheduler`, from its config alone."
     card, nfes = dict(scheduler.config.card or {}), ", ".join(map(str, scheduler.nfes))
-    extra = "".join(f"{k}: {json.dumps(card[k])}\n" for k in ("license", "base_model") if card.get(k))
+    extra = "".join(
+        f"{k}: {json.dumps(card[k])}\n" for k in ("license", "base_model") if card.get(k)
+    )
     teacher = " ".join((card.get("teacher") or "a diffusion model").split())
-    parts = [_FRONT.format(extra=extra), f"# Few-step solvers for {teacher}\n",
-             f"Solvers with {nfes} network evaluations, distilled with gas_nb (Generalized Adversarial Solver, arXiv 2510.17699) from {teacher}. "
-             f"The network predicts `{scheduler.config.prediction_type}`; the schedule is `{scheduler.schedule.config['kind']}`.\n"]
-    if card.get("figures"): parts += ["## Figures\n", _figures_table(card["figures"])]
-    parts.append(_USE.format(base=card.get("base_model") or "the/pipeline", repo=repo, nfe=scheduler.nfes[0], nfes=nfes))
+    parts = [
+        _FRONT.format(extra=extra),
+        f"# Few-step solvers for {teacher}\n",
+        f"Solvers with {nfes} network evaluations, distilled with gas_nb (Generalized Adversarial Solver, arXiv 2510.17699) from {teacher}. "
+        f"The network predicts `{scheduler.config.prediction_type}`; the schedule is `{scheduler.schedule.config['kind']}`.\n",
+    ]
+    if card.get("figures"):
+        parts += ["## Figures\n", _figures_table(card["figures"])]
+    parts.append(
+        _USE.format(
+            base=card.get("base_model") or "the/pipeline",
+            repo=repo,
+            nfe=scheduler.nfes[0],
+            nfes=nfes,
+        )
+    )
     return "\n".join(parts)
 
 # %% ../nbs/foundations/interop.ipynb #03ba2201
 _FIRST = ["solver", "nfe", "spacing"]
 
+
 def _figures_table(rows: list[Mapping]) -> str:
     "Rows as a markdown table: solver, nfe and spacing first, the rest by name."
-    columns = sorted({k for row in rows for k in row}, key=lambda k: (_FIRST.index(k) if k in _FIRST else len(_FIRST), k))
-    show = lambda v: f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v).replace("|", "/").replace("\n", " ")
+    columns = sorted(
+        {k for row in rows for k in row},
+        key=lambda k: (_FIRST.index(k) if k in _FIRST else len(_FIRST), k),
+    )
+
+    def show(v):
+        return (
+            f"{v:.4g}"
+            if isinstance(v, float)
+            else ""
+            if v is None
+            else str(v).replace("|", "/").replace("\n", " ")
+        )
+
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return "\n".join(lines + ["| " + " | ".join(show(row.get(c)) for c in columns) + " |" for row in rows]) + "\n"
+    return (
+        "\n".join(
+            lines + ["| " + " | ".join(show(row.get(c)) for c in columns) + " |" for row in rows]
+        )
+        + "\n"
+    )
 
 # %% ../nbs/foundations/interop.ipynb #3bfe33e4
 @patch
-def save_pretrained(self: GASScheduler, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> None:
+def save_pretrained(
+    self: GASScheduler, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs
+) -> None:
     "Write scheduler_config.json and README.md into `save_directory`; `push_to_hub`: then upload them (`repo_id`, `token`, `private`)."
     folder = _a_path(save_directory, "save_directory")
-    if folder.is_file(): raise ValueError(f"{folder} is a file: give a folder")
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file: give a folder")
     repo = kwargs.pop("repo_id", None)
-    if repo is not None or push_to_hub: repo = _a_repo(folder.resolve().name if repo is None else repo)
+    if repo is not None or push_to_hub:
+        repo = _a_repo(folder.resolve().name if repo is None else repo)
     config = json.loads(self.to_json_string())
     _read_solvers(config["solvers"])
     card = model_card(self, repo or folder.resolve().name)
     write_json_atomic(folder / self.config_name, config, indent=None)
     write_text_atomic(folder / "README.md", card)
-    if push_to_hub: self.push_to_hub(repo, **kwargs)
+    if push_to_hub:
+        self.push_to_hub(repo, **kwargs)
 
-
+# %% ../nbs/foundations/interop.ipynb #698bb60d
 @patch
-def push_to_hub(self: GASScheduler, repo_id: str, commit_message: str = "Upload solvers", private: bool | None = None,
-                token: str | None = None, create_pr: bool = False, subfolder: str | None = None, **_) -> str:
+def push_to_hub(
+    self: GASScheduler,
+    repo_id: str,
+    commit_message: str = "Upload solvers",
+    private: bool | None = None,
+    token: str | None = None,
+    create_pr: bool = False,
+    subfolder: str | None = None,
+    **_,
+) -> str:
     "Create `repo_id` on the Hugging Face hub if need be, upload config and card. ConnectionError, in words, without a network."
     import huggingface_hub
+
     repo_id = _a_repo(repo_id)
     try:
-        repo_id = huggingface_hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+        repo_id = huggingface_hub.create_repo(
+            repo_id, private=private, token=token, exist_ok=True
+        ).repo_id
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, repo_id=repo_id)
-            return str(huggingface_hub.upload_folder(repo_id=repo_id, folder_path=folder, token=token, create_pr=create_pr,
-                                                     commit_message=commit_message, path_in_repo=subfolder))
+            return str(
+                huggingface_hub.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    token=token,
+                    create_pr=create_pr,
+                    commit_message=commit_message,
+                    path_in_repo=subfolder,
+                )
+            )
     except (OSError, huggingface_hub.errors.OfflineModeIsEnabled) as e:
-        raise ConnectionError(f"{repo_id} was not uploaded: the hub cannot be reached or refused ({e}); "
-                              "save_pretrained(folder) works offline") from e
+        raise ConnectionError(
+            f"{repo_id} was not uploaded: the hub cannot be reached or refused ({e}); "
+            "save_pretrained(folder) works offline"
+        ) from e
 
 # %% ../nbs/foundations/interop.ipynb #d3a90c57
 def _a_path(value: Any, name: str) -> Path:
     "`value` as a path. ValueError for what is none: a number, None, nothing."
-    if isinstance(value, (str, os.PathLike)) and str(value).strip(): return Path(value)
+    if isinstance(value, (str, os.PathLike)) and str(value).strip():
+        return Path(value)
     raise ValueError(f"{name}={value!r}: give a path")
 
 
 def _a_repo(value: Any) -> str:
-    if isinstance(value, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value): return value
+    if isinstance(value, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value):
+        return value
     raise ValueError(f"repo_id={value!r}: give the name of a repository, owner/name")
 
 
@@ -782,94 +1102,154 @@ def _paths(value: Any, name: str) -> list[Path]:
 # %% ../nbs/foundations/interop.ipynb #a96fedbe
 def _prediction_of_run(run: Path) -> str | None:
     try:
-        with safe_open(run / "checkpoint.safetensors", "pt") as f: return json.loads(f.metadata()["state"])["teacher"]["prediction"]
-    except Exception: return None
+        with safe_open(run / "checkpoint.safetensors", "pt") as f:
+            return json.loads(f.metadata()["state"])["teacher"]["prediction"]
+    except Exception:
+        return None
 
-def _from_runs(cls, run_dirs: Iterable[str | Path] | str | Path, prediction: str | None = None, **card: Any) -> GASScheduler:
+# %% ../nbs/foundations/interop.ipynb #45b23d51
+def _from_runs(
+    cls, run_dirs: Iterable[str | Path] | str | Path, prediction: str | None = None, **card: Any
+) -> GASScheduler:
     "The solvers of finished runs (`solver.json` in each), one per nfe, with their figures on the card. `card`: base_model, license, ..."
     runs = _paths(run_dirs, "run_dirs")
     missing = [str(r) for r in runs if not (r / "solver.json").is_file()]
-    if missing or not runs: raise ValueError(f"no solver.json in {missing}: give directories of finished runs")
+    if missing or not runs:
+        raise ValueError(f"no solver.json in {missing}: give directories of finished runs")
     figures = [row for r in runs for row in _rows_of_run(r)]
-    tableaus = [_with_prediction(Tableau.load(r / "solver.json"), _prediction_of_run(r)) for r in runs]
+    tableaus = [
+        _with_prediction(Tableau.load(r / "solver.json"), _prediction_of_run(r)) for r in runs
+    ]
     return _bundle(cls, [r / "solver.json" for r in runs], tableaus, prediction, figures, card)
 
+# %% ../nbs/foundations/interop.ipynb #274620b5
 def _with_prediction(tableau: Tableau, prediction: str | None) -> Tableau:
     "The tableau of a run, whose checkpoint may say what the solver's file does not."
-    if prediction is None: return tableau
+    if prediction is None:
+        return tableau
     return replace(tableau, meta=dict(prediction=prediction) | tableau.meta)
 
+# %% ../nbs/foundations/interop.ipynb #10f0a279
 def _rows_of_run(run: Path) -> list[dict]:
     path = run / "metrics.json"
-    if not path.is_file(): return []
-    try: rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    if not path.is_file():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     except (ValueError, RecursionError, KeyError, TypeError) as e:
-        raise ValueError(f"{path} is not the report of a finished run ({type(e).__name__}: {e}): delete it, or run again") from None
+        raise ValueError(
+            f"{path} is not the report of a finished run ({type(e).__name__}: {e}): delete it, or run again"
+        ) from None
     good = isinstance(rows, list) and all(isinstance(r, dict) for r in rows)
-    if not good: raise ValueError(f"{path} is not the report of a finished run (rows is not a list of objects): delete it, or run again")
+    if not good:
+        raise ValueError(
+            f"{path} is not the report of a finished run (rows is not a list of objects): delete it, or run again"
+        )
     return rows
 
+# %% ../nbs/foundations/interop.ipynb #2c43b27b
 GASScheduler.from_runs = classmethod(_from_runs)
 
 # %% ../nbs/foundations/interop.ipynb #e1c8ccb2
-def _bundle(cls, paths: list[Path], tableaus: list[Tableau], prediction: str | None,
-            figures: list[dict], card: dict) -> GASScheduler:
+def _bundle(
+    cls,
+    paths: list[Path],
+    tableaus: list[Tableau],
+    prediction: str | None,
+    figures: list[dict],
+    card: dict,
+) -> GASScheduler:
     "One scheduler of the solvers read from `paths`, of one schedule and different nfe."
     schedule = card.pop("schedule", None)
     names = [t.meta["teacher"] for t in tableaus if isinstance(t.meta.get("teacher"), str)]
     teachers = ", ".join(dict.fromkeys(_name_of(without_folders(name)) for name in names))
-    info = dict(teacher=teachers or "a diffusion model") | (dict(figures=figures) if figures else {})
-    try: return cls.from_tableau(tableaus, schedule, prediction, card=info | card)
+    info = dict(teacher=teachers or "a diffusion model") | (
+        dict(figures=figures) if figures else {}
+    )
+    try:
+        return cls.from_tableau(tableaus, schedule, prediction, card=info | card)
     except ValueError as e:
         text = str(e).replace("tableaus of different schedules", "different noise schedules")
         raise ValueError(f"{', '.join(map(str, paths))}: {text}") from None
 
-
-def _from_files(cls, paths: Iterable[str | Path] | str | Path, prediction: str | None = None,
-                schedule: NoiseSchedule | None = None, **card: Any) -> GASScheduler:
+# %% ../nbs/foundations/interop.ipynb #723111a6
+def _from_files(
+    cls,
+    paths: Iterable[str | Path] | str | Path,
+    prediction: str | None = None,
+    schedule: NoiseSchedule | None = None,
+    **card: Any,
+) -> GASScheduler:
     """The solvers in JSON files that `Tableau.save` wrote, one per nfe, with the figures in their
     `meta` on the card. `prediction` and `schedule` as for `from_tableau`."""
     paths = _paths(paths, "paths")
-    if not paths: raise ValueError("no files: give the JSON file of a solver, or several")
+    if not paths:
+        raise ValueError("no files: give the JSON file of a solver, or several")
     tableaus = [Tableau.load(p) for p in paths]
     figures = [row for t in tableaus for row in _rows_of_solver(t)]
     return _bundle(cls, paths, tableaus, prediction, figures, card | dict(schedule=schedule))
 
-
+# %% ../nbs/foundations/interop.ipynb #bcae9864
 def _rows_of_solver(t: Tableau) -> list[dict]:
     "The solver's own figures and those of the best training-free one beside it."
     own, keys = t.meta.get("figures"), ("l1", "l2", "frechet", "n_eval")
-    if not isinstance(own, dict): return []
+    if not isinstance(own, dict):
+        return []
     row = dict(solver=t.name, nfe=t.nfe, **{k: own[k] for k in keys if k in own})
     rival = own.get("best_training_free")
-    return [row] + ([dict(rival, nfe=t.nfe, n_eval=own.get("n_eval"))] if isinstance(rival, dict) else [])
+    return [row] + (
+        [dict(rival, nfe=t.nfe, n_eval=own.get("n_eval"))] if isinstance(rival, dict) else []
+    )
+
 
 GASScheduler.from_files = classmethod(_from_files)
 
 # %% ../nbs/foundations/interop.ipynb #f6f4209f
-def _from_pretrained(cls, path: str | os.PathLike | None = None, subfolder: str | None = None,
-                     return_unused_kwargs: bool = False, **kwargs):
+def _from_pretrained(
+    cls,
+    path: str | os.PathLike | None = None,
+    subfolder: str | None = None,
+    return_unused_kwargs: bool = False,
+    **kwargs,
+):
     "The scheduler in a folder that `save_pretrained` wrote, or under a hub id (owner/name). ValueError for anything else."
     if not isinstance(path, (str, os.PathLike)) or not str(path):
-        raise ValueError(f"path={path!r}: give the folder of a GASScheduler or a hub id (owner/name)")
-    if not isinstance(subfolder, str | None): raise ValueError(f"subfolder={subfolder!r}: give a name")
+        raise ValueError(
+            f"path={path!r}: give the folder of a GASScheduler or a hub id (owner/name)"
+        )
+    if not isinstance(subfolder, str | None):
+        raise ValueError(f"subfolder={subfolder!r}: give a name")
     folder = Path(path) / (subfolder or "")
-    if Path(path).is_dir(): _check_config(folder / cls.config_name)
-    elif Path(path).exists(): raise ValueError(f"{path} is a file: give the folder with {cls.config_name}")
+    if Path(path).is_dir():
+        _check_config(folder / cls.config_name)
+    elif Path(path).exists():
+        raise ValueError(f"{path} is a file: give the folder with {cls.config_name}")
     kwargs |= dict(subfolder=subfolder, return_unused_kwargs=return_unused_kwargs)
-    try: return super(GASScheduler, cls).from_pretrained(path, **kwargs)
-    except ValueError as e: raise ValueError(f"{folder}: {e}") from None
+    try:
+        return super(GASScheduler, cls).from_pretrained(path, **kwargs)
+    except ValueError as e:
+        raise ValueError(f"{folder}: {e}") from None
     except OSError as e:
-        raise ValueError(f"{path} is no folder, and cannot be found on the hub (offline?): {str(e).splitlines()[0]} "
-                         "Give a folder that save_pretrained wrote, or a hub id (owner/name) where there is a network") from e
+        raise ValueError(
+            f"{path} is no folder, and cannot be found on the hub (offline?): {str(e).splitlines()[0]} "
+            "Give a folder that save_pretrained wrote, or a hub id (owner/name) where there is a network"
+        ) from e
 
+# %% ../nbs/foundations/interop.ipynb #3d4ff08b
 def _check_config(path: Path) -> None:
-    if not path.is_file(): raise ValueError(f"{path} does not exist: give a folder that save_pretrained wrote")
-    try: config = json.loads(path.read_text(encoding="utf-8"))
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give a folder that save_pretrained wrote")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        raise ValueError(f"{path} is not JSON, or cut off ({e}): save or download it again") from None
+        raise ValueError(
+            f"{path} is not JSON, or cut off ({e}): save or download it again"
+        ) from None
     if not isinstance(config, dict) or "solvers" not in config:
-        raise ValueError(f"{path} describes no GASScheduler (no solvers): give a folder that save_pretrained wrote")
+        raise ValueError(
+            f"{path} describes no GASScheduler (no solvers): give a folder that save_pretrained wrote"
+        )
+
 
 GASScheduler.from_pretrained = classmethod(_from_pretrained)
 
@@ -878,5 +1258,8 @@ def shipped_scheduler(name: str = "fmnist") -> GASScheduler:
     "The solvers for an embedded teacher that come with this package. ValueError names those that do."
     root = Path(str(files("gas_nb"))) / "solvers"
     there = sorted(p.parent.name for p in root.glob("*/scheduler_config.json"))
-    if name not in there: raise ValueError(f"no solvers for {name!r} in the package: there are {', '.join(there) or 'none'}")
+    if name not in there:
+        raise ValueError(
+            f"no solvers for {name!r} in the package: there are {', '.join(there) or 'none'}"
+        )
     return GASScheduler.from_pretrained(root / name)

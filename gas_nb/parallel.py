@@ -4,7 +4,10 @@
 
 # %% ../nbs/foundations/parallel.ipynb #8211dbe9
 from __future__ import annotations
-import atexit, os, pickle, sys
+import atexit
+import os
+import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from itertools import islice
@@ -84,7 +87,9 @@ def gather(value: Any) -> list:
         return [value]
     from accelerate.utils import gather_object
 
-    own = lambda v: v.detach().cpu().clone()  # a view would be sent with all that it looks at
+    def own(v):
+        return v.detach().cpu().clone()  # a view would be sent with all that it looks at
+
     return gather_object([pytree.tree_map_only(Tensor, own, value)])
 
 # %% ../nbs/foundations/parallel.ipynb #9803a263

@@ -16,63 +16,111 @@ __all__ = ['SPACINGS', 'FLOW_LAMBDA', 'NoiseSchedule', 'spacing', 'check_steps',
 # %% ../nbs/foundations/schedule.ipynb #6da3191e
 class NoiseSchedule:
     """Signal level alpha(t) and noise level sigma(t) for t in [0, 1], 1 = pure noise. Arithmetic is float64."""
-    config: dict                                        # JSON-ready; `NoiseSchedule.from_config` rebuilds the schedule
 
-    def log_alpha(self, t: float | Tensor) -> Tensor: return _in_float64(self._log_alpha, t)
-    def alpha(self, t: float | Tensor) -> Tensor: return _in_float64(lambda t: self._log_alpha(t).exp(), t)
-    def sigma(self, t: float | Tensor) -> Tensor: return _in_float64(self._sigma, t)
+    config: dict  # JSON-ready; `NoiseSchedule.from_config` rebuilds the schedule
+
+    def log_alpha(self, t: float | Tensor) -> Tensor:
+        return _in_float64(self._log_alpha, t)
+
+    def alpha(self, t: float | Tensor) -> Tensor:
+        return _in_float64(lambda t: self._log_alpha(t).exp(), t)
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        return _in_float64(self._sigma, t)
+
     def lambda_(self, t: float | Tensor) -> Tensor:
         "Half log-SNR log(alpha/sigma), increasing as t falls."
         return _in_float64(lambda t: self._log_alpha(t) - self._sigma(t).log(), t)
+
     def t_of_lambda(self, lam: float | Tensor) -> Tensor:
         "The time at which `lambda_` has the value `lam`."
         return _in_float64(self._t_of_lambda, lam)
+
     def net_time(self, t: float | Tensor) -> Tensor:
         "What the network is given for time `t`."
         return _in_float64(self._net_time, t)
 
-    def _sigma(self, t): return (-torch.expm1(2 * self._log_alpha(t))).sqrt()    # variance preserving
-    def __eq__(self, other): return isinstance(other, NoiseSchedule) and self.config == other.config
-    def __hash__(self): return hash(repr(self.config))
+    def _sigma(self, t):
+        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()  # variance preserving
+
+    def __eq__(self, other):
+        return isinstance(other, NoiseSchedule) and self.config == other.config
+
+    def __hash__(self):
+        return hash(repr(self.config))
+
     def __repr__(self):
-        shown = {k: f"[{len(v)} numbers]" if isinstance(v, list) else v for k, v in self.config.items() if k != "kind"}
+        shown = {
+            k: f"[{len(v)} numbers]" if isinstance(v, list) else v
+            for k, v in self.config.items()
+            if k != "kind"
+        }
         return f"NoiseSchedule.{self.config['kind']}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
+# %% ../nbs/foundations/schedule.ipynb #658bddb9
 def _in_float64(f, t):
-    if not isinstance(t, Tensor): return f(torch.as_tensor(t, dtype=torch.float64))
+    if not isinstance(t, Tensor):
+        return f(torch.as_tensor(t, dtype=torch.float64))
     return f(t.double()).to(t.dtype if t.is_floating_point() else torch.float64)
 
 # %% ../nbs/foundations/schedule.ipynb #3f4d9801
 class _VPLinear(NoiseSchedule):
     def __init__(self, beta_0: float, beta_1: float, net_time_scale: float):
         if not 0 <= beta_0 <= beta_1 or beta_1 == 0 or not math.isfinite(beta_1):
-            raise ValueError(f"beta_0={beta_0}, beta_1={beta_1}: need 0 <= beta_0 <= beta_1, finite, not both 0")
-        self.beta_0, self.beta_1, self.net_time_scale = float(beta_0), float(beta_1), float(net_time_scale)
-        self.config = dict(kind="vp_linear", beta_0=self.beta_0, beta_1=self.beta_1, net_time_scale=self.net_time_scale)
+            raise ValueError(
+                f"beta_0={beta_0}, beta_1={beta_1}: need 0 <= beta_0 <= beta_1, finite, not both 0"
+            )
+        self.beta_0, self.beta_1, self.net_time_scale = (
+            float(beta_0),
+            float(beta_1),
+            float(net_time_scale),
+        )
+        self.config = dict(
+            kind="vp_linear",
+            beta_0=self.beta_0,
+            beta_1=self.beta_1,
+            net_time_scale=self.net_time_scale,
+        )
 
-    def _log_alpha(self, t): return -(self.beta_1 - self.beta_0) * t**2 / 4 - self.beta_0 * t / 2
-    def _net_time(self, t): return t * self.net_time_scale
+    def _log_alpha(self, t):
+        return -(self.beta_1 - self.beta_0) * t**2 / 4 - self.beta_0 * t / 2
+
+    def _net_time(self, t):
+        return t * self.net_time_scale
+
     def _t_of_lambda(self, lam):
         b, minus_log_alpha = self.beta_0 / 2, torch.nn.functional.softplus(-2 * lam) / 2
-        return 2 * minus_log_alpha / (b + (b**2 + (self.beta_1 - self.beta_0) * minus_log_alpha).sqrt())
+        return (
+            2
+            * minus_log_alpha
+            / (b + (b**2 + (self.beta_1 - self.beta_0) * minus_log_alpha).sqrt())
+        )
 
 # %% ../nbs/foundations/schedule.ipynb #4d2c6637
 class _Discrete(NoiseSchedule):
     def __init__(self, alphas_cumprod: Tensor, config: dict | None = None):
         a = alphas_cumprod
-        if a.ndim != 1 or len(a) < 2: raise ValueError(f"alphas_cumprod has shape {tuple(a.shape)}: give at least 2 values in one dimension")
-        if not (torch.isfinite(a).all() and (a > 0).all() and (a < 1).all() and (a.diff() < 0).all()):
-            raise ValueError("alphas_cumprod must fall strictly and lie inside (0, 1); a zero-terminal-SNR schedule ends at 0: "
-                             "drop or rescale its last value")
+        if a.ndim != 1 or len(a) < 2:
+            raise ValueError(
+                f"alphas_cumprod has shape {tuple(a.shape)}: give at least 2 values in one dimension"
+            )
+        if not (
+            torch.isfinite(a).all() and (a > 0).all() and (a < 1).all() and (a.diff() < 0).all()
+        ):
+            raise ValueError(
+                "alphas_cumprod must fall strictly and lie inside (0, 1); a zero-terminal-SNR schedule ends at 0: "
+                "drop or rescale its last value"
+            )
         self.n = len(a)
         self._t, self._la = torch.arange(1, self.n + 1, dtype=torch.float64) / self.n, a.log() / 2
         self.config = config or dict(kind="discrete", alphas_cumprod=a.tolist())
 
     def _log_alpha(self, t):
-        to_clean = t * (self.n * self._la[0].item())           # the line from step 0 to (0, 0)
+        to_clean = t * (self.n * self._la[0].item())  # the line from step 0 to (0, 0)
         return torch.where(t < self._t[0].item(), to_clean, _interpolate(t, self._t, self._la))
 
-    def _net_time(self, t): return ((t - 1 / self.n) * self.n).clamp_min(0)
+    def _net_time(self, t):
+        return ((t - 1 / self.n) * self.n).clamp_min(0)
 
     def _t_of_lambda(self, lam):
         la = -torch.nn.functional.softplus(-2 * lam) / 2
@@ -94,43 +142,78 @@ class _Flow(NoiseSchedule):
         self.net_time_scale = float(net_time_scale)
         self.config = dict(kind="flow", net_time_scale=self.net_time_scale)
 
-    def _log_alpha(self, t): return torch.log1p(-t)
-    def _sigma(self, t): return t
-    def _net_time(self, t): return t * self.net_time_scale
-    def _t_of_lambda(self, lam): return torch.sigmoid(-lam)
+    def _log_alpha(self, t):
+        return torch.log1p(-t)
+
+    def _sigma(self, t):
+        return t
+
+    def _net_time(self, t):
+        return t * self.net_time_scale
+
+    def _t_of_lambda(self, lam):
+        return torch.sigmoid(-lam)
 
 # %% ../nbs/foundations/schedule.ipynb #9d2e3c72
-def _vp_linear(beta_0: float = 0.1, beta_1: float = 20.0, net_time_scale: float = 1.0) -> NoiseSchedule:
+def _vp_linear(
+    beta_0: float = 0.1, beta_1: float = 20.0, net_time_scale: float = 1.0
+) -> NoiseSchedule:
     "Continuous linear VP schedule (arXiv 2011.13456, Eq. 33). ValueError unless 0 <= beta_0 <= beta_1."
     return _VPLinear(beta_0, beta_1, net_time_scale)
+
 
 def _vp_edm() -> NoiseSchedule:
     "The linear VP schedule that matches EDM's `vp` networks (sigma/alpha up to 80)."
     return _VPLinear(0.10128707757050037, 17.427131936713508, 1.0)
 
-def _discrete(betas: Sequence[float] | Tensor | None = None,
-              alphas_cumprod: Sequence[float] | Tensor | None = None) -> NoiseSchedule:
+# %% ../nbs/foundations/schedule.ipynb #1d824d19
+def _discrete(
+    betas: Sequence[float] | Tensor | None = None,
+    alphas_cumprod: Sequence[float] | Tensor | None = None,
+) -> NoiseSchedule:
     "DDPM-style schedule from N betas in (0, 1) or N values of alpha_t^2, falling. Give exactly one of them."
-    if (betas is None) == (alphas_cumprod is None): raise ValueError("give exactly one of betas and alphas_cumprod")
-    if betas is None: return _Discrete(torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu())
+    if (betas is None) == (alphas_cumprod is None):
+        raise ValueError("give exactly one of betas and alphas_cumprod")
+    if betas is None:
+        return _Discrete(torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu())
     betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
-    if not ((betas > 0) & (betas < 1)).all(): raise ValueError(f"betas must lie inside (0, 1), got {betas.min():g}..{betas.max():g}")
+    if not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(f"betas must lie inside (0, 1), got {betas.min():g}..{betas.max():g}")
     return _Discrete((1 - betas).cumprod(0))
 
-def _ddpm(beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000, scaled: bool = False) -> NoiseSchedule:
+# %% ../nbs/foundations/schedule.ipynb #dd2d5824
+def _ddpm(
+    beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000, scaled: bool = False
+) -> NoiseSchedule:
     "DDPM's linear betas; `scaled`: linear in their square roots, as Stable Diffusion has them (0.00085 to 0.012)."
-    if not 0 < beta_start <= beta_end < 1 or steps < 2: raise ValueError(f"betas {beta_start}..{beta_end} in {steps} steps: need 0 < start <= end < 1")
+    if not 0 < beta_start <= beta_end < 1 or steps < 2:
+        raise ValueError(
+            f"betas {beta_start}..{beta_end} in {steps} steps: need 0 < start <= end < 1"
+        )
     power = 2 if scaled else 1
-    betas = torch.linspace(beta_start ** (1 / power), beta_end ** (1 / power), steps, dtype=torch.float64) ** power
-    return _Discrete((1 - betas).cumprod(0), dict(kind="ddpm", beta_start=beta_start, beta_end=beta_end, steps=steps, scaled=bool(scaled)))
+    betas = (
+        torch.linspace(
+            beta_start ** (1 / power), beta_end ** (1 / power), steps, dtype=torch.float64
+        )
+        ** power
+    )
+    return _Discrete(
+        (1 - betas).cumprod(0),
+        dict(
+            kind="ddpm", beta_start=beta_start, beta_end=beta_end, steps=steps, scaled=bool(scaled)
+        ),
+    )
 
+# %% ../nbs/foundations/schedule.ipynb #bd70400c
 def _flow(net_time_scale: float = 1.0) -> NoiseSchedule:
     "Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale` is 1000 for networks that count time in thousandths."
     return _Flow(net_time_scale)
 
 # %% ../nbs/foundations/schedule.ipynb #20bfe863
 _FAMILIES = dict(vp_linear=_vp_linear, vp_edm=_vp_edm, discrete=_discrete, ddpm=_ddpm, flow=_flow)
-for _name, _make in _FAMILIES.items(): setattr(NoiseSchedule, _name, staticmethod(_make))
+for _name, _make in _FAMILIES.items():
+    setattr(NoiseSchedule, _name, staticmethod(_make))
+
 
 def _from_config(config: dict) -> NoiseSchedule:
     "The schedule that `config` describes (`schedule.config` of another one, perhaps read from JSON)."
@@ -139,44 +222,66 @@ def _from_config(config: dict) -> NoiseSchedule:
     kind, values = config.get("kind"), {k: v for k, v in config.items() if k != "kind"}
     if not isinstance(kind, str) or kind not in _FAMILIES:
         raise ValueError(f"schedule kind {kind!r}: known are {', '.join(_FAMILIES)}")
-    try: return _FAMILIES[kind](**values)
-    except TypeError as e: raise ValueError(f"schedule {kind!r}: {e}") from None
+    try:
+        return _FAMILIES[kind](**values)
+    except TypeError as e:
+        raise ValueError(f"schedule {kind!r}: {e}") from None
 
+# %% ../nbs/foundations/schedule.ipynb #ef154847
 NoiseSchedule.from_config = staticmethod(_from_config)
 
 # %% ../nbs/foundations/schedule.ipynb #2949f68d
 SPACINGS = ("logSNR", "time_uniform", "time_quadratic", "edm")
-FLOW_LAMBDA = -3.0                                        # where a grid in lambda begins if there is no signal at t = 1
+FLOW_LAMBDA = -3.0  # where a grid in lambda begins if there is no signal at t = 1
 
-def spacing(schedule: NoiseSchedule, nfe: int, kind: str = "logSNR", t_eps: float = 1e-3,
-            power: float | None = None, rho: float = 7.0, shift: float = 1.0) -> Tensor:
+
+def spacing(
+    schedule: NoiseSchedule,
+    nfe: int,
+    kind: str = "logSNR",
+    t_eps: float = 1e-3,
+    power: float | None = None,
+    rho: float = 7.0,
+    shift: float = 1.0,
+) -> Tensor:
     """Time grid (nfe + 1,), float64, from 1 down to `t_eps`. `kind`: logSNR, time_uniform, time_quadratic, power
     (with `power` > 0) or edm (with `rho`). `shift` > 0 warps any of them. ValueError for other values."""
     if not isinstance(schedule, NoiseSchedule):
         raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
     check_steps(nfe, t_eps)
     if not isinstance(kind, str) or kind not in (*SPACINGS, "power"):
-        raise ValueError(f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm")
+        raise ValueError(
+            f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm"
+        )
     _check_positive(rho=rho, shift=shift)
     u = torch.linspace(0, 1, nfe + 1, dtype=torch.float64)
     powers = dict(time_uniform=1.0, time_quadratic=2.0, power=power)
-    if kind in powers: t = _power_grid(u, powers[kind], t_eps)
-    else: t = schedule.t_of_lambda(_lambda_grid(schedule, u, t_eps, rho if kind == "edm" else None))
-    if shift != 1.0: t = shift * t / (1 + (shift - 1) * t)
+    if kind in powers:
+        t = _power_grid(u, powers[kind], t_eps)
+    else:
+        t = schedule.t_of_lambda(_lambda_grid(schedule, u, t_eps, rho if kind == "edm" else None))
+    if shift != 1.0:
+        t = shift * t / (1 + (shift - 1) * t)
     t[0], t[-1] = 1.0, t_eps
     if not (t.diff() < 0).all():
-        raise ValueError(f"spacing {kind!r} with nfe={nfe}, t_eps={t_eps}, shift={shift}: the times do not fall, "
-                         "use a smaller t_eps or a shift nearer to 1")
+        raise ValueError(
+            f"spacing {kind!r} with nfe={nfe}, t_eps={t_eps}, shift={shift}: the times do not fall, "
+            "use a smaller t_eps or a shift nearer to 1"
+        )
     return t
 
+# %% ../nbs/foundations/schedule.ipynb #beb42249
 def _power_grid(u, power, t_eps):
     _check_positive(power=power)
     return (1 + u * (t_eps ** (1 / power) - 1)) ** power
 
+
 def _lambda_grid(schedule, u, t_eps, rho):
     first, last = schedule.lambda_(torch.tensor([1.0, t_eps], dtype=torch.float64))
-    if torch.isinf(first): first = torch.minimum(last - 1, torch.full_like(last, FLOW_LAMBDA))
-    if rho is None: return first + u * (last - first)
+    if torch.isinf(first):
+        first = torch.minimum(last - 1, torch.full_like(last, FLOW_LAMBDA))
+    if rho is None:
+        return first + u * (last - first)
     a, b = (-first / rho).exp(), (-last / rho).exp()
     return -rho * (a + u * (b - a)).log()
 
@@ -184,20 +289,27 @@ def _lambda_grid(schedule, u, t_eps, rho):
 def check_steps(nfe: int, t_eps: float) -> None:
     "ValueError unless `nfe` is a positive whole number and 0 < t_eps < 1."
     if isinstance(nfe, bool) or not isinstance(nfe, int) or nfe < 1:
-        raise ValueError(f"nfe={nfe!r}: the number of network evaluations must be a whole number, 1 or more")
+        raise ValueError(
+            f"nfe={nfe!r}: the number of network evaluations must be a whole number, 1 or more"
+        )
     if not _is_number(t_eps) or not 0 < t_eps < 1:
         raise ValueError(f"t_eps={t_eps!r}: the last time must lie between 0 and 1, 1e-3 is usual")
 
-def _is_number(v) -> bool: return isinstance(v, (int, float)) and not isinstance(v, bool)
+
+def _is_number(v) -> bool:
+    return isinstance(v, (int, float)) and not isinstance(v, bool)
+
 
 def _check_positive(**values) -> None:
     for name, v in values.items():
         if not _is_number(v) or not 0 < v < math.inf:
             raise ValueError(f"{name}={v!r}: a grid needs a positive number")
 
+# %% ../nbs/foundations/schedule.ipynb #40db0171
 def times_of_sigmas(schedule: NoiseSchedule, sigmas: Sequence[float] | Tensor) -> Tensor:
     "Time grid whose noise-to-signal ratios sigma/alpha are `sigmas` (falling), as tables of published grids give them."
-    try: s = torch.as_tensor(sigmas, dtype=torch.float64)
+    try:
+        s = torch.as_tensor(sigmas, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"sigmas={sigmas!r}: give at least two positive values, falling") from None
     if s.ndim != 1 or len(s) < 2 or not ((s > 0).all() and (s.diff() < 0).all()):

@@ -17,8 +17,9 @@ from .classic import multistep_terms
 __all__ = ['stick_breaking', 'stick_breaking_inverse', 'GeneralizedSolver']
 
 # %% ../nbs/00_solver.ipynb #9bebd7ec
-_LOWEST_LAMBDA = -12.0                                  # flow models start at -inf, where divided differences vanish
-_MARGIN = 1e-5                                          # keeps every break of the stick away from both ends
+_LOWEST_LAMBDA = -12.0  # flow models start at -inf, where divided differences vanish
+_MARGIN = 1e-5  # keeps every break of the stick away from both ends
+
 
 def stick_breaking(logits: Tensor, t_eps: float) -> Tensor:
     "Logits (N-1,) to a time grid (N+1,) that falls from 1 to t_eps (arXiv 2510.17699); times nearer to 1 than rounding coincide there."
@@ -27,96 +28,173 @@ def stick_breaking(logits: Tensor, t_eps: float) -> Tensor:
     ends = logits.new_tensor([t_eps, 1.0])
     return torch.cat([ends[:1], inner, ends[1:]]).flip(0)
 
+# %% ../nbs/00_solver.ipynb #649e1468
 def stick_breaking_inverse(times: Tensor) -> Tensor:
     "The logits (N-1,) of a grid (N+1,); ValueError if an interior time is out of the parametrisation's reach."
     times = torch.as_tensor(times, dtype=torch.float64)
-    if not (times.diff() < 0).all() or times[0] != 1: raise ValueError(f"times {times.tolist()} must start at 1 and fall strictly")
+    if not (times.diff() < 0).all() or times[0] != 1:
+        raise ValueError(f"times {times.tolist()} must start at 1 and fall strictly")
     t_eps, inner = times[-1], times[1:-1].flip(0)
     left = torch.cat([times.new_ones(1), 1 - (inner - t_eps) / (1 - t_eps)])
     mu = (left[1:] / left[:-1] - _MARGIN) / (1 - 2 * _MARGIN)
-    if not ((mu > 0) & (mu < 1)).all(): raise ValueError(f"times {times.tolist()} are too close together for stick breaking (margin {_MARGIN})")
+    if not ((mu > 0) & (mu < 1)).all():
+        raise ValueError(
+            f"times {times.tolist()} are too close together for stick breaking (margin {_MARGIN})"
+        )
     return torch.logit(mu)
 
 # %% ../nbs/00_solver.ipynb #3f280645
 class GeneralizedSolver(nn.Module):
     """Learnable tableau of `nfe` evaluations (arXiv 2510.17699). `order` points back take part (default nfe: all of them).
     Starts as DPM-Solver++ of order min(order, 3) on a grid uniform in t; `theory=False`: the S4S form, order >= 3."""
-    def __init__(self, schedule: NoiseSchedule, nfe: int, order: int | None = None, t_eps: float = 1e-3, theory: bool = True):
+
+    def __init__(
+        self,
+        schedule: NoiseSchedule,
+        nfe: int,
+        order: int | None = None,
+        t_eps: float = 1e-3,
+        theory: bool = True,
+    ):
         super().__init__()
         check_steps(nfe, t_eps)
         order = nfe if order is None else order
         if not isinstance(schedule, NoiseSchedule):
-            raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
-        if not isinstance(order, int) or isinstance(order, bool) or order < 1: raise ValueError(f"order={order!r}: need a whole number, 1 or more")
-        if not theory and order < 3: raise ValueError(f"order={order}: theory=False needs order 3 or more")
-        self.schedule, self.nfe, self.order, self.t_eps, self.theory = schedule, nfe, order, float(t_eps), bool(theory)
+            raise ValueError(
+                f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule"
+            )
+        if not isinstance(order, int) or isinstance(order, bool) or order < 1:
+            raise ValueError(f"order={order!r}: need a whole number, 1 or more")
+        if not theory and order < 3:
+            raise ValueError(f"order={order}: theory=False needs order 3 or more")
+        self.schedule, self.nfe, self.order, self.t_eps, self.theory = (
+            schedule,
+            nfe,
+            order,
+            float(t_eps),
+            bool(theory),
+        )
         uniform = torch.linspace(1, t_eps, nfe + 1, dtype=torch.float64)
-        zeros = lambda *shape: nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
+
+        def zeros(*shape):
+            return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
+
         self.time_logits = nn.Parameter(stick_breaking_inverse(uniform))
         self.offsets, self.a, self.c = zeros(nfe), zeros(nfe, order), zeros(nfe, order)
-        if not theory: self._start_at_theory()
+        if not theory:
+            self._start_at_theory()
 
     @property
     def config(self) -> dict:
         "JSON-ready; `GeneralizedSolver.from_config` makes an equal, untrained solver."
-        return dict(schedule=self.schedule.config, nfe=self.nfe, order=self.order, t_eps=self.t_eps, theory=self.theory)
+        return dict(
+            schedule=self.schedule.config,
+            nfe=self.nfe,
+            order=self.order,
+            t_eps=self.t_eps,
+            theory=self.theory,
+        )
+
     @property
-    def times(self) -> Tensor: return stick_breaking(self.time_logits, self.t_eps)
-    def extra_repr(self): return f"nfe={self.nfe}, order={self.order}, t_eps={self.t_eps}, theory={self.theory}"
+    def times(self) -> Tensor:
+        return stick_breaking(self.time_logits, self.t_eps)
+
+    def extra_repr(self):
+        return f"nfe={self.nfe}, order={self.order}, t_eps={self.t_eps}, theory={self.theory}"
 
 # %% ../nbs/00_solver.ipynb #8093d834
 @patch(as_prop=True)
 def used(self: GeneralizedSolver) -> dict[str, Tensor]:
     "Boolean masks by parameter name: True where an entry takes part in the tableau."
     points = torch.arange(self.order) <= torch.arange(self.nfe)[:, None]
-    offsets = torch.arange(self.nfe) > 0 if self.schedule.alpha(1.0) == 0 else torch.ones(self.nfe, dtype=torch.bool)
-    return dict(time_logits=torch.ones(self.nfe - 1, dtype=torch.bool), offsets=offsets, a=points, c=points.clone())
+    offsets = (
+        torch.arange(self.nfe) > 0
+        if self.schedule.alpha(1.0) == 0
+        else torch.ones(self.nfe, dtype=torch.bool)
+    )
+    return dict(
+        time_logits=torch.ones(self.nfe - 1, dtype=torch.bool),
+        offsets=offsets,
+        a=points,
+        c=points.clone(),
+    )
 
 # %% ../nbs/00_solver.ipynb #0fec7c44
 def _from_config(config: dict) -> GeneralizedSolver:
     "An untrained solver from another one's `config`."
-    return GeneralizedSolver(NoiseSchedule.from_config(config["schedule"]), **{k: v for k, v in config.items() if k != "schedule"})
+    return GeneralizedSolver(
+        NoiseSchedule.from_config(config["schedule"]),
+        **{k: v for k, v in config.items() if k != "schedule"},
+    )
+
 
 GeneralizedSolver.from_config = staticmethod(_from_config)
 
+# %% ../nbs/00_solver.ipynb #765b8365
 @patch
 def tableau(self: GeneralizedSolver, name: str = "gs") -> Tableau:
     "The solver as a table; gradients flow from its entries to the parameters."
     times = self.times.cpu()
-    lam, alpha, sigma = (f(times) for f in (self.schedule.lambda_, self.schedule.alpha, self.schedule.sigma))
+    lam, alpha, sigma = (
+        f(times) for f in (self.schedule.lambda_, self.schedule.alpha, self.schedule.sigma)
+    )
     lam = lam.clamp_min(_LOWEST_LAMBDA)
     row = self._theory_row if self.theory else self._free_row
     unit = torch.eye(2 * self.nfe, dtype=torch.float64)
-    rows = torch.stack([row(k, lam, alpha, sigma[k + 1] / sigma[k], unit[:self.nfe], unit[self.nfe:]) for k in range(self.nfe)])
+    rows = torch.stack(
+        [
+            row(k, lam, alpha, sigma[k + 1] / sigma[k], unit[: self.nfe], unit[self.nfe :])
+            for k in range(self.nfe)
+        ]
+    )
     offsets = self.offsets.cpu() * self.used["offsets"]
-    return Tableau(times, offsets, rows[:, :self.nfe], rows[:, self.nfe:], dict(name=name, schedule=self.schedule.config))
+    return Tableau(
+        times,
+        offsets,
+        rows[:, : self.nfe],
+        rows[:, self.nfe :],
+        dict(name=name, schedule=self.schedule.config),
+    )
 
+# %% ../nbs/00_solver.ipynb #7368ee2c
 @patch
-def sample(self: GeneralizedSolver, denoiser, x_T: Tensor, condition: Any = None, **kwargs) -> Tensor:
+def sample(
+    self: GeneralizedSolver, denoiser, x_T: Tensor, condition: Any = None, **kwargs
+) -> Tensor:
     "`gas_nb.tableau.sample` with this solver's tableau."
     return run_tableau(denoiser, x_T, self.tableau(), condition, **kwargs)
 
 # %% ../nbs/00_solver.ipynb #ae84dc24
 @patch
-def _directions(self: GeneralizedSolver, k: int, lam, alpha, D) -> list[tuple[Tensor | float, Tensor]]:
+def _directions(
+    self: GeneralizedSolver, k: int, lam, alpha, D
+) -> list[tuple[Tensor | float, Tensor]]:
     "Per entry of c[k]: the theory's weight, and the direction in the predictions that both of them multiply."
     points = min(k + 1, self.order)
     signs = (-1, 1, -1) if points >= 3 else (-1, -1)
     theory = multistep_terms(lam, alpha, D, k, min(points, 3))
-    return [(s * w, s * d) for (w, d), s in zip(theory, signs)] + [(0.0, D[k - i]) for i in range(3, points)]
+    return [(s * w, s * d) for (w, d), s in zip(theory, signs)] + [
+        (0.0, D[k - i]) for i in range(3, points)
+    ]
 
+# %% ../nbs/00_solver.ipynb #734d80ce
 @patch
 def _theory_row(self: GeneralizedSolver, k, lam, alpha, shrink, x, D):
     directions = self._directions(k, lam, alpha, D)
     row = shrink * x[k] + sum(self.a[k, i] * x[k - i] for i in range(len(directions)))
     return row + sum((w + self.c[k, i]) * d for i, (w, d) in enumerate(directions))
 
+
 @patch
 def _free_row(self: GeneralizedSolver, k, lam, alpha, shrink, x, D):
     K, points = -alpha[k + 1] * torch.expm1(lam[k] - lam[k + 1]), min(k + 1, self.order)
-    mix = lambda w: K * sum(w[k, i] * D[k - i] for i in range(points))
+
+    def mix(w):
+        return K * sum(w[k, i] * D[k - i] for i in range(points))
+
     return shrink * (shrink * x[k] + mix(self.c)) + mix(self.a)
 
+# %% ../nbs/00_solver.ipynb #4d6fb454
 @patch
 @torch.no_grad()
 def _start_at_theory(self: GeneralizedSolver):
@@ -126,16 +204,22 @@ def _start_at_theory(self: GeneralizedSolver):
     for k in range(self.nfe):
         row = sum(w * d for w, d in multistep_terms(lam, alpha, D, k, min(k + 1, self.order, 3)))
         K = -alpha[k + 1] * torch.expm1(lam[k] - lam[k + 1])
-        for i in range(min(k + 1, self.order)): self.c[k, i] = row[k - i] / K
+        for i in range(min(k + 1, self.order)):
+            self.c[k, i] = row[k - i] / K
 
 # %% ../nbs/00_solver.ipynb #785a3f93
 @patch
 @torch.no_grad()
 def load_tableau(self: GeneralizedSolver, tab: Tableau) -> GeneralizedSolver:
     "Set the parameters so that `tableau()` is `tab`, to rounding. ValueError if nfe, t_eps or the reach of `tab` do not fit."
-    if tab.nfe != self.nfe: raise ValueError(f"the tableau has nfe={tab.nfe}, this solver nfe={self.nfe}")
-    if abs(tab.times[-1].item() - self.t_eps) > 1e-12: raise ValueError(f"the tableau ends at t={tab.times[-1].item()}, this solver at t_eps={self.t_eps}")
-    if not self.theory: raise ValueError("load_tableau needs theory=True: the S4S form ties A to the schedule")
+    if tab.nfe != self.nfe:
+        raise ValueError(f"the tableau has nfe={tab.nfe}, this solver nfe={self.nfe}")
+    if abs(tab.times[-1].item() - self.t_eps) > 1e-12:
+        raise ValueError(
+            f"the tableau ends at t={tab.times[-1].item()}, this solver at t_eps={self.t_eps}"
+        )
+    if not self.theory:
+        raise ValueError("load_tableau needs theory=True: the S4S form ties A to the schedule")
     logits = stick_breaking_inverse(tab.times)
     a, c = torch.zeros_like(self.a), torch.zeros_like(self.c)
     zero = GeneralizedSolver(self.schedule, self.nfe, self.order, self.t_eps)
@@ -145,28 +229,54 @@ def load_tableau(self: GeneralizedSolver, tab: Tableau) -> GeneralizedSolver:
     lam, D = lam.clamp_min(_LOWEST_LAMBDA), torch.eye(self.nfe, dtype=torch.float64)
     for k in range(self.nfe):
         n = min(k + 1, self.order)
-        if tab.A[k, :k + 1 - n].any() or tab.C[k, :k + 1 - n].any():
-            raise ValueError(f"step {k} of the tableau reaches further back than order={self.order}: make the solver with order={self.nfe}")
-        a[k, :n] = (tab.A[k] - base.A[k])[k + 1 - n:k + 1].flip(0)
-        directions = torch.stack([d for _, d in zero._directions(k, lam, alpha, D)], 1)[k + 1 - n:k + 1]
-        c[k, :n] = torch.linalg.solve(directions, (tab.C[k] - base.C[k])[k + 1 - n:k + 1])
-    for p, value in ((self.time_logits, logits), (self.offsets, tab.offsets), (self.a, a), (self.c, c)): p.copy_(value)
+        if tab.A[k, : k + 1 - n].any() or tab.C[k, : k + 1 - n].any():
+            raise ValueError(
+                f"step {k} of the tableau reaches further back than order={self.order}: make the solver with order={self.nfe}"
+            )
+        a[k, :n] = (tab.A[k] - base.A[k])[k + 1 - n : k + 1].flip(0)
+        directions = torch.stack([d for _, d in zero._directions(k, lam, alpha, D)], 1)[
+            k + 1 - n : k + 1
+        ]
+        c[k, :n] = torch.linalg.solve(directions, (tab.C[k] - base.C[k])[k + 1 - n : k + 1])
+    for p, value in (
+        (self.time_logits, logits),
+        (self.offsets, tab.offsets),
+        (self.a, a),
+        (self.c, c),
+    ):
+        p.copy_(value)
     return self
 
 # %% ../nbs/00_solver.ipynb #ee4f456b
 @patch
 @torch.no_grad()
-def load_published_parameters(self: GeneralizedSolver, parameters: dict[str, Tensor]) -> GeneralizedSolver:
+def load_published_parameters(
+    self: GeneralizedSolver, parameters: dict[str, Tensor]
+) -> GeneralizedSolver:
     "Take parameters by their published names: mu_logit, t_couple, a{i}_diff, c{i}_diff, i = 1..order. ValueError names what does not fit."
     expected = {"mu_logit": self.nfe - 1, "t_couple": self.nfe}
     expected |= {f"{kind}{i}_diff": self.nfe for i in range(1, self.order + 1) for kind in "ac"}
     if set(parameters) != set(expected):
-        missing, extra = sorted(set(expected) - set(parameters)), sorted(set(parameters) - set(expected))
-        raise ValueError(f"parameters for nfe={self.nfe}, order={self.order}: missing {missing}, unexpected {extra}")
-    values = {n: torch.as_tensor(v, dtype=torch.float64, device="cpu") for n, v in parameters.items()}
+        missing, extra = (
+            sorted(set(expected) - set(parameters)),
+            sorted(set(parameters) - set(expected)),
+        )
+        raise ValueError(
+            f"parameters for nfe={self.nfe}, order={self.order}: missing {missing}, unexpected {extra}"
+        )
+    values = {
+        n: torch.as_tensor(v, dtype=torch.float64, device="cpu") for n, v in parameters.items()
+    }
     for name, n in expected.items():
-        if values[name].shape != (n,): raise ValueError(f"{name} has shape {tuple(values[name].shape)}: nfe={self.nfe} needs ({n},)")
-        if not torch.isfinite(values[name]).all(): raise ValueError(f"{name} has values that are not finite")
-    self.time_logits.copy_(values["mu_logit"]); self.offsets.copy_(values["t_couple"])
-    for i in range(self.order): self.a[:, i] = values[f"a{i + 1}_diff"]; self.c[:, i] = values[f"c{i + 1}_diff"]
+        if values[name].shape != (n,):
+            raise ValueError(
+                f"{name} has shape {tuple(values[name].shape)}: nfe={self.nfe} needs ({n},)"
+            )
+        if not torch.isfinite(values[name]).all():
+            raise ValueError(f"{name} has values that are not finite")
+    self.time_logits.copy_(values["mu_logit"])
+    self.offsets.copy_(values["t_couple"])
+    for i in range(self.order):
+        self.a[:, i] = values[f"a{i + 1}_diff"]
+        self.c[:, i] = values[f"c{i + 1}_diff"]
     return self

@@ -4,9 +4,28 @@
 
 # %% ../nbs/04_evaluate.ipynb #sw000006
 from __future__ import annotations
-import argparse, glob, hashlib, json, math, os, platform, subprocess, sys, threading, time, traceback
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+import argparse
+import glob
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+# %% auto #0
+__all__ = ['CLASSIC', 'LEARNED', 'DEFAULT_SPACING', 'EXACT', 'TABLES', 'FIGURES', 'NAMES', 'TITLES', 'SweepConfig',
+           'training_config', 'Cell', 'sweep_cells', 'Sweep', 'prepare', 'best_spacing', 'trained', 'run_cell',
+           'provenance', 'finished_run', 'train_solvers', 'run_job', 'run_sweep', 'run_processes', 'figure_names',
+           'results', 'summary', 'app_rows', 'write_results', 'markdown_tables', 'load_sweep', 'main']
+
+# %% ../nbs/04_evaluate.ipynb #26844c2c
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from itertools import count
@@ -17,30 +36,63 @@ from typing import Any
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
+
+# %% ../nbs/04_evaluate.ipynb #108aa688
 from .classic import classic_tableau
-from .data import EVAL_SEED, MAX_SEED, PairDataset, generate_pairs, pairs_folder, teacher_differences, told, train_seeds
-from .evaluation import METRICS, Judge, Reference, best_classic, measure
-from .files import atomic_path, release_folder, save_safetensors_atomic, write_json_atomic, write_text_atomic
+from gas_nb.data import (
+    EVAL_SEED,
+    MAX_SEED,
+    PairDataset,
+    generate_pairs,
+    pairs_folder,
+    teacher_differences,
+    told,
+    train_seeds,
+)
+from .evaluation import Judge, Reference, best_classic, measure
+
+# %% ../nbs/04_evaluate.ipynb #bfbcd132
+from gas_nb.files import (
+    atomic_path,
+    release_folder,
+    save_safetensors_atomic,
+    write_json_atomic,
+    write_text_atomic,
+)
 from .parallel import launched, on_main
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
 from .training import check_flag, check_text, check_whole, run_name
-from .training import RunLog, TrainConfig, load_state, make_training_pairs, open_run, preset_config, results_folder, teacher_of, train as distil
 
-# %% auto #0
-__all__ = ['CLASSIC', 'LEARNED', 'DEFAULT_SPACING', 'EXACT', 'TABLES', 'FIGURES', 'NAMES', 'TITLES', 'SweepConfig',
-           'training_config', 'Cell', 'sweep_cells', 'Sweep', 'prepare', 'best_spacing', 'trained', 'run_cell',
-           'provenance', 'finished_run', 'train_solvers', 'run_job', 'run_sweep', 'run_processes', 'figure_names',
-           'results', 'summary', 'app_rows', 'write_results', 'markdown_tables', 'load_sweep', 'main']
+# %% ../nbs/04_evaluate.ipynb #1aef61eb
+from gas_nb.training import (
+    RunLog,
+    TrainConfig,
+    load_state,
+    make_training_pairs,
+    open_run,
+    preset_config,
+    results_folder,
+    teacher_of,
+    train as distil,
+)
 
 # %% ../nbs/04_evaluate.ipynb #sw000011
-CLASSIC = dict(ddim=("ddim", 1), dpm_solver_pp_2m=("dpm_solver_pp", 2), dpm_solver_pp_3m=("dpm_solver_pp", 3), unipc=("unipc", 3), ipndm=("ipndm", 3))
+CLASSIC = dict(
+    ddim=("ddim", 1),
+    dpm_solver_pp_2m=("dpm_solver_pp", 2),
+    dpm_solver_pp_3m=("dpm_solver_pp", 3),
+    unipc=("unipc", 3),
+    ipndm=("ipndm", 3),
+)
 LEARNED = ("gs", "gas")
 DEFAULT_SPACING = "logSNR"
 
+# %% ../nbs/04_evaluate.ipynb #122d7b67
 @dataclass(frozen=True)
 class SweepConfig:
     "Everything that decides the figures. Checks itself: ValueError names the value and what is allowed."
+
     teacher: str = "fmnist"
     nfes: tuple = (4, 5, 6, 7, 8, 10)
     solvers: tuple = (*CLASSIC, *LEARNED)
@@ -60,176 +112,336 @@ class SweepConfig:
     device: str = "auto"
 
     def __post_init__(self):
-        for name in _TEXTS: object.__setattr__(self, name, check_text(name, getattr(self, name)))
+        for name in _TEXTS:
+            object.__setattr__(self, name, check_text(name, getattr(self, name)))
         object.__setattr__(self, "nfes", _numbers(self.nfes))
         object.__setattr__(self, "solvers", _names(self.solvers))
         _check(self)
 
 # %% ../nbs/04_evaluate.ipynb #sw000012
 def _numbers(given: Any) -> tuple:
-    parts = given.replace(",", " ").split() if isinstance(given, str) else [given] if isinstance(given, int) else given
-    try: return tuple(sorted({check_whole("nfes", int(p) if isinstance(p, str) else p, 1) for p in parts}))
-    except (ValueError, TypeError): raise ValueError(f"nfes={given!r}: give whole numbers from 1 to 50, as in '4 6 8'") from None
+    parts = (
+        given.replace(",", " ").split()
+        if isinstance(given, str)
+        else [given]
+        if isinstance(given, int)
+        else given
+    )
+    try:
+        return tuple(
+            sorted({check_whole("nfes", int(p) if isinstance(p, str) else p, 1) for p in parts})
+        )
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"nfes={given!r}: give whole numbers from 1 to 50, as in '4 6 8'"
+        ) from None
 
+# %% ../nbs/04_evaluate.ipynb #1004649f
 def _names(given: Any) -> tuple:
     names = given.replace(",", " ").split() if isinstance(given, str) else given
-    if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"solvers={given!r}: give at least one of {', '.join([*CLASSIC, *LEARNED])}")
+    if (
+        not isinstance(names, (list, tuple))
+        or not names
+        or not all(isinstance(n, str) for n in names)
+    ):
+        raise ValueError(
+            f"solvers={given!r}: give at least one of {', '.join([*CLASSIC, *LEARNED])}"
+        )
     return tuple(dict.fromkeys(names))
 
-_TEXTS = ("teacher", "metrics", "features", "reference", "inception", "weights", "prompts", "condition", "preset", "device")
+# %% ../nbs/04_evaluate.ipynb #ea9f1785
+_TEXTS = (
+    "teacher",
+    "metrics",
+    "features",
+    "reference",
+    "inception",
+    "weights",
+    "prompts",
+    "condition",
+    "preset",
+    "device",
+)
 
+# %% ../nbs/04_evaluate.ipynb #cf2afb28
 def _check(c: SweepConfig) -> None:
     teacher_kind(c.teacher)
-    if not c.nfes or c.nfes[0] < 1 or c.nfes[-1] > 50: raise ValueError(f"nfes={c.nfes}: give numbers from 1 to 50")
+    if not c.nfes or c.nfes[0] < 1 or c.nfes[-1] > 50:
+        raise ValueError(f"nfes={c.nfes}: give numbers from 1 to 50")
     if wrong := [s for s in c.solvers if s not in CLASSIC and s not in LEARNED]:
         raise ValueError(f"solvers {wrong}: choose from {', '.join([*CLASSIC, *LEARNED])}")
     for name, least in (("n_samples", 2), ("repeats", 1), ("n_search", 2), ("exact_steps", 0)):
         object.__setattr__(c, name, check_whole(name, getattr(c, name), least))
     check_flag("train", c.train)
-    if c.exact_steps > 1000: raise ValueError(f"exact_steps={c.exact_steps}: at most 1000")
-    if EVAL_SEED + c.n_samples * c.repeats > MAX_SEED: raise ValueError(f"n_samples={c.n_samples} times repeats={c.repeats}: more than there are seeds")
-    if c.teacher == "coco" and len(c.nfes) > 1: raise ValueError(f"nfes={c.nfes}: the teacher of coco depends on the NFE; sweep one at a time")
-    if c.condition not in ("random", "none"): raise ValueError(f"condition={c.condition!r}: choose random or none")
+    if c.exact_steps > 1000:
+        raise ValueError(f"exact_steps={c.exact_steps}: at most 1000")
+    if EVAL_SEED + c.n_samples * c.repeats > MAX_SEED:
+        raise ValueError(
+            f"n_samples={c.n_samples} times repeats={c.repeats}: more than there are seeds"
+        )
+    if c.teacher == "coco" and len(c.nfes) > 1:
+        raise ValueError(
+            f"nfes={c.nfes}: the teacher of coco depends on the NFE; sweep one at a time"
+        )
+    if c.condition not in ("random", "none"):
+        raise ValueError(f"condition={c.condition!r}: choose random or none")
     training_config(c, c.nfes[0])
 
 # %% ../nbs/04_evaluate.ipynb #5bcf6b27
 def training_config(c: SweepConfig, nfe: int) -> TrainConfig:
     "The settings that GS and GAS are trained with for `nfe`; they name the teacher too."
-    return preset_config(c.preset, teacher=c.teacher, weights=c.weights, prompts=c.prompts, nfe=nfe, condition=c.condition, device=c.device,
-                         adversarial_weight=None if "gas" in c.solvers else 0.0)
+    return preset_config(
+        c.preset,
+        teacher=c.teacher,
+        weights=c.weights,
+        prompts=c.prompts,
+        nfe=nfe,
+        condition=c.condition,
+        device=c.device,
+        adversarial_weight=None if "gas" in c.solvers else 0.0,
+    )
 
+# %% ../nbs/04_evaluate.ipynb #a2e2ae82
 @dataclass(frozen=True)
 class Cell:
     "One solver, `choice` of times (best, default, learned, own), NFE and repeat."
+
     solver: str
     choice: str
     nfe: int
     repeat: int
 
+# %% ../nbs/04_evaluate.ipynb #e0e1e674
 def sweep_cells(config: SweepConfig, nfe: int | None = None) -> list[Cell]:
     "The cells of a sweep, or of one NFE: all of the first repeat, then all of the second."
-    choices = lambda s: ("best", "default") if s in CLASSIC else ("learned",)
-    return [Cell(s, choice, n, r) for r in range(config.repeats) for n in config.nfes if nfe in (None, n) for s in config.solvers for choice in choices(s)]
+
+    def choices(s):
+        return ("best", "default") if s in CLASSIC else ("learned",)
+
+    return [
+        Cell(s, choice, n, r)
+        for r in range(config.repeats)
+        for n in config.nfes
+        if nfe in (None, n)
+        for s in config.solvers
+        for choice in choices(s)
+    ]
 
 # %% ../nbs/04_evaluate.ipynb #sw000021
 class Sweep:
     "A sweep and its folder `<output_dir>/sweep-<teacher>`. Nothing heavy is loaded before it is needed; `prepare` checks everything."
-    def __init__(self, config: SweepConfig, output_dir: str | Path = "runs", runs: str | Path | None = None):
+
+    def __init__(
+        self, config: SweepConfig, output_dir: str | Path = "runs", runs: str | Path | None = None
+    ):
         self.config, self.root = config, results_folder(output_dir)
         self.runs = self.root if runs in (None, "") else Path(check_text("runs", runs)).resolve()
-        if not self.runs.is_dir(): raise ValueError(f"runs={str(runs)!r}: no such folder")
+        if not self.runs.is_dir():
+            raise ValueError(f"runs={str(runs)!r}: no such folder")
         self.folder = self.root / f"sweep-{Path(config.teacher).name}"
         self._teacher = self._judge = None
-        self.frozen = False                                            # True: only look up, measure nothing
+        self.frozen = False  # True: only look up, measure nothing
 
     @property
     def teacher(self) -> Teacher:
-        if self._teacher is None: self._teacher = teacher_of(training_config(self.config, self.config.nfes[0]))
+        if self._teacher is None:
+            self._teacher = teacher_of(training_config(self.config, self.config.nfes[0]))
         return self._teacher
+
     @property
     def judge(self) -> Judge:
         c = self.config
         if self._judge is None:
-            self._judge = Judge(self.teacher, c.metrics, c.features, self._reference(), c.inception or None)
-            if self._judge.reference: self._judge.reference = self._settle(self._judge.reference)
+            self._judge = Judge(
+                self.teacher, c.metrics, c.features, self._reference(), c.inception or None
+            )
+            if self._judge.reference:
+                self._judge.reference = self._settle(self._judge.reference)
         return self._judge
+
     @property
-    def conditions(self) -> str | None: return "random" if self.config.condition == "random" and self.teacher.n_classes else None
+    def conditions(self) -> str | None:
+        return "random" if self.config.condition == "random" and self.teacher.n_classes else None
 
     def _reference(self) -> Any:
-        if self.config.reference != "dataset": return self.config.reference or None
-        if self.config.teacher == "digits": return self.teacher.denoiser.net.centres.cpu().reshape(-1, 1, 8, 8)
-        if self.config.teacher != "fmnist": raise ValueError(f"reference='dataset': {self.config.teacher} comes without images; give a folder or an .npz")
+        if self.config.reference != "dataset":
+            return self.config.reference or None
+        if self.config.teacher == "digits":
+            return self.teacher.denoiser.net.centres.cpu().reshape(-1, 1, 8, 8)
+        if self.config.teacher != "fmnist":
+            raise ValueError(
+                f"reference='dataset': {self.config.teacher} comes without images; give a folder or an .npz"
+            )
         from gas_nb.teachers.fmnist_data import load_fashion_mnist
+
         return load_fashion_mnist("train")[0]
 
-def _digest(settings: Any) -> str: return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+# %% ../nbs/04_evaluate.ipynb #f02f2f28
+def _digest(settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
 
 # %% ../nbs/04_evaluate.ipynb #sw00002s
 def _settle(self: Sweep, reference: Reference, tolerance: float = 1e-5) -> Reference:
     "`reference`, or the one that the folder keeps if they are equal but for rounding."
     path = self.folder / "reference.safetensors"
-    mine = dict(mean=reference.mean, covariance=reference.covariance) | ({} if reference.features is None else dict(features=reference.features))
+    mine = dict(mean=reference.mean, covariance=reference.covariance) | (
+        {} if reference.features is None else dict(features=reference.features)
+    )
     try:
-        with safe_open(path, "pt") as f: kept = {k: f.get_tensor(k) for k in f.keys()}
-    except (OSError, SafetensorError): kept = {}                       # none yet, or damaged
+        with safe_open(path, "pt") as f:
+            kept = {k: f.get_tensor(k) for k in f.keys()}
+    except (OSError, SafetensorError):
+        kept = {}  # none yet, or damaged
     scale = reference.covariance.diagonal().clamp_min(0).sqrt()
     units = dict(mean=scale, covariance=scale * scale[:, None], features=scale)
-    same = lambda k: kept[k].shape == mine[k].shape and bool(((kept[k] - mine[k]).abs() <= tolerance * (units[k] + 1e-12)).all())
-    if kept.keys() == mine.keys() and all(same(k) for k in mine): return Reference(**kept, source=reference.source)
-    if not self.frozen: save_safetensors_atomic(path, mine)
+
+    def same(k):
+        return kept[k].shape == mine[k].shape and bool(
+            ((kept[k] - mine[k]).abs() <= tolerance * (units[k] + 1e-12)).all()
+        )
+
+    if kept.keys() == mine.keys() and all(same(k) for k in mine):
+        return Reference(**kept, source=reference.source)
+    if not self.frozen:
+        save_safetensors_atomic(path, mine)
     return reference
 
+# %% ../nbs/04_evaluate.ipynb #f198a498
 Sweep._settle = _settle
 
 # %% ../nbs/04_evaluate.ipynb #sw000023
-def _pairs(self: Sweep, seeds: range, teacher: Teacher | None = None, progress: Callable | None = None) -> PairDataset:
+def _pairs(
+    self: Sweep, seeds: range, teacher: Teacher | None = None, progress: Callable | None = None
+) -> PairDataset:
     "The pairs of `seeds`, on disk; what is there is not made again."
     teacher = teacher or self.teacher
     folder = on_main(pairs_folder, self.root / "pairs", teacher, seeds, self.conditions)
     return generate_pairs(teacher, seeds, folder, self.conditions, progress=progress)
 
+
 def _seeds(self: Sweep, repeat: int) -> range:
     n = self.config.n_samples
     return range(EVAL_SEED + repeat * n, EVAL_SEED + (repeat + 1) * n)
 
+# %% ../nbs/04_evaluate.ipynb #e7929d8b
 def _exact(self: Sweep) -> Teacher:
     "The same teacher with a solver of `exact_steps` steps."
-    recipe = dict(solver="dpm_solver_pp", order=2, nfe=self.config.exact_steps, spacing="logSNR", t_eps=self.teacher.t_eps)
+    recipe = dict(
+        solver="dpm_solver_pp",
+        order=2,
+        nfe=self.config.exact_steps,
+        spacing="logSNR",
+        t_eps=self.teacher.t_eps,
+    )
     return replace(self.teacher, recipe=recipe, make_tableau=None)
 
+# %% ../nbs/04_evaluate.ipynb #5442d443
 def prepare(self: Sweep, progress: Callable[[str, int, int], None] = lambda *a: None) -> Sweep:
     "Check everything that could stop the sweep later, then make all pairs. Cheap when they are there."
     c, _ = self.config, self.judge
     self.folder.mkdir(parents=True, exist_ok=True)
-    if set(c.solvers) & set(CLASSIC): self._pairs(train_seeds(c.n_search), progress=lambda i, n: progress("pairs for the search", i, n))
+    if set(c.solvers) & set(CLASSIC):
+        self._pairs(
+            train_seeds(c.n_search), progress=lambda i, n: progress("pairs for the search", i, n)
+        )
     for r in range(c.repeats):
-        self._pairs(self._seeds(r), progress=lambda i, n: progress(f"pairs, repeat {r + 1} of {c.repeats}", i, n))
-        if c.exact_steps: self._pairs(self._seeds(r), self._exact(), progress=lambda i, n: progress(f"solutions in {c.exact_steps} steps", i, n))
+        self._pairs(
+            self._seeds(r),
+            progress=lambda i, n: progress(f"pairs, repeat {r + 1} of {c.repeats}", i, n),
+        )
+        if c.exact_steps:
+            self._pairs(
+                self._seeds(r),
+                self._exact(),
+                progress=lambda i, n: progress(f"solutions in {c.exact_steps} steps", i, n),
+            )
     return self
 
+# %% ../nbs/04_evaluate.ipynb #a93f600b
 Sweep._pairs, Sweep._seeds, Sweep._exact, Sweep.prepare = _pairs, _seeds, _exact, prepare
 
 # %% ../nbs/04_evaluate.ipynb #sw000025
 def _tableau(self: Sweep, cell: Cell) -> Tableau:
     "The tableau of a cell; LookupError if no such solver was trained."
-    if cell.solver == "teacher": return self.teacher.tableau
-    if cell.solver in LEARNED: return self.trained(cell.solver, cell.nfe)
+    if cell.solver == "teacher":
+        return self.teacher.tableau
+    if cell.solver in LEARNED:
+        return self.trained(cell.solver, cell.nfe)
     family, order = CLASSIC[cell.solver]
     kind = DEFAULT_SPACING if cell.choice == "default" else self.best_spacing(cell.solver, cell.nfe)
-    return classic_tableau(family, self.teacher.schedule, cell.nfe, kind, self.teacher.t_eps, **({"order": order} if order > 1 else {}))
+    return classic_tableau(
+        family,
+        self.teacher.schedule,
+        cell.nfe,
+        kind,
+        self.teacher.t_eps,
+        **({"order": order} if order > 1 else {}),
+    )
 
+# %% ../nbs/04_evaluate.ipynb #83e5c5ad
 def best_spacing(self: Sweep, solver: str, nfe: int) -> str:
     "The spacing with which a training-free solver comes closest (L1) to the teacher on the pairs of the search."
     family, order = CLASSIC[solver]
-    settings = dict(search=1, teacher=self.teacher.config, solver=family, order=order, nfe=nfe, n=self.config.n_search, condition=self.conditions)
+    settings = dict(
+        search=1,
+        teacher=self.teacher.config,
+        solver=family,
+        order=order,
+        nfe=nfe,
+        n=self.config.n_search,
+        condition=self.conditions,
+    )
     path, known = _stored(self.folder / "search", settings)
     if known is None or not isinstance(known.get("spacing"), str):
-        if self.frozen: raise LookupError(f"the spacing of {solver} for {nfe} evaluations was not searched yet")
-        table = best_classic(self.teacher, family, nfe, self._pairs(train_seeds(self.config.n_search)).tensors(), orders=(order,))
-        write_json_atomic(path, known := dict(settings=settings, spacing=table.meta["recipe"]["spacing"]))
+        if self.frozen:
+            raise LookupError(f"the spacing of {solver} for {nfe} evaluations was not searched yet")
+        table = best_classic(
+            self.teacher,
+            family,
+            nfe,
+            self._pairs(train_seeds(self.config.n_search)).tensors(),
+            orders=(order,),
+        )
+        write_json_atomic(
+            path, known := dict(settings=settings, spacing=table.meta["recipe"]["spacing"])
+        )
     return known["spacing"]
 
+# %% ../nbs/04_evaluate.ipynb #23ea1d75
 def trained(self: Sweep, kind: str, nfe: int) -> Tableau:
     "The trained solver `kind` (gs, gas) for this teacher and NFE; LookupError says where it was looked for."
     own = finished_run(self.root, training_config(self.config, nfe)) if self.config.train else None
-    folders = sorted((p.parent for p in self.runs.glob(f"*/{kind}.json")), key=lambda d: d.stat().st_mtime, reverse=True)
+    folders = sorted(
+        (p.parent for p in self.runs.glob(f"*/{kind}.json")),
+        key=lambda d: d.stat().st_mtime,
+        reverse=True,
+    )
     shipped = Path(str(files("gas_nb"))) / "solvers" / f"{self.teacher.name}-{kind}-{nfe}.json"
-    candidates = ([own / f"{kind}.json"] if own else []) if self.config.train else [d / f"{kind}.json" for d in folders] + [shipped]
+    candidates = (
+        ([own / f"{kind}.json"] if own else [])
+        if self.config.train
+        else [d / f"{kind}.json" for d in folders] + [shipped]
+    )
     for path in candidates:
-        if (table := _fitting(path, self.teacher, nfe)) is not None: return table
-    raise LookupError(f"no {kind} for {nfe} evaluations of {self.teacher.name} in {self.runs} or in the package: run with train, or make train NFE={nfe}")
+        if (table := _fitting(path, self.teacher, nfe)) is not None:
+            return table
+    raise LookupError(
+        f"no {kind} for {nfe} evaluations of {self.teacher.name} in {self.runs} or in the package: run with train, or make train NFE={nfe}"
+    )
 
+# %% ../nbs/04_evaluate.ipynb #8e3b2dd5
 Sweep.tableau, Sweep.best_spacing, Sweep.trained = _tableau, best_spacing, trained
 
 # %% ../nbs/04_evaluate.ipynb #sw000026
 def _read(path: Path) -> dict | None:
     "A JSON object that was written here, or None: missing or damaged files are made again."
-    try: found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError): return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
     return found if isinstance(found, dict) else None
 
+# %% ../nbs/04_evaluate.ipynb #02b4a3e5
 def _stored(folder: Path, settings: dict) -> tuple[Path, dict | None]:
     """The file of `settings` in `folder` and what is in it (None: nothing yet). Its name is made of what a teacher was told; where
     another teacher has that name, by what was measured, it is numbered."""
@@ -237,39 +449,82 @@ def _stored(folder: Path, settings: dict) -> tuple[Path, dict | None]:
     for i in count(1):
         path = folder / (f"{name}.json" if i == 1 else f"{name}-{i}.json")
         known = _read(path)
-        if known is None or not teacher_differences(known.get("settings", {}).get("teacher"), settings["teacher"]): return path, known
+        if known is None or not teacher_differences(
+            known.get("settings", {}).get("teacher"), settings["teacher"]
+        ):
+            return path, known
 
+# %% ../nbs/04_evaluate.ipynb #237b17c8
 def _fitting(path: Path, teacher: Teacher, nfe: int) -> Tableau | None:
     "The tableau in a file if it is for `nfe` and was distilled from this teacher with this network."
-    try: table = Tableau.load(path)
-    except (OSError, ValueError): return None
-    if table.nfe != nfe or not f"/{table.meta.get('teacher')}".endswith(f"/{teacher.name}"): return None
-    weights, checkpoint = table.meta.get("weights"), path.parent / "checkpoint.safetensors"
-    if weights is not None: return table if weights == teacher.weights_hash else None
-    if not checkpoint.is_file(): return table
     try:
-        with safe_open(checkpoint, "pt") as f: made = json.loads(f.metadata()["state"])["teacher"]
-        return None if teacher_differences(made | dict(recipe=None), teacher.config | dict(recipe=None)) else table
-    except Exception: return None                                      # a damaged checkpoint vouches for nothing
+        table = Tableau.load(path)
+    except (OSError, ValueError):
+        return None
+    if table.nfe != nfe or not f"/{table.meta.get('teacher')}".endswith(f"/{teacher.name}"):
+        return None
+    weights, checkpoint = table.meta.get("weights"), path.parent / "checkpoint.safetensors"
+    if weights is not None:
+        return table if weights == teacher.weights_hash else None
+    if not checkpoint.is_file():
+        return table
+    try:
+        with safe_open(checkpoint, "pt") as f:
+            made = json.loads(f.metadata()["state"])["teacher"]
+        return (
+            None
+            if teacher_differences(made | dict(recipe=None), teacher.config | dict(recipe=None))
+            else table
+        )
+    except Exception:
+        return None  # a damaged checkpoint vouches for nothing
 
 # %% ../nbs/04_evaluate.ipynb #sw000031
 def run_cell(self: Sweep, cell: Cell) -> dict:
     "The row of one cell, from its file or measured now. LookupError if there is no such solver."
     table, c, seeds = self.tableau(cell), self.config, self._seeds(cell.repeat)
-    settings = dict(version=1, teacher=self.teacher.config, tableau=json.loads(table.to_json()) | dict(meta=None), seeds=[seeds[0], len(seeds)],
-                    condition=self.conditions, metrics=self.judge.metrics, features=self.judge.features_name, keep=self.judge.keep, block=self.judge.size,
-                    reference=self.judge.reference.digest if self.judge.reference else None, exact=c.exact_steps, device=self.teacher.device.type)
+    settings = dict(
+        version=1,
+        teacher=self.teacher.config,
+        tableau=json.loads(table.to_json()) | dict(meta=None),
+        seeds=[seeds[0], len(seeds)],
+        condition=self.conditions,
+        metrics=self.judge.metrics,
+        features=self.judge.features_name,
+        keep=self.judge.keep,
+        block=self.judge.size,
+        reference=self.judge.reference.digest if self.judge.reference else None,
+        exact=c.exact_steps,
+        device=self.teacher.device.type,
+    )
     path, known = _stored(self.folder / "cells", settings)
     if known is None or "row" not in known:
-        if self.frozen: raise LookupError(f"{cell} is not measured yet")
+        if self.frozen:
+            raise LookupError(f"{cell} is not measured yet")
         started = time.perf_counter()
         row = self.judge(table, self._pairs(seeds).shards())[0]
-        if c.exact_steps: row["l1_exact"] = Judge(self.teacher, "l1")(table, self._pairs(seeds, self._exact()).shards())[0]["l1"]
-        known = dict(settings=settings, row=row, seconds=time.perf_counter() - started, provenance=provenance(self.teacher.device))
+        if c.exact_steps:
+            row["l1_exact"] = Judge(self.teacher, "l1")(
+                table, self._pairs(seeds, self._exact()).shards()
+            )[0]["l1"]
+        known = dict(
+            settings=settings,
+            row=row,
+            seconds=time.perf_counter() - started,
+            provenance=provenance(self.teacher.device),
+        )
         write_json_atomic(path, known)
     recipe = table.meta.get("recipe", {})
-    return dict(known["row"], **asdict(cell), spacing=recipe.get("spacing", "learned"), order=recipe.get("order"), first_seed=seeds[0], cell=path.stem)
+    return dict(
+        known["row"],
+        **asdict(cell),
+        spacing=recipe.get("spacing", "learned"),
+        order=recipe.get("order"),
+        first_seed=seeds[0],
+        cell=path.stem,
+    )
 
+# %% ../nbs/04_evaluate.ipynb #047bd015
 Sweep.run_cell = run_cell
 
 # %% ../nbs/04_evaluate.ipynb #sw000032
@@ -277,99 +532,184 @@ Sweep.run_cell = run_cell
 def _commit() -> str | None:
     "The commit that the package's files are at, with `+` if they differ from it; None outside a checkout."
     root = Path(str(files("gas_nb"))).parent
-    def git(*args): return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=20)
+
+    def git(*args):
+        return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, timeout=20)
+
     try:
         head, changed = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "gas_nb")
-        return head.stdout.strip() + ("+" if changed.stdout.strip() else "") if head.returncode == 0 else None
-    except (OSError, subprocess.SubprocessError): return None
+        return (
+            head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+            if head.returncode == 0
+            else None
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
 
+# %% ../nbs/04_evaluate.ipynb #039941e7
 def _version(package: str) -> str | None:
-    try: return metadata.version(package)
-    except metadata.PackageNotFoundError: return None
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
+# %% ../nbs/04_evaluate.ipynb #8f1c61f7
 def provenance(device: str | torch.device = "cpu") -> dict:
     "Where and with what a figure was made: date (UTC), commit, versions, device, threads."
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
-    versions = {p: _version(p) for p in ("gas_nb", "torch", "numpy", "diffusers", "torch-fidelity")} | dict(python=platform.python_version())
-    return dict(date=datetime.now(timezone.utc).isoformat(timespec="seconds"), commit=_commit(), versions=versions, device=str(device), device_name=name,
-                threads=torch.get_num_threads())
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()}, {os.cpu_count()} cores"
+    )
+    versions = {
+        p: _version(p) for p in ("gas_nb", "torch", "numpy", "diffusers", "torch-fidelity")
+    } | dict(python=platform.python_version())
+    return dict(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        commit=_commit(),
+        versions=versions,
+        device=str(device),
+        device_name=name,
+        threads=torch.get_num_threads(),
+    )
 
 # %% ../nbs/04_evaluate.ipynb #sw000041
 def finished_run(root: Path, config: TrainConfig) -> Path | None:
     "The run with exactly these settings that came to its end, or None."
     mine = json.loads(json.dumps(asdict(config)))
     for folder in sorted(Path(root).glob(f"{glob.escape(run_name(config))}-*")):
-        if _read(folder / "config.json") == mine and all((folder / f).is_file() for f in ("metrics.json", "gs.json")): return folder
+        if _read(folder / "config.json") == mine and all(
+            (folder / f).is_file() for f in ("metrics.json", "gs.json")
+        ):
+            return folder
     return None
 
+# %% ../nbs/04_evaluate.ipynb #6dd8720b
 def train_solvers(self: Sweep, nfe: int, report: Callable[[str], None] = print) -> Path:
     "The folder of the finished training for `nfe`, trained now if it is not there."
     config = training_config(self.config, nfe)
-    if (done := finished_run(self.root, config)) is not None: return done
+    if (done := finished_run(self.root, config)) is not None:
+        return done
     folder = open_run(self.root, config)
-    try: return _train_solvers(self, config, folder, report)
-    finally: release_folder(folder)
+    try:
+        return _train_solvers(self, config, folder, report)
+    finally:
+        release_folder(folder)
 
-def _train_solvers(self: Sweep, config: TrainConfig, folder: Path, report: Callable[[str], None]) -> Path:
+# %% ../nbs/04_evaluate.ipynb #202a110a
+def _train_solvers(
+    self: Sweep, config: TrainConfig, folder: Path, report: Callable[[str], None]
+) -> Path:
     state, nfe = None, config.nfe
     pairs, log = make_training_pairs(config, self.teacher, folder), RunLog(folder)
     for record in distil(config, self.teacher, folder, pairs):
         log.add(record)
         state = record.state
-        if record.val_loss is not None: report(f"NFE {nfe}: {record.phase} {record.step} of {record.steps}, held-out {record.val_loss:.4f}")
+        if record.val_loss is not None:
+            report(
+                f"NFE {nfe}: {record.phase} {record.step} of {record.steps}, held-out {record.val_loss:.4f}"
+            )
     state = state or load_state(config, self.teacher, folder)
     tables = dict(gs=state.tableau("gs" if state.phase in ("gas", "done") else "ema"))
-    if state.discriminator is not None: tables["gas"] = state.tableau()
-    for name, table in tables.items(): table.save(folder / f"{name}.json")
+    if state.discriminator is not None:
+        tables["gas"] = state.tableau()
+    for name, table in tables.items():
+        table.save(folder / f"{name}.json")
     table.save(folder / "solver.json")
     rows = [measure(self.teacher, t, pairs[1])[0] | dict(solver=name) for name, t in tables.items()]
-    write_json_atomic(folder / "metrics.json", dict(nfe=nfe, teacher=config.teacher, training_seconds=state.seconds, rows=rows))
+    write_json_atomic(
+        folder / "metrics.json",
+        dict(nfe=nfe, teacher=config.teacher, training_seconds=state.seconds, rows=rows),
+    )
     return folder
 
+# %% ../nbs/04_evaluate.ipynb #a4db534d
 Sweep.train_solvers = train_solvers
 
 # %% ../nbs/04_evaluate.ipynb #sw000051
 def run_job(self: Sweep, nfe: int, report: Callable[[str], None] = print) -> list[str]:
     "Train (if asked to) and measure the cells of one NFE; what failed, as lines. A failure does not stop the rest."
     failed = []
+
     def attempt(what, f, *args):
-        try: return f(*args)
+        try:
+            return f(*args)
         except Exception as e:
-            if not isinstance(e, LookupError): traceback.print_exc()
+            if not isinstance(e, LookupError):
+                traceback.print_exc()
             failed.append(f"{what}: {type(e).__name__}: {e}")
-    if self.config.train and set(LEARNED) & set(self.config.solvers): attempt(f"training for NFE {nfe}", self.train_solvers, nfe, report)
+
+    if self.config.train and set(LEARNED) & set(self.config.solvers):
+        attempt(f"training for NFE {nfe}", self.train_solvers, nfe, report)
     for cell in sweep_cells(self.config, nfe):
         name = f"{cell.solver} ({cell.choice}), NFE {nfe}, repeat {cell.repeat + 1}"
-        if (row := attempt(name, self.run_cell, cell)) is not None: report(f"{name}: L1 {row.get('l1', math.nan):.4f}")
+        if (row := attempt(name, self.run_cell, cell)) is not None:
+            report(f"{name}: L1 {row.get('l1', math.nan):.4f}")
     return failed
 
+# %% ../nbs/04_evaluate.ipynb #3f4efa2b
 def run_sweep(self: Sweep, processes: int = 1, report: Callable[[str], None] = print) -> list[str]:
     "Everything, `processes` NFEs at a time; returns what failed, as lines. What is finished is not done again."
-    if not isinstance(processes, int) or processes < 1: raise ValueError(f"processes={processes!r}: at least 1")
-    if processes > 1 and launched(): raise ValueError(f"processes={processes}: accelerate launch already shares every cell; leave it at 1")
+    if not isinstance(processes, int) or processes < 1:
+        raise ValueError(f"processes={processes!r}: at least 1")
+    if processes > 1 and launched():
+        raise ValueError(
+            f"processes={processes}: accelerate launch already shares every cell; leave it at 1"
+        )
     self.prepare(_every(10, lambda what, i, n: report(f"{what}: {i} of {n}")))
-    write_json_atomic(self.folder / "config.json", dict(config=asdict(self.config), output_dir=str(self.root), runs=str(self.runs)))
-    for r in range(self.config.repeats): self.run_cell(Cell("teacher", "own", self.teacher.tableau.nfe, r))
-    nfes = sorted(self.config.nfes, reverse=processes > 1)             # the longest first
-    if processes == 1: return [line for nfe in nfes for line in self.run_job(nfe, report)]
-    jobs = {f"NFE {nfe}": [sys.executable, "-m", "gas_nb.sweep", "--job", str(self.folder), "--nfe", str(nfe)] for nfe in nfes}
+    write_json_atomic(
+        self.folder / "config.json",
+        dict(config=asdict(self.config), output_dir=str(self.root), runs=str(self.runs)),
+    )
+    for r in range(self.config.repeats):
+        self.run_cell(Cell("teacher", "own", self.teacher.tableau.nfe, r))
+    nfes = sorted(self.config.nfes, reverse=processes > 1)  # the longest first
+    if processes == 1:
+        return [line for nfe in nfes for line in self.run_job(nfe, report)]
+    jobs = {
+        f"NFE {nfe}": [
+            sys.executable,
+            "-m",
+            "gas_nb.sweep",
+            "--job",
+            str(self.folder),
+            "--nfe",
+            str(nfe),
+        ]
+        for nfe in nfes
+    }
     return run_processes(jobs, processes, self.folder / "logs", report)
 
+# %% ../nbs/04_evaluate.ipynb #33c85f86
 Sweep.run_job, Sweep.run = run_job, run_sweep
+
 
 def _every(seconds: float, f: Callable) -> Callable:
     last = [-math.inf]
+
     def maybe(*args):
-        if time.monotonic() - last[0] > seconds: last[0] = time.monotonic(); f(*args)
+        if time.monotonic() - last[0] > seconds:
+            last[0] = time.monotonic()
+            f(*args)
+
     return maybe
 
 # %% ../nbs/04_evaluate.ipynb #sw000052
-def run_processes(jobs: dict[str, list[str]], processes: int, logs: Path, report: Callable[[str], None] = print) -> list[str]:
+def run_processes(
+    jobs: dict[str, list[str]], processes: int, logs: Path, report: Callable[[str], None] = print
+) -> list[str]:
     "Run commands, `processes` at a time, each with a log; what failed, as lines. An interrupt ends them all."
     logs.mkdir(parents=True, exist_ok=True)
-    root, threads = str(Path(str(files("gas_nb"))).parent), str(max(1, (os.cpu_count() or 1) // processes))
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])), GAS_NB_PARENT=str(os.getpid()))
+    root, threads = (
+        str(Path(str(files("gas_nb"))).parent),
+        str(max(1, (os.cpu_count() or 1) // processes)),
+    )
+    env = dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+        GAS_NB_PARENT=str(os.getpid()),
+    )
     env.setdefault("OMP_NUM_THREADS", threads)
     waiting, running, failed = list(jobs.items()), {}, []
     try:
@@ -377,26 +717,45 @@ def run_processes(jobs: dict[str, list[str]], processes: int, logs: Path, report
             while waiting and len(running) < processes:
                 name, command = waiting.pop(0)
                 log = logs / f"{name.replace(' ', '-').lower()}.log"
-                running[name] = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=env), log
+                running[name] = (
+                    subprocess.Popen(
+                        command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=env
+                    ),
+                    log,
+                )
             time.sleep(0.2)
             for name, (process, log) in list(running.items()):
-                if process.poll() is None: continue
+                if process.poll() is None:
+                    continue
                 del running[name]
-                lines = [line[8:] for line in log.read_text(errors="replace").splitlines() if line.startswith("FAILED: ")]
-                if process.returncode and not lines: lines = [f"{name}: ended with status {process.returncode}, see {log}"]
+                lines = [
+                    line[8:]
+                    for line in log.read_text(errors="replace").splitlines()
+                    if line.startswith("FAILED: ")
+                ]
+                if process.returncode and not lines:
+                    lines = [f"{name}: ended with status {process.returncode}, see {log}"]
                 failed += lines
-                report(f"{name}: {'finished' if not lines else f'{len(lines)} failed'} ({len(waiting) + len(running)} to go)")
+                report(
+                    f"{name}: {'finished' if not lines else f'{len(lines)} failed'} ({len(waiting) + len(running)} to go)"
+                )
     finally:
-        for process, _ in running.values(): process.terminate()
+        for process, _ in running.values():
+            process.terminate()
     return failed
 
+# %% ../nbs/04_evaluate.ipynb #ba434ec4
 def _end_with_parent() -> None:
     "A job whose sweep was killed ends too: the next start would find its core taken."
     parent = int(os.environ.get("GAS_NB_PARENT", 0))
+
     def watch():
-        while os.getppid() == parent: time.sleep(1)
+        while os.getppid() == parent:
+            time.sleep(1)
         os._exit(1)
-    if parent and os.getppid() == parent: threading.Thread(target=watch, daemon=True).start()
+
+    if parent and os.getppid() == parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/04_evaluate.ipynb #sw00061s
 from .metrics.distances import l1
@@ -410,19 +769,34 @@ def figure_names() -> list[str]:
     "What a row of results can hold: every registered metric, and what a sweep adds."
     return [*(metric.name for metric in all_metrics()), EXACT.name, "seconds_per_image"]
 
+
 FIGURES = figure_names()
 
+# %% ../nbs/04_evaluate.ipynb #6185ad5e
 def results(self: Sweep) -> pd.DataFrame:
     "The rows of all finished cells, the teacher's first; nothing is measured."
     rows, self.frozen = [], True
     try:
-        for cell in [Cell("teacher", "own", self.teacher.tableau.nfe, r) for r in range(self.config.repeats)] + sweep_cells(self.config):
-            try: rows.append(dict(self.run_cell(cell), teacher=self.config.teacher))
-            except LookupError: pass
-    finally: self.frozen = False
-    first, frame = ["teacher", "solver", "choice", "nfe", "repeat", "spacing", "order", "n", "first_seed"], pd.DataFrame(rows)
-    return frame[[c for c in first + figure_names() + ["cell"] if c in frame]] if rows else pd.DataFrame(columns=first)
+        for cell in [
+            Cell("teacher", "own", self.teacher.tableau.nfe, r) for r in range(self.config.repeats)
+        ] + sweep_cells(self.config):
+            try:
+                rows.append(dict(self.run_cell(cell), teacher=self.config.teacher))
+            except LookupError:
+                pass
+    finally:
+        self.frozen = False
+    first, frame = (
+        ["teacher", "solver", "choice", "nfe", "repeat", "spacing", "order", "n", "first_seed"],
+        pd.DataFrame(rows),
+    )
+    return (
+        frame[[c for c in first + figure_names() + ["cell"] if c in frame]]
+        if rows
+        else pd.DataFrame(columns=first)
+    )
 
+# %% ../nbs/04_evaluate.ipynb #c1b4f3a3
 Sweep.results = results
 
 # %% ../nbs/04_evaluate.ipynb #sw000062
@@ -432,63 +806,117 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["solver", "choice", "nfe"]
     groups = frame.groupby(keys, sort=False)
     out = groups[figures].mean()
-    for name in figures: out[f"{name}_std"] = groups[name].std()
+    for name in figures:
+        out[f"{name}_std"] = groups[name].std()
     out["repeats"], out["n"] = groups.size(), groups["n"].first()
-    for name in ("spacing", "order"): out[name] = groups[name].first()
+    for name in ("spacing", "order"):
+        out[name] = groups[name].first()
     return out.reset_index()
 
+# %% ../nbs/04_evaluate.ipynb #088f0a95
 def app_rows(frame: pd.DataFrame) -> list[dict]:
     "The means in the form of a run's metrics.json: one row per family of solvers, NFE and spacing, the best of its orders."
     rows = {}
     for r in json.loads(summary(frame).to_json(orient="records")):
         name = CLASSIC[r["solver"]][0] if r["solver"] in CLASSIC else r["solver"]
-        row = dict(solver=name, nfe=int(r["nfe"]), spacing=None if r["solver"] in LEARNED else r["spacing"], **{k: r.get(k) for k in figure_names() if r.get(k) is not None})
+        row = dict(
+            solver=name,
+            nfe=int(r["nfe"]),
+            spacing=None if r["solver"] in LEARNED else r["spacing"],
+            **{k: r.get(k) for k in figure_names() if r.get(k) is not None},
+        )
         key = (name, row["nfe"], row["spacing"])
-        if key not in rows or row.get("l1", math.inf) < rows[key].get("l1", math.inf): rows[key] = row
+        if key not in rows or row.get("l1", math.inf) < rows[key].get("l1", math.inf):
+            rows[key] = row
     return list(rows.values())
 
 # %% ../nbs/04_evaluate.ipynb #sw000063
 def write_results(self: Sweep, failed: list[str] = ()) -> pd.DataFrame:
     "Write results.csv, .json, .parquet (with pyarrow), metrics.json and table.md of what is finished; returns the rows."
     frame = self.results()
-    if frame.empty: return frame
+    if frame.empty:
+        return frame
     records = json.loads(frame.to_json(orient="records"))
-    facts = dict(config=asdict(self.config), teacher=self.teacher.config, metrics=self.judge.metrics, features=self.judge.features_name,
-                 reference=self.judge.reference.source if self.judge.reference else None, provenance=provenance(self.teacher.device))
+    facts = dict(
+        config=asdict(self.config),
+        teacher=self.teacher.config,
+        metrics=self.judge.metrics,
+        features=self.judge.features_name,
+        reference=self.judge.reference.source if self.judge.reference else None,
+        provenance=provenance(self.teacher.device),
+    )
     means = json.loads(summary(frame).to_json(orient="records"))
-    write_json_atomic(self.folder / "results.json", facts | dict(failed=list(failed), rows=records, summary=means))
+    write_json_atomic(
+        self.folder / "results.json", facts | dict(failed=list(failed), rows=records, summary=means)
+    )
     write_text_atomic(self.folder / "results.csv", frame.to_csv(index=False))
     if _version("pyarrow"):
-        with atomic_path(self.folder / "results.parquet") as path: frame.to_parquet(path)
-    write_json_atomic(self.folder / "metrics.json", dict(teacher=self.config.teacher, sweep=True, rows=app_rows(frame)))
+        with atomic_path(self.folder / "results.parquet") as path:
+            frame.to_parquet(path)
+    write_json_atomic(
+        self.folder / "metrics.json",
+        dict(teacher=self.config.teacher, sweep=True, rows=app_rows(frame)),
+    )
     write_text_atomic(self.folder / "table.md", markdown_tables(means, facts))
     return frame
 
+# %% ../nbs/04_evaluate.ipynb #b0fd7365
 Sweep.write_results = write_results
 
 # %% ../nbs/04_evaluate.ipynb #sw000064
-NAMES = dict(teacher="Teacher", ddim="DDIM", dpm_solver_pp_2m="DPM-Solver++ 2M", dpm_solver_pp_3m="DPM-Solver++ 3M", unipc="UniPC", ipndm="iPNDM", gs="**GS**", gas="**GAS**")
+NAMES = dict(
+    teacher="Teacher",
+    ddim="DDIM",
+    dpm_solver_pp_2m="DPM-Solver++ 2M",
+    dpm_solver_pp_3m="DPM-Solver++ 3M",
+    unipc="UniPC",
+    ipndm="iPNDM",
+    gs="**GS**",
+    gas="**GAS**",
+)
 TITLES = {metric.name: metric.title for metric in TABLES}
 
+# %% ../nbs/04_evaluate.ipynb #80668e13
 def markdown_tables(means: list[dict], facts: dict, brief: bool = False) -> str:
     "The tables of a sweep in markdown: a row per solver, a column per NFE, mean ± spread; dated, with what it took. `brief`: no default spacings."
     c, made = facts["config"], facts["provenance"]
     nfes = sorted({r["nfe"] for r in means if r["solver"] != "teacher"})
     known = {(r["solver"], r["choice"], r["nfe"]): r for r in means}
-    sets = f"mean ± standard deviation over {c['repeats']} disjoint sets of seeds" if c["repeats"] > 1 else "one set of seeds"
-    lines = [f"`{c['teacher']}`, {made['date'][:10]}: {c['n_samples']:,} samples per cell, {sets}; {made['device_name']}{', commit ' + made['commit'][:7] if made['commit'] else ''}. "
-             f"Best: the spacing that comes closest to the teacher on {c['n_search']} training pairs{'' if brief else '; default: uniform in log-SNR'}."]
+    sets = (
+        f"mean ± standard deviation over {c['repeats']} disjoint sets of seeds"
+        if c["repeats"] > 1
+        else "one set of seeds"
+    )
+    lines = [
+        f"`{c['teacher']}`, {made['date'][:10]}: {c['n_samples']:,} samples per cell, {sets}; {made['device_name']}{', commit ' + made['commit'][:7] if made['commit'] else ''}. "
+        f"Best: the spacing that comes closest to the teacher on {c['n_search']} training pairs{'' if brief else '; default: uniform in log-SNR'}."
+    ]
     for metric in TABLES:
         figure, title = metric.name, metric.title
-        if not any(r.get(figure) is not None for r in means): continue
-        lines += ["", f"{title} ({facts['features']})" if figure == "frechet" else title, "", "| solver | " + " | ".join(f"NFE {n}" for n in nfes) + " |", "| --- " * (len(nfes) + 1) + "|"]
-        for solver, choice in dict.fromkeys((s, ch) for s, ch, _ in known if s != "teacher" and not (brief and ch == "default")):
+        if not any(r.get(figure) is not None for r in means):
+            continue
+        lines += [
+            "",
+            f"{title} ({facts['features']})" if figure == "frechet" else title,
+            "",
+            "| solver | " + " | ".join(f"NFE {n}" for n in nfes) + " |",
+            "| --- " * (len(nfes) + 1) + "|",
+        ]
+        for solver, choice in dict.fromkeys(
+            (s, ch) for s, ch, _ in known if s != "teacher" and not (brief and ch == "default")
+        ):
             name = NAMES[solver] + (f", {choice}" if solver in CLASSIC else "")
-            lines.append(f"| {name} | " + " | ".join(_entry(known.get((solver, choice, n)), metric) for n in nfes) + " |")
+            lines.append(
+                f"| {name} | "
+                + " | ".join(_entry(known.get((solver, choice, n)), metric) for n in nfes)
+                + " |"
+            )
         own = next((r for r in means if r["solver"] == "teacher"), None)
-        if own and figure != "l1": lines += ["", f"The teacher itself ({own['nfe']} evaluations): {_entry(own, metric)}."]
+        if own and figure != "l1":
+            lines += ["", f"The teacher itself ({own['nfe']} evaluations): {_entry(own, metric)}."]
     return "\n".join(lines) + "\n"
 
+# %% ../nbs/04_evaluate.ipynb #a4150912
 def _entry(row: dict | None, metric: Metric) -> str:
     row = row or {}
     return metric.text(row.get(metric.name), row.get(f"{metric.name}_std"))
@@ -496,10 +924,16 @@ def _entry(row: dict | None, metric: Metric) -> str:
 # %% ../nbs/04_evaluate.ipynb #sw000065
 def load_sweep(folder: str | Path) -> Sweep:
     "The sweep whose folder this is."
-    if (found := _read(Path(folder) / "config.json")) is None: raise ValueError(f"{folder} has no config.json: no sweep was started there")
-    try: return Sweep(SweepConfig(**found["config"]), found["output_dir"], found["runs"])
-    except (LookupError, TypeError) as e: raise ValueError(f"{folder}/config.json is not a sweep's ({e!r}): start the sweep again") from None
+    if (found := _read(Path(folder) / "config.json")) is None:
+        raise ValueError(f"{folder} has no config.json: no sweep was started there")
+    try:
+        return Sweep(SweepConfig(**found["config"]), found["output_dir"], found["runs"])
+    except (LookupError, TypeError) as e:
+        raise ValueError(
+            f"{folder}/config.json is not a sweep's ({e!r}): start the sweep again"
+        ) from None
 
+# %% ../nbs/04_evaluate.ipynb #eaa8043c
 def main(argv: list[str] | None = None) -> int:
     "`python -m gas_nb.sweep --job FOLDER --nfe N`: one job of a sweep, as `Sweep.run` starts it."
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -507,11 +941,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--nfe", type=int, required=True)
     args = parser.parse_args(argv)
     _end_with_parent()
-    try: sweep = load_sweep(args.job)
-    except (ValueError, OSError) as e: parser.error(str(e))
-    if args.nfe not in sweep.config.nfes: parser.error(f"--nfe {args.nfe}: this sweep has {', '.join(map(str, sweep.config.nfes))}")
+    try:
+        sweep = load_sweep(args.job)
+    except (ValueError, OSError) as e:
+        parser.error(str(e))
+    if args.nfe not in sweep.config.nfes:
+        parser.error(f"--nfe {args.nfe}: this sweep has {', '.join(map(str, sweep.config.nfes))}")
     failed = sweep.run_job(args.nfe, lambda line: print(line, flush=True))
-    for line in failed: print("FAILED: " + line.replace("\n", " "), flush=True)
+    for line in failed:
+        print("FAILED: " + line.replace("\n", " "), flush=True)
     return 1 if failed else 0
 
-if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())         # a notebook has no file of its own
+# %% ../nbs/04_evaluate.ipynb #2b239875
+if __name__ == "__main__" and "__file__" in globals():
+    sys.exit(main())  # a notebook has no file of its own

@@ -22,6 +22,7 @@ class Tableau:
     """A linear multistep solver with N network evaluations: `times` (N+1,) strictly falling, `offsets` (N,),
     `A` and `C` (N, N) lower triangular, float64 on the CPU. `meta` is JSON-ready: name, schedule, origin.
     `late`: {b: (A, C)}, rows (N-b, N-b) for runs that begin at step b with nothing before it."""
+
     times: Tensor
     offsets: Tensor
     A: Tensor
@@ -31,85 +32,139 @@ class Tableau:
 
     def __post_init__(self):
         for name in ("times", "offsets", "A", "C"):
-            object.__setattr__(self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu"))
+            object.__setattr__(
+                self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu")
+            )
         _validate(self)
-        late = {b: tuple(torch.as_tensor(M, dtype=torch.float64, device="cpu") for M in rows) for b, rows in self.late.items()}
+        late = {
+            b: tuple(torch.as_tensor(M, dtype=torch.float64, device="cpu") for M in rows)
+            for b, rows in self.late.items()
+        }
         object.__setattr__(self, "late", dict(sorted(late.items())))
         for b in late:
             if type(b) is not int or not 1 <= b < self.nfe:
-                raise ValueError(f"late[{b!r}]: a tableau of nfe={self.nfe} has late starts 1..{self.nfe - 1}")
+                raise ValueError(
+                    f"late[{b!r}]: a tableau of nfe={self.nfe} has late starts 1..{self.nfe - 1}"
+                )
             self.starting_at(b)
 
     @property
-    def nfe(self) -> int: return len(self.times) - 1
+    def nfe(self) -> int:
+        return len(self.times) - 1
+
     @property
-    def name(self) -> str: return self.meta.get("name", "tableau")
+    def name(self) -> str:
+        return self.meta.get("name", "tableau")
+
     def starting_at(self, b: int) -> Tableau | None:
         "The rows for a run that begins at step `b`, as a tableau of nfe - b; None if `late` has none."
-        if b not in self.late: return None
+        if b not in self.late:
+            return None
         return Tableau(self.times[b:], self.offsets[b:], *self.late[b], dict(self.meta))
-    def __repr__(self): return f"Tableau({self.name}, nfe={self.nfe})"
+
+    def __repr__(self):
+        return f"Tableau({self.name}, nfe={self.nfe})"
+
     def __eq__(self, other):
         return isinstance(other, Tableau) and self._numbers() == other._numbers()
 
     def _numbers(self):
         late = {b: [M.tolist() for M in rows] for b, rows in self.late.items()}
         return [getattr(self, n).tolist() for n in ("times", "offsets", "A", "C")], late
+
     __hash__ = None
 
 # %% ../nbs/foundations/tableau.ipynb #950f6194
 def _validate(tab: Tableau) -> None:
     n = tab.times.numel() - 1
-    if tab.times.ndim != 1 or n < 1: raise ValueError(f"times has shape {tuple(tab.times.shape)}: need nfe + 1 >= 2 values in one dimension")
+    if tab.times.ndim != 1 or n < 1:
+        raise ValueError(
+            f"times has shape {tuple(tab.times.shape)}: need nfe + 1 >= 2 values in one dimension"
+        )
     for name, shape in (("offsets", (n,)), ("A", (n, n)), ("C", (n, n))):
         if (given := tuple(getattr(tab, name).shape)) != shape:
             raise ValueError(f"{name} has shape {given}: with {n + 1} times it must be {shape}")
     for name in ("times", "offsets", "A", "C"):
-        if not torch.isfinite(getattr(tab, name)).all(): raise ValueError(f"{name} has values that are not finite")
-    if not (tab.times.diff() < 0).all(): raise ValueError(f"times {tab.times.tolist()} must fall strictly")
+        if not torch.isfinite(getattr(tab, name)).all():
+            raise ValueError(f"{name} has values that are not finite")
+    if not (tab.times.diff() < 0).all():
+        raise ValueError(f"times {tab.times.tolist()} must fall strictly")
     for name in ("A", "C"):
-        if getattr(tab, name).triu(1).any(): raise ValueError(f"{name} must be lower triangular: step k can only use states 0..k")
+        if getattr(tab, name).triu(1).any():
+            raise ValueError(f"{name} must be lower triangular: step k can only use states 0..k")
 
 # %% ../nbs/foundations/tableau.ipynb #2f8e62dd
-MAX_NFE = 1000                                           # a file that claims more is not a few-step solver
+MAX_NFE = 1000  # a file that claims more is not a few-step solver
+
 
 def _to_json(self: Tableau) -> str:
     "The tableau as JSON text."
-    rows = lambda M: [row[:k + 1] for k, row in enumerate(M.detach().tolist())]
-    content = dict(format="gas_nb.tableau", version=1, nfe=self.nfe, times=self.times.detach().tolist(),
-                   offsets=self.offsets.detach().tolist(), A=rows(self.A), C=rows(self.C), meta=self.meta)
-    if self.late: content["late"] = {str(b): dict(A=rows(A), C=rows(C)) for b, (A, C) in self.late.items()}
+
+    def rows(M):
+        return [row[: k + 1] for k, row in enumerate(M.detach().tolist())]
+
+    content = dict(
+        format="gas_nb.tableau",
+        version=1,
+        nfe=self.nfe,
+        times=self.times.detach().tolist(),
+        offsets=self.offsets.detach().tolist(),
+        A=rows(self.A),
+        C=rows(self.C),
+        meta=self.meta,
+    )
+    if self.late:
+        content["late"] = {str(b): dict(A=rows(A), C=rows(C)) for b, (A, C) in self.late.items()}
     return json.dumps(content, indent=1)
 
+# %% ../nbs/foundations/tableau.ipynb #b47750e1
 def _from_json(text: str) -> Tableau:
     "The tableau that `text` describes. ValueError that says what is wrong with a text that describes none."
-    try: d = json.loads(text)
-    except (ValueError, RecursionError) as e: raise ValueError(f"not JSON: {e}") from None
-    if not isinstance(d, dict) or d.get("format") != "gas_nb.tableau": raise ValueError('not a tableau: "format" must be "gas_nb.tableau"')
-    if d.get("version") != 1: raise ValueError(f"tableau version {d.get('version')!r}: this release reads version 1")
+    try:
+        d = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"not JSON: {e}") from None
+    if not isinstance(d, dict) or d.get("format") != "gas_nb.tableau":
+        raise ValueError('not a tableau: "format" must be "gas_nb.tableau"')
+    if d.get("version") != 1:
+        raise ValueError(f"tableau version {d.get('version')!r}: this release reads version 1")
     n = d.get("nfe")
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_NFE: raise ValueError(f"nfe={n!r}: need a whole number from 1 to {MAX_NFE}")
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_NFE:
+        raise ValueError(f"nfe={n!r}: need a whole number from 1 to {MAX_NFE}")
     times, offsets = _numbers(d, "times", n + 1), _numbers(d, "offsets", n)
-    if not isinstance(d.get("meta", {}), dict): raise ValueError("meta must be an object")
-    return Tableau(times, offsets, _triangle(d, "A", n), _triangle(d, "C", n), d.get("meta", {}), _late(d, n))
+    if not isinstance(d.get("meta", {}), dict):
+        raise ValueError("meta must be an object")
+    return Tableau(
+        times, offsets, _triangle(d, "A", n), _triangle(d, "C", n), d.get("meta", {}), _late(d, n)
+    )
 
 # %% ../nbs/foundations/tableau.ipynb #baee4044
 def _numbers(d, name, n, value=None):
     value = d.get(name) if value is None else value
-    good = isinstance(value, list) and len(value) == n and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-    if not good: raise ValueError(f"{name} must be a list of {n} numbers")
+    good = (
+        isinstance(value, list)
+        and len(value) == n
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+    )
+    if not good:
+        raise ValueError(f"{name} must be a list of {n} numbers")
     return torch.tensor(value, dtype=torch.float64)
 
+# %% ../nbs/foundations/tableau.ipynb #d070f2ed
 def _triangle(d, name, n):
     rows = d.get(name)
-    if not isinstance(rows, list) or len(rows) != n: raise ValueError(f"{name} must be a list of {n} rows")
+    if not isinstance(rows, list) or len(rows) != n:
+        raise ValueError(f"{name} must be a list of {n} rows")
     M = torch.zeros(n, n, dtype=torch.float64)
-    for k, row in enumerate(rows): M[k, :k + 1] = _numbers(d, f"{name}[{k}]", k + 1, row)
+    for k, row in enumerate(rows):
+        M[k, : k + 1] = _numbers(d, f"{name}[{k}]", k + 1, row)
     return M
 
+# %% ../nbs/foundations/tableau.ipynb #70d00506
 def _late(d, n):
     late = d.get("late", {})
-    if not isinstance(late, dict): raise ValueError("late must be an object")
+    if not isinstance(late, dict):
+        raise ValueError("late must be an object")
     out = {}
     for b, rows in late.items():
         if not b.isdecimal() or not 1 <= int(b) < n or not isinstance(rows, dict):
@@ -117,15 +172,23 @@ def _late(d, n):
         out[int(b)] = tuple(_triangle(rows, name, n - int(b)) for name in "AC")
     return out
 
+
 def _save(self: Tableau, path: str | Path) -> None:
     "Write the JSON form to `path`, by way of a temporary name."
     write_text_atomic(Path(path), self.to_json() + "\n")
 
+# %% ../nbs/foundations/tableau.ipynb #0996669a
 def _load(path: str | Path) -> Tableau:
     "Read what `save` wrote; errors name the file."
-    try: return Tableau.from_json(Path(path).read_text(encoding="utf-8"))
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
-    except OSError as e: raise ValueError(f"{path} cannot be read ({e.strerror}): give the JSON file of a solver") from None
+    try:
+        return Tableau.from_json(Path(path).read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
+    except OSError as e:
+        raise ValueError(
+            f"{path} cannot be read ({e.strerror}): give the JSON file of a solver"
+        ) from None
+
 
 Tableau.to_json, Tableau.save = _to_json, _save
 Tableau.from_json, Tableau.load = staticmethod(_from_json), staticmethod(_load)
@@ -133,31 +196,45 @@ Tableau.from_json, Tableau.load = staticmethod(_from_json), staticmethod(_load)
 # %% ../nbs/foundations/tableau.ipynb #b05d7f3a
 def same_schedule(a: NoiseSchedule, b: NoiseSchedule) -> bool:
     "Whether two schedules have the same signal and noise at every time, to 0.5 % or so."
-    if a is b or a.config == b.config: return True
+    if a is b or a.config == b.config:
+        return True
     t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
     levels = ((a.log_alpha(t), b.log_alpha(t)), (a.sigma(t).log(), b.sigma(t).log()))
     return all(((x - y).abs() <= 5e-3 * (1 + y.abs())).all() for x, y in levels)
 
-
+# %% ../nbs/foundations/tableau.ipynb #1bd4740c
 def check_schedule(tableau: Tableau, denoiser: Any) -> None:
     "ValueError if `tableau` says that it was made for another schedule than the denoiser's."
     said, theirs = tableau.meta.get("schedule"), getattr(denoiser, "schedule", None)
-    if said is None or not isinstance(theirs, NoiseSchedule) or said == theirs.config: return
-    try: made_for = NoiseSchedule.from_config(said)
-    except (AttributeError, KeyError, TypeError, ValueError): return         # says nothing readable
+    if said is None or not isinstance(theirs, NoiseSchedule) or said == theirs.config:
+        return
+    try:
+        made_for = NoiseSchedule.from_config(said)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return  # says nothing readable
     if not same_schedule(made_for, theirs):
-        raise ValueError(f"{tableau} was made for {made_for}, the denoiser has {theirs}: a solver "
-                         "holds for one schedule only")
+        raise ValueError(
+            f"{tableau} was made for {made_for}, the denoiser has {theirs}: a solver "
+            "holds for one schedule only"
+        )
 
 # %% ../nbs/foundations/tableau.ipynb #36ea0293
 class Trajectory(NamedTuple):
     "Everything a run saw: `times` (N+1,), `states` x_0..x_N and `predictions` D_0..D_{N-1}, lists of (B, ...)."
+
     times: Tensor
     states: list
     predictions: list
 
-def sample(denoiser: Callable, x_T: Tensor, tableau: Tableau, condition: Any = None, return_trajectory: bool = False,
-           callback: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor | tuple[Tensor, Trajectory]:
+# %% ../nbs/foundations/tableau.ipynb #f70680b2
+def sample(
+    denoiser: Callable,
+    x_T: Tensor,
+    tableau: Tableau,
+    condition: Any = None,
+    return_trajectory: bool = False,
+    callback: Callable[[int, Tensor, Tensor], None] | None = None,
+) -> Tensor | tuple[Tensor, Trajectory]:
     """Run `tableau` from the noise `x_T` (B, ...) and return x_0, same shape, dtype and device. `denoiser(x, t, offset, condition)`
     is called nfe times; `callback(k, x_k, D_k)` after each. With `return_trajectory`: (x_0, Trajectory). ValueError if
     the tableau was made for another schedule than the denoiser's."""
@@ -166,32 +243,53 @@ def sample(denoiser: Callable, x_T: Tensor, tableau: Tableau, condition: Any = N
     states, predictions, seen = {0: x_T}, {}, Trajectory(tableau.times.detach(), [x_T], [])
     for k in range(tableau.nfe):
         predictions[k] = denoiser(states[k], table.times[k], table.offsets[k], condition)
-        if callback is not None: callback(k, states[k], predictions[k])
+        if callback is not None:
+            callback(k, states[k], predictions[k])
         states[k + 1] = weighted_sum(table.terms(k, states, predictions), x_T.dtype)
-        if return_trajectory: seen.states.append(states[k + 1]); seen.predictions.append(predictions[k])
+        if return_trajectory:
+            seen.states.append(states[k + 1])
+            seen.predictions.append(predictions[k])
         for history, last in ((states, table.last_x), (predictions, table.last_d)):
-            for j in [j for j in history if last.get(j, -1) <= k and j <= k]: del history[j]
+            for j in [j for j in history if last.get(j, -1) <= k and j <= k]:
+                del history[j]
     return (states[tableau.nfe], seen) if return_trajectory else states[tableau.nfe]
 
 # %% ../nbs/foundations/tableau.ipynb #cdef61ff
 def weighted_sum(terms: list[tuple[float | Tensor, Tensor]], dtype: torch.dtype) -> Tensor:
     "sum of w * x over pairs (w, x), accumulated in at least float32, returned in `dtype`."
-    if any(isinstance(w, Tensor) for w, _ in terms): return sum(w * x for w, x in terms).to(dtype)
+    if any(isinstance(w, Tensor) for w, _ in terms):
+        return sum(w * x for w, x in terms).to(dtype)
     (w, x), *rest = terms
     total = x.to(torch.promote_types(dtype, torch.float32)) * w
-    for w, x in rest: total.add_(x, alpha=w)
+    for w, x in rest:
+        total.add_(x, alpha=w)
     return total.to(dtype)
 
+# %% ../nbs/foundations/tableau.ipynb #b478da2b
 class _Table:
     "A tableau laid out for the loop: entries that are used, as numbers or (in training) as tensors on the device."
+
     def __init__(self, tab: Tableau, like: Tensor):
         grads = any(v.requires_grad for v in (tab.A, tab.C))
-        uses = [[(M.detach()[k, :k + 1] != 0) | M.requires_grad for k in range(tab.nfe)] for M in (tab.A, tab.C)]
-        self.rows = [[[j for j in range(k + 1) if used[k][j]] for k in range(tab.nfe)] for used in uses]
-        self.last_x, self.last_d = ({j: k for k, row in enumerate(rows) for j in row} for rows in self.rows)
-        self.A, self.C = (M.to(like.device, like.dtype) if grads else M.tolist() for M in (tab.A, tab.C))
-        self.times, self.offsets = (v if v.requires_grad else v.tolist() for v in (tab.times, tab.offsets))
+        uses = [
+            [(M.detach()[k, : k + 1] != 0) | M.requires_grad for k in range(tab.nfe)]
+            for M in (tab.A, tab.C)
+        ]
+        self.rows = [
+            [[j for j in range(k + 1) if used[k][j]] for k in range(tab.nfe)] for used in uses
+        ]
+        self.last_x, self.last_d = (
+            {j: k for k, row in enumerate(rows) for j in row} for rows in self.rows
+        )
+        self.A, self.C = (
+            M.to(like.device, like.dtype) if grads else M.tolist() for M in (tab.A, tab.C)
+        )
+        self.times, self.offsets = (
+            v if v.requires_grad else v.tolist() for v in (tab.times, tab.offsets)
+        )
 
     def terms(self, k, states, predictions):
         A, C = self.A[k], self.C[k]
-        return [(A[j], states[j]) for j in self.rows[0][k]] + [(C[j], predictions[j]) for j in self.rows[1][k]] or [(0.0, states[k])]
+        return [(A[j], states[j]) for j in self.rows[0][k]] + [
+            (C[j], predictions[j]) for j in self.rows[1][k]
+        ] or [(0.0, states[k])]

@@ -4,7 +4,12 @@
 
 # %% ../nbs/01_teacher.ipynb #9448bf99
 from __future__ import annotations
-import hashlib, inspect, json, math, os, re
+import hashlib
+import inspect
+import json
+import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,14 +17,6 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Callable, Iterable
-import torch
-from torch import nn, Tensor
-from .classic import CLASSIC_SOLVERS, classic_tableau
-from .compat import default_device
-from .data import check_shape, noise, random_labels, require_whole
-from .denoiser import Denoiser, Remembering, fingerprint, measured_answers, other_prediction, tolerance
-from .schedule import NoiseSchedule, spacing as time_spacing
-from .tableau import Tableau, sample as run_tableau
 
 # %% auto #0
 __all__ = ['RECIPE', 'FMNIST_CLASSES', 'PAPER_SETTINGS', 'flat', 'unchanged', 'no_reference', 'checked_recipe', 'recipe_tableau',
@@ -27,87 +24,156 @@ __all__ = ['RECIPE', 'FMNIST_CLASSES', 'PAPER_SETTINGS', 'flat', 'unchanged', 'n
            'load_digits_teacher', 'LabelledUNet', 'load_fmnist_teacher', 'teacher_kind', 'check_options',
            'load_teacher']
 
+# %% ../nbs/01_teacher.ipynb #ec675b1c
+import torch
+from torch import nn, Tensor
+from .classic import CLASSIC_SOLVERS, classic_tableau
+from .compat import default_device
+from .data import check_shape, noise, random_labels, require_whole
+
+# %% ../nbs/01_teacher.ipynb #6a9e767f
+from gas_nb.denoiser import (
+    Denoiser,
+    Remembering,
+    fingerprint,
+    measured_answers,
+    other_prediction,
+    tolerance,
+)
+from .schedule import NoiseSchedule, spacing as time_spacing
+from .tableau import Tableau, sample as run_tableau
+
 # %% ../nbs/01_teacher.ipynb #99d37f49
 def flat(x: Tensor) -> Tensor:
     "(B, ...) to (B, F): pixels as features."
     return x.flatten(1)
 
+
 def unchanged(x: Tensor) -> Tensor:
     "Samples that are images already."
     return x
 
+
 def no_reference() -> None:
     "Nothing is known about real data."
 
+# %% ../nbs/01_teacher.ipynb #9de2b3c3
 def checked_recipe(recipe: Any) -> dict:
     "A recipe as a dict; ValueError unless it names a solver and only options that this solver has."
-    if not isinstance(recipe, Mapping): raise ValueError(f"recipe={recipe!r}: give a dict, for example {RECIPE}")
+    if not isinstance(recipe, Mapping):
+        raise ValueError(f"recipe={recipe!r}: give a dict, for example {RECIPE}")
     if recipe.get("solver") not in CLASSIC_SOLVERS:
-        raise ValueError(f"recipe solver {recipe.get('solver')!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
+        raise ValueError(
+            f"recipe solver {recipe.get('solver')!r}: choose one of {', '.join(CLASSIC_SOLVERS)}"
+        )
     require_whole(**{"recipe nfe": recipe.get("nfe")})
     known = set()
     for function in (classic_tableau, time_spacing, CLASSIC_SOLVERS[recipe["solver"]]):
         known |= set(inspect.signature(function).parameters)
     known -= {"schedule", "times", "kind", "options"}
     if unknown := sorted(str(k) for k in recipe if k not in known):
-        raise ValueError(f"recipe has unknown options {', '.join(unknown)}: {recipe['solver']} knows {', '.join(sorted(known))}")
+        raise ValueError(
+            f"recipe has unknown options {', '.join(unknown)}: {recipe['solver']} knows {', '.join(sorted(known))}"
+        )
     return dict(recipe)
 
+# %% ../nbs/01_teacher.ipynb #3806cdaa
 def recipe_tableau(recipe: dict, schedule: NoiseSchedule) -> Tableau:
     "The solver that `recipe` describes; ValueError for one that cannot be made."
-    try: return classic_tableau(schedule=schedule, **recipe)
-    except TypeError as e: raise ValueError(f"recipe {recipe} makes no solver: {e}") from None
+    try:
+        return classic_tableau(schedule=schedule, **recipe)
+    except TypeError as e:
+        raise ValueError(f"recipe {recipe} makes no solver: {e}") from None
 
 # %% ../nbs/01_teacher.ipynb #39c1ed17
 def checked_names(names: Any, what: str = "class_names") -> list[str]:
     "A list of texts; ValueError for one text, which would be cut into letters, and for anything else."
-    if names is None: return []
+    if names is None:
+        return []
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
         raise ValueError(f"{what}={names!r}: give a list of texts")
     names = list(names)
     wrong = [n for n in names if not isinstance(n, str) or not n.strip()]
-    if wrong: raise ValueError(f"{what} holds {wrong[0]!r}: every one has to be a text that is not empty")
+    if wrong:
+        raise ValueError(f"{what} holds {wrong[0]!r}: every one has to be a text that is not empty")
     return names
 
+# %% ../nbs/01_teacher.ipynb #f4a1fa71
 def _checked_device(device: Any) -> torch.device:
-    try: return torch.device(device)
-    except (RuntimeError, TypeError): raise ValueError(f"device={device!r}: give cpu, cuda or cuda:N") from None
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device={device!r}: give cpu, cuda or cuda:N") from None
 
+# %% ../nbs/01_teacher.ipynb #e7a2fc1c
 def _check_teacher(t: Teacher) -> dict:
     "The fields in the form that they are kept in."
-    if not isinstance(t.name, str) or not t.name: raise ValueError(f"name={t.name!r}: give the teacher a name, a text")
+    if not isinstance(t.name, str) or not t.name:
+        raise ValueError(f"name={t.name!r}: give the teacher a name, a text")
     if not isinstance(t.denoiser, (Denoiser, Remembering)):
-        raise ValueError(f"denoiser is a {type(t.denoiser).__name__}: give Denoiser(net, schedule, prediction)")
+        raise ValueError(
+            f"denoiser is a {type(t.denoiser).__name__}: give Denoiser(net, schedule, prediction)"
+        )
     require_whole(batch_size=t.batch_size)
     for f in (t.features, t.reference, t.decode, t.make_tableau):
-        if f is not None and not callable(f): raise ValueError(f"{f!r}: features, reference, decode and make_tableau are functions")
-    if not t.make_tableau: recipe = checked_recipe(t.recipe)
-    elif isinstance(t.recipe, Mapping): recipe = dict(t.recipe)
-    else: raise ValueError(f"recipe={t.recipe!r}: give a dict that describes the solver")
-    return dict(shape=check_shape(tuple(t.shape) if isinstance(t.shape, Iterable) else t.shape), recipe=recipe,
-                device=_checked_device(t.device), class_names=checked_names(t.class_names),
-                features=t.features or flat, reference=t.reference or no_reference, decode=t.decode or unchanged,
-                tableau=t.make_tableau(t.denoiser.schedule) if t.make_tableau else recipe_tableau(recipe, t.denoiser.schedule))
+        if f is not None and not callable(f):
+            raise ValueError(f"{f!r}: features, reference, decode and make_tableau are functions")
+    if not t.make_tableau:
+        recipe = checked_recipe(t.recipe)
+    elif isinstance(t.recipe, Mapping):
+        recipe = dict(t.recipe)
+    else:
+        raise ValueError(f"recipe={t.recipe!r}: give a dict that describes the solver")
+    return dict(
+        shape=check_shape(tuple(t.shape) if isinstance(t.shape, Iterable) else t.shape),
+        recipe=recipe,
+        device=_checked_device(t.device),
+        class_names=checked_names(t.class_names),
+        features=t.features or flat,
+        reference=t.reference or no_reference,
+        decode=t.decode or unchanged,
+        tableau=t.make_tableau(t.denoiser.schedule)
+        if t.make_tableau
+        else recipe_tableau(recipe, t.denoiser.schedule),
+    )
 
 # %% ../nbs/01_teacher.ipynb #d9aef5dd
 class _Sampling:
     "What a teacher does; `Teacher` says what it is."
+
     @torch.no_grad()
-    def sample(self, x_T: Tensor, condition: Any = None, tableau: Tableau | None = None, callback: Callable | None = None) -> Tensor:
+    def sample(
+        self,
+        x_T: Tensor,
+        condition: Any = None,
+        tableau: Tableau | None = None,
+        callback: Callable | None = None,
+    ) -> Tensor:
         "x_T (B, *shape) to x_0 on the teacher's device, by `tableau` or the teacher's own recipe. `condition`: see `labels`."
         if not isinstance(x_T, Tensor) or not x_T.is_floating_point():
-            raise ValueError(f"x_T is a {getattr(x_T, 'dtype', type(x_T).__name__)}: give noise, a tensor of floats")
+            raise ValueError(
+                f"x_T is a {getattr(x_T, 'dtype', type(x_T).__name__)}: give noise, a tensor of floats"
+            )
         if tuple(x_T.shape[1:]) != self.shape or not len(x_T):
-            raise ValueError(f"x_T has shape {tuple(x_T.shape)}: {self.name} needs (B, {', '.join(map(str, self.shape))})")
-        if tableau is not None and not isinstance(tableau, Tableau): raise ValueError(f"tableau={tableau!r}: give a Tableau, or None")
+            raise ValueError(
+                f"x_T has shape {tuple(x_T.shape)}: {self.name} needs (B, {', '.join(map(str, self.shape))})"
+            )
+        if tableau is not None and not isinstance(tableau, Tableau):
+            raise ValueError(f"tableau={tableau!r}: give a Tableau, or None")
         condition, tableau, out = self.labels(condition, len(x_T)), tableau or self.tableau, []
         for i in range(0, len(x_T), self.batch_size):
             part = slice(i, i + self.batch_size)
             label = None if condition is None else condition[part].to(self.device)
-            out.append(run_tableau(self.denoiser, x_T[part].to(self.device), tableau, label, callback=callback))
+            out.append(
+                run_tableau(
+                    self.denoiser, x_T[part].to(self.device), tableau, label, callback=callback
+                )
+            )
         return torch.cat(out)
 
-    def generate(self, seeds: int | Iterable[int], condition: Any = None, tableau: Tableau | None = None) -> Tensor:
+    def generate(
+        self, seeds: int | Iterable[int], condition: Any = None, tableau: Tableau | None = None
+    ) -> Tensor:
         "Samples (B, *shape) from one seed or several; the same seed starts from the same noise everywhere."
         return self.sample(noise(seeds, self.shape), condition, tableau)
 
@@ -117,42 +183,57 @@ class _Sampling:
 
     def labels(self, condition: Any, n: int) -> Tensor | None:
         "Labels (n,) for None, a label, a class name, or n of them; ValueError for what the teacher does not have."
-        if condition is None: return None
-        if not self.n_classes: raise ValueError(f"condition={condition!r}: {self.name} has no classes, use None")
-        return _checked_labels(numbered(condition, self.class_names, self.name), n, self.n_classes, self.name)
+        if condition is None:
+            return None
+        if not self.n_classes:
+            raise ValueError(f"condition={condition!r}: {self.name} has no classes, use None")
+        return _checked_labels(
+            numbered(condition, self.class_names, self.name), n, self.n_classes, self.name
+        )
 
 # %% ../nbs/01_teacher.ipynb #afa8c7ef
 def numbered(condition: Any, names: list[str], teacher: str) -> Any:
     "A class name, or a list of them, as numbers; everything else as it is."
     given = [condition] if isinstance(condition, str) else condition
-    if not (isinstance(given, (list, tuple)) and given and all(isinstance(c, str) for c in given)): return condition
+    if not (isinstance(given, (list, tuple)) and given and all(isinstance(c, str) for c in given)):
+        return condition
     numbers = {name: i for i, name in reversed(list(enumerate(names)))}
     if unknown := [c for c in given if c not in numbers]:
         shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
         raise ValueError(f"condition {unknown[0]!r} is not among the classes of {teacher}: {shown}")
     return numbers[condition] if isinstance(condition, str) else [numbers[c] for c in given]
 
+# %% ../nbs/01_teacher.ipynb #f31d6a32
 def _checked_labels(condition: Any, n: int, n_classes: int, teacher: str) -> Tensor:
-    try: labels = torch.as_tensor(condition)
+    try:
+        labels = torch.as_tensor(condition)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"condition={condition!r}: labels are whole numbers or class names") from None
+        raise ValueError(
+            f"condition={condition!r}: labels are whole numbers or class names"
+        ) from None
     if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
         raise ValueError(f"condition={condition!r}: labels are whole numbers")
     labels = labels.long().expand(n) if labels.ndim == 0 else labels.long()
-    if labels.shape != (n,): raise ValueError(f"condition has shape {tuple(labels.shape)}: give one label or {n}")
+    if labels.shape != (n,):
+        raise ValueError(f"condition has shape {tuple(labels.shape)}: give one label or {n}")
     if n and not 0 <= labels.min() <= labels.max() < n_classes:
-        raise ValueError(f"labels {labels.min()}..{labels.max()}: {teacher} has classes 0..{n_classes - 1}")
+        raise ValueError(
+            f"labels {labels.min()}..{labels.max()}: {teacher} has classes 0..{n_classes - 1}"
+        )
     return labels
 
 # %% ../nbs/01_teacher.ipynb #069ae845
 class _Copies:
     "Teachers that differ from this one in one thing."
+
     def with_guidance(self, scale: float) -> Teacher:
         "The same teacher under a guidance scale (1 = none)."
         return replace(self, denoiser=plain(self.denoiser).with_guidance(scale))
+
     def remembering(self) -> Teacher:
         "The same teacher, which answers an equal question from memory (see `Remembering`): for trying many solvers from the same noise."
         return replace(self, denoiser=Remembering(plain(self.denoiser)))
+
 
 def plain(denoiser: Denoiser | Remembering) -> Denoiser:
     return denoiser.denoiser if isinstance(denoiser, Remembering) else denoiser
@@ -163,6 +244,7 @@ class Teacher(_Sampling, _Copies):
     """A diffusion model and its many-step solver. `shape` is one sample's, (C, H, W) or any; `n_classes` = 0 if unconditional.
     `features(x)` maps samples to (B, F) for a Frechet distance; `decode(x)` to images in [-1, 1]; `reference()` is the mean and
     covariance of the real data's features, or None. ValueError for fields that do not fit."""
+
     name: str
     denoiser: Denoiser
     shape: tuple
@@ -175,34 +257,50 @@ class Teacher(_Sampling, _Copies):
     decode: Callable = None
     weights_hash: str = ""
     batch_size: int = 100
-    make_tableau: Callable = None                         # schedule to Tableau, in place of the recipe
+    make_tableau: Callable = None  # schedule to Tableau, in place of the recipe
     tableau: Tableau = field(init=False)
     _measured: dict = field(default_factory=dict, init=False)
 
     def __post_init__(self):
-        for name, value in _check_teacher(self).items(): object.__setattr__(self, name, value)
+        for name, value in _check_teacher(self).items():
+            object.__setattr__(self, name, value)
 
     @property
-    def schedule(self) -> NoiseSchedule: return self.denoiser.schedule
+    def schedule(self) -> NoiseSchedule:
+        return self.denoiser.schedule
+
     @property
-    def n_classes(self) -> int: return len(self.class_names)
+    def n_classes(self) -> int:
+        return len(self.class_names)
+
     @property
-    def t_eps(self) -> float: return self.recipe.get("t_eps", 1e-3)
+    def t_eps(self) -> float:
+        return self.recipe.get("t_eps", 1e-3)
+
     @property
     def config(self) -> dict:
         "JSON-ready identity: two teachers with equal configs, but for the last digits, make equal pairs."
         return _told(self) | measured(self)
+
     def check(self) -> None:
         "ValueError if the network's answers are not finite, change when asked again, or are of another prediction type."
         check_network(self)
+
     def __repr__(self):
         return f"Teacher({self.name}, shape={self.shape}, {self.n_classes} classes, {self.tableau}, on {self.device})"
 
 # %% ../nbs/01_teacher.ipynb #662ff3f9
 def _told(t: Teacher) -> dict:
-    return dict(name=t.name, shape=list(t.shape), recipe=t.recipe, prediction=t.denoiser.prediction,
-                guidance_scale=t.denoiser.guidance_scale, weights=t.weights_hash)
+    return dict(
+        name=t.name,
+        shape=list(t.shape),
+        recipe=t.recipe,
+        prediction=t.denoiser.prediction,
+        guidance_scale=t.denoiser.guidance_scale,
+        weights=t.weights_hash,
+    )
 
+# %% ../nbs/01_teacher.ipynb #f8c885fd
 def measured(t: Teacher) -> dict:
     "What shows in a teacher's network and schedule: asked once, and again if the network's parameters change."
     denoiser = plain(t.denoiser)
@@ -215,27 +313,40 @@ def measured(t: Teacher) -> dict:
         t._measured.update(network=network, found=found, checked=False)
     return t._measured["found"]
 
+# %% ../nbs/01_teacher.ipynb #b44d6723
 def _question_conditions(t: Teacher) -> dict:
     "Nothing, where the network can be asked without a condition, and four labels from the first to the last."
     few = torch.linspace(0, max(t.n_classes - 1, 0), 4).long().to(t.device)
     nothing = not t.n_classes or t.denoiser.null_condition is not None
     return (dict(none=None) if nothing else {}) | (dict(given=few) if t.n_classes else {})
 
+
 def _schedule_facts(schedule: NoiseSchedule) -> dict:
     "The schedule's config; of a long list its length and nine of its numbers."
-    few = lambda v: dict(n=len(v), some=[v[i * (len(v) - 1) // 8] for i in range(9)])
-    return {k: few(v) if isinstance(v, list) and len(v) > 9 else v for k, v in schedule.config.items()}
+
+    def few(v):
+        return dict(n=len(v), some=[v[i * (len(v) - 1) // 8] for i in range(9)])
+
+    return {
+        k: few(v) if isinstance(v, list) and len(v) > 9 else v for k, v in schedule.config.items()
+    }
 
 # %% ../nbs/01_teacher.ipynb #94b49e84
 def check_network(teacher: Teacher) -> None:
     "ValueError if a teacher's network cannot be what it is said to be; a handful of evaluations, once."
     measured(teacher)
-    if teacher._measured["checked"]: return
-    denoiser, condition = plain(teacher.denoiser), next(iter(_question_conditions(teacher).values()))
+    if teacher._measured["checked"]:
+        return
+    denoiser, condition = (
+        plain(teacher.denoiser),
+        next(iter(_question_conditions(teacher).values())),
+    )
     other = other_prediction(denoiser, teacher.shape, condition, teacher.batch_size, teacher.device)
     if other:
-        raise ValueError(f"the network of {teacher.name} is said to predict {denoiser.prediction}, but answers as one that predicts "
-                         f"{other}: use Denoiser(net, schedule, prediction={other.split(' ')[0]!r})")
+        raise ValueError(
+            f"the network of {teacher.name} is said to predict {denoiser.prediction}, but answers as one that predicts "
+            f"{other}: use Denoiser(net, schedule, prediction={other.split(' ')[0]!r})"
+        )
     teacher._measured["checked"] = True
 
 # %% ../nbs/01_teacher.ipynb #57600ed8
@@ -246,52 +357,96 @@ def to_uint8(images: Tensor) -> Tensor:
 # %% ../nbs/01_teacher.ipynb #7a4c29c1
 class GaussianMixture(nn.Module):
     "Exact noise prediction for a mixture of equal Gaussians at `centres` (M, D) with bandwidth `s`; label K means any of the K classes."
-    def __init__(self, centres: Tensor, labels: Tensor, s: float, schedule: NoiseSchedule, n_steps: int = 1000):
+
+    def __init__(
+        self,
+        centres: Tensor,
+        labels: Tensor,
+        s: float,
+        schedule: NoiseSchedule,
+        n_steps: int = 1000,
+    ):
         super().__init__()
-        self.register_buffer("centres", centres); self.register_buffer("labels", labels)
+        self.register_buffer("centres", centres)
+        self.register_buffer("labels", labels)
         self.register_buffer("keys", self._keys(centres), persistent=False)
         self.s, self.schedule, self.n_steps = s, schedule, n_steps
 
     @staticmethod
-    def _keys(m: Tensor) -> Tensor: return torch.cat([m, m.square().sum(1, keepdim=True)], 1)     # (M, D + 1): m_i and |m_i|^2
+    def _keys(m: Tensor) -> Tensor:
+        return torch.cat([m, m.square().sum(1, keepdim=True)], 1)  # (M, D + 1): m_i and |m_i|^2
 
     def forward(self, x: Tensor, net_time: Tensor, label: Tensor | None = None) -> Tensor:
         t = net_time.double() / self.n_steps + 1 / self.n_steps
         alpha, sigma = self.schedule.alpha(t)[:, None], self.schedule.sigma(t)[:, None]
         v = alpha**2 * self.s**2 + sigma**2
-        flat, keys = x.flatten(1), self.keys if x.dtype == self.keys.dtype else self._keys(self.centres.to(x.dtype))
-        logits = torch.cat([(alpha / v).to(x.dtype) * flat, (-alpha**2 / (2 * v)).to(x.dtype)], 1) @ keys.T
+        flat, keys = (
+            x.flatten(1),
+            self.keys if x.dtype == self.keys.dtype else self._keys(self.centres.to(x.dtype)),
+        )
+        logits = (
+            torch.cat([(alpha / v).to(x.dtype) * flat, (-(alpha**2) / (2 * v)).to(x.dtype)], 1)
+            @ keys.T
+        )
         if label is not None and (label < 10).any():
-            logits = logits.masked_fill((self.labels != label[:, None]) & (label[:, None] < 10), -math.inf)
+            logits = logits.masked_fill(
+                (self.labels != label[:, None]) & (label[:, None] < 10), -math.inf
+            )
         mean = logits.softmax(1) @ keys[:, :-1]
         return ((sigma / v).to(x.dtype) * (flat - alpha.to(x.dtype) * mean)).reshape(x.shape)
 
 # %% ../nbs/01_teacher.ipynb #867e68c6
 RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-3, order=3, variant="bh2")
 
+
 def _ddpm_schedule() -> NoiseSchedule:
     return NoiseSchedule.ddpm(1e-4, 0.02, 1000)
+
 
 def _mixture_moments(centres: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
     "The mixture's own mean and covariance."
     m = centres.double()
-    return m.mean(0), m.T.cov(correction=0) + bandwidth**2 * torch.eye(m.shape[1], dtype=torch.float64)
+    return m.mean(0), m.T.cov(correction=0) + bandwidth**2 * torch.eye(
+        m.shape[1], dtype=torch.float64
+    )
 
-def load_digits_teacher(device: str | torch.device = "auto", bandwidth: float = 0.15, guidance_scale: float = 1.0) -> Teacher:
+# %% ../nbs/01_teacher.ipynb #0374690a
+def load_digits_teacher(
+    device: str | torch.device = "auto", bandwidth: float = 0.15, guidance_scale: float = 1.0
+) -> Teacher:
     "The exact `digits` teacher: 1x8x8 images in [-1, 1], ten classes. `bandwidth`: above 0, the blur of the training images."
     from sklearn.datasets import load_digits
-    if isinstance(bandwidth, bool) or not isinstance(bandwidth, (int, float)) or not 0 < bandwidth < math.inf:
+
+    if (
+        isinstance(bandwidth, bool)
+        or not isinstance(bandwidth, (int, float))
+        or not 0 < bandwidth < math.inf
+    ):
         raise ValueError(f"bandwidth={bandwidth!r}: give a positive number")
     data, device = load_digits(), default_device(device)
     centres = torch.tensor(data.data / 8 - 1, dtype=torch.float32)
-    net = GaussianMixture(centres, torch.tensor(data.target), bandwidth, _ddpm_schedule()).to(device)
-    denoiser = Denoiser(net, net.schedule, "epsilon", guidance_scale, null_condition=torch.tensor(10))
-    return Teacher("digits", denoiser, (1, 8, 8), RECIPE, device, [str(i) for i in range(10)],
-                   reference=partial(_mixture_moments, centres, bandwidth), weights_hash=f"bandwidth {bandwidth}", batch_size=128)
+    net = GaussianMixture(centres, torch.tensor(data.target), bandwidth, _ddpm_schedule()).to(
+        device
+    )
+    denoiser = Denoiser(
+        net, net.schedule, "epsilon", guidance_scale, null_condition=torch.tensor(10)
+    )
+    return Teacher(
+        "digits",
+        denoiser,
+        (1, 8, 8),
+        RECIPE,
+        device,
+        [str(i) for i in range(10)],
+        reference=partial(_mixture_moments, centres, bandwidth),
+        weights_hash=f"bandwidth {bandwidth}",
+        batch_size=128,
+    )
 
 # %% ../nbs/01_teacher.ipynb #d03273b5
 class LabelledUNet(nn.Module):
     "diffusers' UNet2DModel as net(x, net_time, label)."
+
     def __init__(self, unet: nn.Module):
         super().__init__()
         self.unet = unet
@@ -299,79 +454,151 @@ class LabelledUNet(nn.Module):
     def forward(self, x: Tensor, net_time: Tensor, label: Tensor | None = None) -> Tensor:
         return self.unet(x, net_time, class_labels=label).sample
 
-FMNIST_CLASSES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+# %% ../nbs/01_teacher.ipynb #5c0a8620
+FMNIST_CLASSES = [
+    "T-shirt",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 
 # %% ../nbs/01_teacher.ipynb #a3fe98db
 def _load_unet(folder: Path) -> tuple[nn.Module, str]:
     "A UNet2DModel from a diffusers folder (config.json, safetensors), in float32, and the hash of its weights."
     from diffusers import UNet2DModel
+
     weights = folder / "diffusion_pytorch_model.safetensors"
     for f in (folder / "config.json", weights):
-        if not f.is_file(): raise ValueError(f"{folder} has no {f.name}: give a folder that the teacher's training notebook exported")
-    if (kind := json.loads((folder / "config.json").read_text()).get("_class_name")) != "UNet2DModel":
+        if not f.is_file():
+            raise ValueError(
+                f"{folder} has no {f.name}: give a folder that the teacher's training notebook exported"
+            )
+    if (
+        kind := json.loads((folder / "config.json").read_text()).get("_class_name")
+    ) != "UNet2DModel":
         raise ValueError(f"{folder}/config.json describes {kind!r}: this loader reads UNet2DModel")
-    unet = UNet2DModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    unet = UNet2DModel.from_pretrained(
+        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
     return unet.eval().requires_grad_(False), hashlib.sha256(weights.read_bytes()).hexdigest()
 
+# %% ../nbs/01_teacher.ipynb #84bbd2d8
 def _fmnist_moments() -> tuple[Tensor, Tensor]:
     from gas_nb.teachers.fmnist_classifier import reference_statistics
+
     return reference_statistics("train")[:2]
 
-def load_fmnist_teacher(device: str | torch.device = "auto", folder: str | Path | None = None, guidance_scale: float = 1.0) -> Teacher:
+# %% ../nbs/01_teacher.ipynb #8dcb17d7
+def load_fmnist_teacher(
+    device: str | torch.device = "auto",
+    folder: str | Path | None = None,
+    guidance_scale: float = 1.0,
+) -> Teacher:
     "The Fashion-MNIST teacher: 1x32x32 images in [-1, 1], ten classes; shipped weights, or those in `folder`."
     from gas_nb.teachers.fmnist_classifier import load_classifier
+
     device = default_device(device)
-    unet, sha = _load_unet(Path(folder) if folder else Path(str(files("gas_nb"))) / "weights" / "fmnist")
+    unet, sha = _load_unet(
+        Path(folder) if folder else Path(str(files("gas_nb"))) / "weights" / "fmnist"
+    )
     c, size = unet.config.in_channels, unet.config.sample_size
-    if device.type == "cpu": unet.to(memory_format=torch.channels_last)   # half as fast again
-    denoiser = Denoiser(LabelledUNet(unet).to(device), _ddpm_schedule(), "epsilon", guidance_scale, torch.tensor(10))
+    if device.type == "cpu":
+        unet.to(memory_format=torch.channels_last)  # half as fast again
+    denoiser = Denoiser(
+        LabelledUNet(unet).to(device), _ddpm_schedule(), "epsilon", guidance_scale, torch.tensor(10)
+    )
     classifier = load_classifier(device)
-    return Teacher("fmnist", denoiser, (c, size, size), RECIPE, device, FMNIST_CLASSES, classifier.features, "classifier features",
-                   _fmnist_moments, weights_hash=sha, batch_size=100)
+    return Teacher(
+        "fmnist",
+        denoiser,
+        (c, size, size),
+        RECIPE,
+        device,
+        FMNIST_CLASSES,
+        classifier.features,
+        "classifier features",
+        _fmnist_moments,
+        weights_hash=sha,
+        batch_size=100,
+    )
 
 # %% ../nbs/01_teacher.ipynb #b618620a
 _EMBEDDED = dict(digits=load_digits_teacher, fmnist=load_fmnist_teacher)
 PAPER_SETTINGS = ("cifar10", "ffhq", "afhqv2", "lsun_bedroom", "imagenet", "coco")
+
 
 def teacher_kind(name: str | Path) -> str:
     "Which loader `name` belongs to: embedded, paper, pipeline, weights, edm or hub. ValueError if to none; loads nothing."
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"teacher {name!r}: give a name, a folder or a file, as text or path")
     name, path = str(name), Path(name)
-    if name in _EMBEDDED: return "embedded"
-    if name in PAPER_SETTINGS: return "paper"
-    if name and path.is_dir(): return "pipeline" if (path / "model_index.json").is_file() else "weights"
-    if path.suffix in (".pkl", ".safetensors"): return "edm"
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name): return "hub"
-    raise ValueError(f"teacher {name!r}: choose {', '.join([*_EMBEDDED, *PAPER_SETTINGS])}, or give a folder of a diffusers pipeline, "
-                     "a hub id (owner/name), an EDM file or a folder with exported weights")
+    if name in _EMBEDDED:
+        return "embedded"
+    if name in PAPER_SETTINGS:
+        return "paper"
+    if name and path.is_dir():
+        return "pipeline" if (path / "model_index.json").is_file() else "weights"
+    if path.suffix in (".pkl", ".safetensors"):
+        return "edm"
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        return "hub"
+    raise ValueError(
+        f"teacher {name!r}: choose {', '.join([*_EMBEDDED, *PAPER_SETTINGS])}, or give a folder of a diffusers pipeline, "
+        "a hub id (owner/name), an EDM file or a folder with exported weights"
+    )
 
 # %% ../nbs/01_teacher.ipynb #5500b555
 def _loader(kind: str, name: str) -> Callable:
-    if kind == "embedded": return _EMBEDDED[name]
-    if kind == "weights": return load_fmnist_teacher
+    if kind == "embedded":
+        return _EMBEDDED[name]
+    if kind == "weights":
+        return load_fmnist_teacher
     module = dict(paper="presets", edm="edm").get(kind, "diffusers")
-    function = dict(paper="load_paper_teacher", edm="load_edm_teacher").get(kind, "load_diffusers_teacher")
+    function = dict(paper="load_paper_teacher", edm="load_edm_teacher").get(
+        kind, "load_diffusers_teacher"
+    )
     return getattr(import_module(f"gas_nb.teachers.{module}"), function)
 
-def check_options(name: str | Path, weights: str | Path | None = None, options: Mapping = {}) -> None:
+# %% ../nbs/01_teacher.ipynb #46543166
+def check_options(
+    name: str | Path, weights: str | Path | None = None, options: Mapping = {}
+) -> None:
     "ValueError for `weights` where they have no meaning, and for options that the teacher's loader does not have; loads no weights."
     kind = teacher_kind(name)
     if weights and kind != "paper":
-        raise ValueError(f"weights={str(weights)!r}: {name} brings its own; leave weights empty, or give that file or folder as the teacher")
+        raise ValueError(
+            f"weights={str(weights)!r}: {name} brings its own; leave weights empty, or give that file or folder as the teacher"
+        )
     taken = {"device", "name", "path", "weights"} | ({"folder"} if kind == "weights" else set())
     known = [k for k in inspect.signature(_loader(kind, str(name))).parameters if k not in taken]
     if unknown := sorted(k for k in options if k not in known):
-        raise ValueError(f"teacher {str(name)!r} has no option {', '.join(unknown)}: there are {', '.join(known)}")
+        raise ValueError(
+            f"teacher {str(name)!r} has no option {', '.join(unknown)}: there are {', '.join(known)}"
+        )
 
-def load_teacher(name: str | Path, device: str | torch.device = "auto", weights: str | Path | None = None, **options: Any) -> Teacher:
+# %% ../nbs/01_teacher.ipynb #01c768ac
+def load_teacher(
+    name: str | Path,
+    device: str | torch.device = "auto",
+    weights: str | Path | None = None,
+    **options: Any,
+) -> Teacher:
     """`digits`, `fmnist`; a setting of the paper (`weights` says where its network is); a diffusers pipeline's folder or hub id (owner/name);
     an EDM file (.pkl, .safetensors); a folder that the fmnist training notebook exported. `options` go to its loader, for example
     guidance_scale, bandwidth (digits), prompts (text pipelines). ValueError for others."""
     kind = teacher_kind(name)
     check_options(name, weights, options)
     device, load = default_device(device), _loader(kind, str(name))
-    if kind == "embedded": return load(device, **options)
-    if kind == "weights": return load(device, name, **options)
-    if kind == "paper": return load(str(name), weights, device, **options)
+    if kind == "embedded":
+        return load(device, **options)
+    if kind == "weights":
+        return load(device, name, **options)
+    if kind == "paper":
+        return load(str(name), weights, device, **options)
     return load(str(name) if kind == "hub" else Path(name), device, **options)

@@ -4,9 +4,28 @@
 
 # %% ../nbs/03_train_gas.ipynb #f33c3195
 from __future__ import annotations
-import copy, glob, hashlib, json, math, numbers, operator, os, tempfile, time, urllib.request
+import copy
+import glob
+import hashlib
+import json
+import math
+import numbers
+import operator
+import os
+import tempfile
+import time
+import urllib.request
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+
+# %% auto #0
+__all__ = ['PHASES', 'PRESETS', 'DIGITS', 'TrainConfig', 'check_text', 'check_whole', 'check_number', 'check_flag',
+           'make_distance', 'lpips_features', 'check_lpips', 'TrainState', 'make_discriminator', 'load_state',
+           'NonFiniteLoss', 'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train', 'rehearse',
+           'make_training_pairs', 'make_eval_pairs', 'validate', 'split_held_out', 'preset_config', 'resolve',
+           'teacher_of', 'results_folder', 'run_name', 'open_run', 'RunLog']
+
+# %% ../nbs/03_train_gas.ipynb #0809bb8d
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -16,12 +35,40 @@ from safetensors import safe_open
 from fastcore.basics import patch
 from .classic import ddim
 from .compat import default_device
-from .data import EVAL_SEED, MAX_SEED, Pairs, batch_indices, eval_seeds, generate_pairs, make_pairs, noise
+
+# %% ../nbs/03_train_gas.ipynb #eed8ddfd
+from gas_nb.data import (
+    EVAL_SEED,
+    MAX_SEED,
+    Pairs,
+    batch_indices,
+    eval_seeds,
+    generate_pairs,
+    make_pairs,
+    noise,
+)
 from .data import pairs_folder, teacher_differences, train_seeds
 from .discriminator import Discriminator, discriminator_loss, generator_loss
 from .files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
 from .files import save_safetensors_atomic, write_json_atomic, write_text_atomic
-from .fit import ARRIVED, JUDGED, LATE, Chart, Distance, FitStep, fit_late_starts, gauss_newton_step, sample_losses, spread, start_fit, to_tableau
+
+# %% ../nbs/03_train_gas.ipynb #98bca2c5
+from gas_nb.fit import (
+    ARRIVED,
+    JUDGED,
+    LATE,
+    Chart,
+    Distance,
+    FitStep,
+    fit_late_starts,
+    gauss_newton_step,
+    sample_losses,
+    spread,
+    start_fit,
+    to_tableau,
+)
+
+# %% ../nbs/03_train_gas.ipynb #fd698f9a
 from .parallel import agree, in_order, is_main, on_main, share, sum_gradients, total
 from .solver import GeneralizedSolver
 from .tableau import Tableau, sample
@@ -29,230 +76,353 @@ from .teacher import Teacher, check_options, load_teacher, teacher_kind
 from .teachers.presets import check_setting, read_prompts, train_options
 from .trackers import tracker_names
 
-# %% auto #0
-__all__ = ['PHASES', 'PRESETS', 'DIGITS', 'TrainConfig', 'check_text', 'check_whole', 'check_number', 'check_flag',
-           'make_distance', 'lpips_features', 'check_lpips', 'TrainState', 'make_discriminator', 'load_state',
-           'NonFiniteLoss', 'gs_step', 'gas_step', 'draw_batch', 'draw_fresh', 'StepRecord', 'train', 'rehearse',
-           'make_training_pairs', 'make_eval_pairs', 'validate', 'split_held_out', 'preset_config', 'resolve',
-           'teacher_of', 'results_folder', 'run_name', 'open_run', 'RunLog']
-
 # %% ../nbs/03_train_gas.ipynb #14500e9e
 @dataclass(frozen=True)
 class TrainConfig:
     "Everything that decides a run's result. Checks itself: ValueError names the value and what is allowed."
-    teacher: str = "fmnist"                          # see load_teacher
-    weights: str = ""                                # where the network of a paper setting (cifar10, ...) lies
-    prompts: str = ""                                # text file of captions, for a text teacher
-    nfe: int = 4                                     # network evaluations per sample
-    order: int | None = None                         # how many points back a step may use; None: all
-    t_eps: float | None = None                       # last time of the grid; None: the teacher's
-    method: str = "gauss_newton"                     # or "adam", the published recipe
-    loss: str = "l1"                                 # l1, l2, features (the teacher's), lpips
-    condition: str = "random"                        # class labels of the pairs: "random", or "none"
-    iterations: int = 10_000                         # Adam steps of method="adam"
-    fit_steps: int = 40                              # Gauss-Newton steps of method="gauss_newton", at most
-    fit_pairs: int = 32                              # pairs that the first of them look at; more once a step gains too little
-    n_pairs: int = 1_000                             # training pairs
-    n_val: int = 500                                 # held-out pairs: half choose, half report
+
+    teacher: str = "fmnist"  # see load_teacher
+    weights: str = ""  # where the network of a paper setting (cifar10, ...) lies
+    prompts: str = ""  # text file of captions, for a text teacher
+    nfe: int = 4  # network evaluations per sample
+    order: int | None = None  # how many points back a step may use; None: all
+    t_eps: float | None = None  # last time of the grid; None: the teacher's
+    method: str = "gauss_newton"  # or "adam", the published recipe
+    loss: str = "l1"  # l1, l2, features (the teacher's), lpips
+    condition: str = "random"  # class labels of the pairs: "random", or "none"
+    iterations: int = 10_000  # Adam steps of method="adam"
+    fit_steps: int = 40  # Gauss-Newton steps of method="gauss_newton", at most
+    fit_pairs: int = 32  # pairs that the first of them look at; more once a step gains too little
+    n_pairs: int = 1_000  # training pairs
+    n_val: int = 500  # held-out pairs: half choose, half report
     batch_size: int = 24
     lr: float = 1e-3
     clip: float = 1.0
     ema: float = 0.999
-    adversarial_weight: float = 1.0                  # 0: GS only
+    adversarial_weight: float = 1.0  # 0: GS only
     adversarial_iterations: int = 10_000
     gamma: float = 0.2
     discriminator_lr: float = 1e-5
     discriminator_width: int = 32
     val_every: int = 50
     checkpoint_every: int = 50
-    n_eval: int = 1_000                              # samples that the finished solver is judged on, seeds from 50,000
+    n_eval: int = 1_000  # samples that the finished solver is judged on, seeds from 50,000
     seed: int = 0
     device: str = "auto"
 
-    def __post_init__(self): _check(self)
+    def __post_init__(self):
+        _check(self)
 
 # %% ../nbs/03_train_gas.ipynb #583e9086
 def check_text(name: str, value: Any) -> str:
     "`value` as text; a path or a torch.device is one too. ValueError for anything else."
-    if isinstance(value, (str, torch.device)): return str(value)
-    if isinstance(value, os.PathLike): return os.fspath(value)
+    if isinstance(value, (str, torch.device)):
+        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     raise ValueError(f"{name}={value!r}: must be text")
 
+# %% ../nbs/03_train_gas.ipynb #bc81b4f2
 def check_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
     "`value` as an int from `least` to `most`; ValueError for anything else."
-    bounds = f"at least {least}" if most == 2**63 - 1 or not _is_whole(value) or value < least else f"at most {most:,}"
+    bounds = (
+        f"at least {least}"
+        if most == 2**63 - 1 or not _is_whole(value) or value < least
+        else f"at most {most:,}"
+    )
     if not _is_whole(value) or not least <= value <= most:
         raise ValueError(f"{name}={value!r}: must be a whole number, {bounds}")
     return operator.index(value)
 
-def _is_whole(value: Any) -> bool: return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+# %% ../nbs/03_train_gas.ipynb #9033116d
 def check_number(name: str, value: Any) -> int | float:
     "`value` as a number that is finite; ValueError for anything else."
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: must be a number")
     return value if isinstance(value, (int, float)) else float(value)
 
+
 def check_flag(name: str, value: Any) -> bool:
     "`value`, which is True or False; ValueError for anything else."
-    if not isinstance(value, bool): raise ValueError(f"{name}={value!r}: must be True or False")
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: must be True or False")
     return value
 
 # %% ../nbs/03_train_gas.ipynb #8c2c1a8d
-_CHOICES = dict(method=("gauss_newton", "adam"), loss=("l1", "l2", "features", "lpips"), condition=("random", "none"))
+_CHOICES = dict(
+    method=("gauss_newton", "adam"),
+    loss=("l1", "l2", "features", "lpips"),
+    condition=("random", "none"),
+)
 _TEXTS = ("teacher", "weights", "prompts", "device", *_CHOICES)
-_AT_LEAST = dict(nfe=1, iterations=1, fit_steps=1, fit_pairs=8, n_pairs=8, n_val=1, batch_size=1,
-                 adversarial_iterations=1, discriminator_width=8, val_every=1, checkpoint_every=1, n_eval=2, seed=0)
+_AT_LEAST = dict(
+    nfe=1,
+    iterations=1,
+    fit_steps=1,
+    fit_pairs=8,
+    n_pairs=8,
+    n_val=1,
+    batch_size=1,
+    adversarial_iterations=1,
+    discriminator_width=8,
+    val_every=1,
+    checkpoint_every=1,
+    n_eval=2,
+    seed=0,
+)
+
+# %% ../nbs/03_train_gas.ipynb #a1127492
 _POSITIVE = ("lr", "clip", "gamma", "discriminator_lr")
 
+
 def _check(c: TrainConfig) -> None:
-    for name in _TEXTS: object.__setattr__(c, name, check_text(name, getattr(c, name)))
-    for name, least in _AT_LEAST.items(): object.__setattr__(c, name, check_whole(name, getattr(c, name), least))
+    for name in _TEXTS:
+        object.__setattr__(c, name, check_text(name, getattr(c, name)))
+    for name, least in _AT_LEAST.items():
+        object.__setattr__(c, name, check_whole(name, getattr(c, name), least))
     for name in (*_POSITIVE, "ema", "adversarial_weight"):
         object.__setattr__(c, name, check_number(name, getattr(c, name)))
-    if c.t_eps is not None: object.__setattr__(c, "t_eps", check_number("t_eps", c.t_eps))
-    if c.order is not None: object.__setattr__(c, "order", check_whole("order", c.order, 1))
+    if c.t_eps is not None:
+        object.__setattr__(c, "t_eps", check_number("t_eps", c.t_eps))
+    if c.order is not None:
+        object.__setattr__(c, "order", check_whole("order", c.order, 1))
     for name, allowed in _CHOICES.items():
         if getattr(c, name) not in allowed:
             raise ValueError(f"{name}={getattr(c, name)!r}: choose one of {', '.join(allowed)}")
     for name in _POSITIVE:
-        if getattr(c, name) <= 0: raise ValueError(f"{name}={getattr(c, name)!r}: must be a positive number")
+        if getattr(c, name) <= 0:
+            raise ValueError(f"{name}={getattr(c, name)!r}: must be a positive number")
     _check_ranges(c)
     default_device(c.device)
 
+# %% ../nbs/03_train_gas.ipynb #f71c92ed
 def _check_ranges(c: TrainConfig) -> None:
-    if not 0 <= c.ema < 1: raise ValueError(f"ema={c.ema}: must lie in [0, 1)")
+    if not 0 <= c.ema < 1:
+        raise ValueError(f"ema={c.ema}: must lie in [0, 1)")
     if c.adversarial_weight < 0:
-        raise ValueError(f"adversarial_weight={c.adversarial_weight}: must be 0 (GS only) or positive")
-    if c.nfe > 50: raise ValueError(f"nfe={c.nfe}: a student has 1 to 50 evaluations; more is a teacher's work")
-    if c.t_eps is not None and not 0 < c.t_eps < 1: raise ValueError(f"t_eps={c.t_eps}: must lie between 0 and 1")
+        raise ValueError(
+            f"adversarial_weight={c.adversarial_weight}: must be 0 (GS only) or positive"
+        )
+    if c.nfe > 50:
+        raise ValueError(
+            f"nfe={c.nfe}: a student has 1 to 50 evaluations; more is a teacher's work"
+        )
+    if c.t_eps is not None and not 0 < c.t_eps < 1:
+        raise ValueError(f"t_eps={c.t_eps}: must lie between 0 and 1")
     if c.order is not None and c.method == "gauss_newton" and c.order < c.nfe:
-        raise ValueError(f"order={c.order}: the Gauss-Newton fit uses all points (order {c.nfe}); "
-                         "use method='adam' for a lower order")
+        raise ValueError(
+            f"order={c.order}: the Gauss-Newton fit uses all points (order {c.nfe}); "
+            "use method='adam' for a lower order"
+        )
     if c.n_val < 2 and c.method == "gauss_newton":
-        raise ValueError("n_val=1: the Gauss-Newton fit needs 2 held-out pairs, one to choose by "
-                         "and one to report")
+        raise ValueError(
+            "n_val=1: the Gauss-Newton fit needs 2 held-out pairs, one to choose by "
+            "and one to report"
+        )
     if c.n_pairs + c.n_val > EVAL_SEED:
-        raise ValueError(f"n_pairs + n_val = {c.n_pairs + c.n_val}: evaluation seeds begin at {EVAL_SEED}")
+        raise ValueError(
+            f"n_pairs + n_val = {c.n_pairs + c.n_val}: evaluation seeds begin at {EVAL_SEED}"
+        )
     check_whole("n_eval", c.n_eval, 2, MAX_SEED - EVAL_SEED)
 
 # %% ../nbs/03_train_gas.ipynb #97e341f7
 def make_distance(loss: str, teacher: Teacher) -> Distance:
     "The training distance by name: l1, l2, features (the teacher's), lpips (package `lpips` and its weights)."
-    if loss in ("l1", "l2"): return Distance(loss)
+    if loss in ("l1", "l2"):
+        return Distance(loss)
     if loss == "features":
-        if teacher.features_name == "pixels": raise ValueError(f"loss='features': {teacher.name} has no feature network, use l1 or l2")
+        if teacher.features_name == "pixels":
+            raise ValueError(
+                f"loss='features': {teacher.name} has no feature network, use l1 or l2"
+            )
         return Distance("l2", lambda x: teacher.features(teacher.decode(x)))
     return Distance("l2", lpips_features(teacher.device, teacher.decode))
 
-def lpips_features(device: str | torch.device = "cpu", decode: Callable = lambda x: x, network: Any = None) -> Callable:
+# %% ../nbs/03_train_gas.ipynb #b99a2a3a
+def lpips_features(
+    device: str | torch.device = "cpu", decode: Callable = lambda x: x, network: Any = None
+) -> Callable:
     "x (B, C, H, W) in [-1, 1] to (B, F) such that LPIPS (VGG; arXiv 1801.03924) is the squared distance of two rows."
     net = network or _load_lpips(device)
+
     def features(x):
         x = decode(x)
         x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
         out = []
         for layer, lin in zip(net.net(net.scaling_layer(x)), net.lins):
             unit = layer / (layer.square().sum(1, keepdim=True).sqrt() + 1e-10)
-            out.append((unit * (lin.model[-1].weight.clamp_min(0).sqrt() / (layer.shape[-1] * layer.shape[-2]) ** 0.5)).flatten(1))
+            out.append(
+                (
+                    unit
+                    * (
+                        lin.model[-1].weight.clamp_min(0).sqrt()
+                        / (layer.shape[-1] * layer.shape[-2]) ** 0.5
+                    )
+                ).flatten(1)
+            )
         return torch.cat(out, 1)
+
     return features
 
 # %% ../nbs/03_train_gas.ipynb #7a1c93de
 _VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
 
+
 def check_lpips() -> None:
     "ValueError at once where LPIPS could not start: no package, or neither VGG's weights nor a network to fetch them over."
-    if find_spec("lpips") is None: raise ValueError("loss='lpips' needs the package lpips: pip install lpips; or choose loss='l1'")
+    if find_spec("lpips") is None:
+        raise ValueError(
+            "loss='lpips' needs the package lpips: pip install lpips; or choose loss='l1'"
+        )
     file = Path(torch.hub.get_dir()) / "checkpoints" / _VGG.rpartition("/")[2]
-    if file.is_file(): return
-    try: urllib.request.urlopen(urllib.request.Request(_VGG, method="HEAD"), timeout=2).close()
+    if file.is_file():
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(_VGG, method="HEAD"), timeout=2).close()
     except OSError as e:
-        raise ValueError(f"loss='lpips' needs VGG weights (528 MB) and they cannot be downloaded here ({e}); put {file.name} from {_VGG} "
-                         f"into {file.parent}, or choose loss='l1'") from None
+        raise ValueError(
+            f"loss='lpips' needs VGG weights (528 MB) and they cannot be downloaded here ({e}); put {file.name} from {_VGG} "
+            f"into {file.parent}, or choose loss='l1'"
+        ) from None
 
+# %% ../nbs/03_train_gas.ipynb #bcf2d2ac
 def _load_lpips(device):
-    import gas_nb.compat                                  # torchvision must be mended before lpips imports it
-    try: import lpips
-    except ImportError: raise ValueError("loss='lpips' needs the package lpips: pip install lpips") from None
-    try: return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False).to(device)
+
+    try:
+        import lpips
+    except ImportError:
+        raise ValueError("loss='lpips' needs the package lpips: pip install lpips") from None
+    try:
+        return lpips.LPIPS(net="vgg", verbose=False).eval().requires_grad_(False).to(device)
     except OSError as e:
-        raise ValueError("loss='lpips' needs VGG weights and they could not be downloaded; put vgg16-397923af.pth into "
-                         f"{torch.hub.get_dir()}/checkpoints ({e})") from None
+        raise ValueError(
+            "loss='lpips' needs VGG weights and they could not be downloaded; put vgg16-397923af.pth into "
+            f"{torch.hub.get_dir()}/checkpoints ({e})"
+        ) from None
 
 # %% ../nbs/03_train_gas.ipynb #6192673c
 PHASES = ("fit", "gs", "gas", "done")
 
+
 class TrainState:
     "A run's memory: phase, step, fit, solver, EMA, discriminator, optimisers."
+
     def __init__(self, config: TrainConfig, teacher: Teacher):
         self.config, self.teacher = config, teacher
-        self.phase, self.step, self.seconds = PHASES[0] if config.method == "gauss_newton" else "gs", 0, 0.0
+        self.phase, self.step, self.seconds = (
+            PHASES[0] if config.method == "gauss_newton" else "gs",
+            0,
+            0.0,
+        )
         self.fit: FitStep | None = None
-        self.reported: tuple[float, float] | None = None  # held-out loss of the fit and its standard error
+        self.reported: tuple[float, float] | None = (
+            None  # held-out loss of the fit and its standard error
+        )
         t_eps = config.t_eps or teacher.t_eps
         self.solver = GeneralizedSolver(teacher.schedule, config.nfe, config.order, t_eps)
-        if config.method == "adam" and teacher.schedule.alpha(1.0) == 0:         # a flow model
+        if config.method == "adam" and teacher.schedule.alpha(1.0) == 0:  # a flow model
             self.solver.load_tableau(ddim(teacher.schedule, self.solver.times.detach()))
         self.ema, self.gs = self.parameters(), self.parameters()
         self.optimizer = torch.optim.Adam(self.solver.parameters(), config.lr)
         self.discriminator = self.discriminator_optimizer = None
-        self.late: dict[str, dict] = {}                  # rows for late starts by solver, gs and gas
+        self.late: dict[str, dict] = {}  # rows for late starts by solver, gs and gas
 
-    def parameters(self) -> dict[str, Tensor]: return {k: v.detach().clone() for k, v in self.solver.state_dict().items()}
+    def parameters(self) -> dict[str, Tensor]:
+        return {k: v.detach().clone() for k, v in self.solver.state_dict().items()}
 
     def tableau(self, which: str = "ema") -> Tableau:
         "The solver as a table: `ema` (what evaluation uses), or `gs`, the one that the distillation ended with."
         solver = copy.deepcopy(self.solver)
         solver.load_state_dict(self.ema if which == "ema" else self.gs)
-        with torch.no_grad(): table = solver.tableau("gas" if which == "ema" and self.phase in ("gas", "done") and self.discriminator else "gs")
-        meta = dict(table.meta, teacher=self.teacher.name, prediction=self.teacher.denoiser.prediction)
-        return Tableau(table.times, table.offsets, table.A, table.C, meta, self.late.get(table.name, {}))
+        with torch.no_grad():
+            table = solver.tableau(
+                "gas"
+                if which == "ema" and self.phase in ("gas", "done") and self.discriminator
+                else "gs"
+            )
+        meta = dict(
+            table.meta, teacher=self.teacher.name, prediction=self.teacher.denoiser.prediction
+        )
+        return Tableau(
+            table.times, table.offsets, table.A, table.C, meta, self.late.get(table.name, {})
+        )
 
 # %% ../nbs/03_train_gas.ipynb #0b729268
 def make_discriminator(config: TrainConfig, teacher: Teacher) -> nn.Module:
     "The judge of samples of the teacher's shape, whatever that is; new weights on the CPU."
     return Discriminator.for_shape(teacher.shape, base_width=config.discriminator_width)
 
+
 @patch
 @torch.no_grad()
 def update_ema(self: TrainState) -> None:
     decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-    for name, p in self.solver.state_dict().items(): self.ema[name].lerp_(p, 1 - decay)
+    for name, p in self.solver.state_dict().items():
+        self.ema[name].lerp_(p, 1 - decay)
 
+# %% ../nbs/03_train_gas.ipynb #04e96aed
 @patch
 def start_phase(self: TrainState, phase: str) -> None:
     "Enter a phase: fresh step count; the adversarial one keeps the distilled solver and makes its discriminator."
-    if phase == "gas" or (phase == "done" and self.discriminator is None): self.gs = copy.deepcopy(self.ema)
+    if phase == "gas" or (phase == "done" and self.discriminator is None):
+        self.gs = copy.deepcopy(self.ema)
     self.phase, self.step = phase, 0
-    if phase != "gas": return
+    if phase != "gas":
+        return
     self.solver.load_state_dict(self.gs)
     self.optimizer = torch.optim.Adam(self.solver.parameters(), self.config.lr)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(self.config.seed)
         self.discriminator = make_discriminator(self.config, self.teacher).to(self.teacher.device)
-    self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), self.config.discriminator_lr, betas=(0.0, 0.99))
+    self.discriminator_optimizer = torch.optim.Adam(
+        self.discriminator.parameters(), self.config.discriminator_lr, betas=(0.0, 0.99)
+    )
 
 # %% ../nbs/03_train_gas.ipynb #aae4c0b1
 @patch
 def save(self: TrainState, path: Path) -> None:
     "Write everything to one safetensors file, atomically."
     tensors = {f"{group}.{k}": v for group, d in self._groups().items() for k, v in d.items()}
-    header = dict(config=asdict(self.config), phase=self.phase, step=self.step, seconds=self.seconds, teacher=self.teacher.config)
+    header = dict(
+        config=asdict(self.config),
+        phase=self.phase,
+        step=self.step,
+        seconds=self.seconds,
+        teacher=self.teacher.config,
+    )
     if self.fit:
         header["fit"] = {k: getattr(self.fit, k) for k in FitStep._fields if k != "chart"}
         tensors["fit.vector"] = self.fit.chart.vector()
-    if self.reported: header["reported"] = self.reported
-    header["late"] = {name: {str(b): [M.tolist() for M in rows] for b, rows in late.items()} for name, late in self.late.items()}
-    save_safetensors_atomic(path, {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()}, dict(state=json.dumps(header)))
+    if self.reported:
+        header["reported"] = self.reported
+    header["late"] = {
+        name: {str(b): [M.tolist() for M in rows] for b, rows in late.items()}
+        for name, late in self.late.items()
+    }
+    save_safetensors_atomic(
+        path,
+        {k: v.detach().contiguous().cpu().clone() for k, v in tensors.items()},
+        dict(state=json.dumps(header)),
+    )
 
+# %% ../nbs/03_train_gas.ipynb #194dee94
 @patch
 def _groups(self: TrainState) -> dict[str, dict[str, Tensor]]:
     groups = dict(solver=self.parameters(), ema=self.ema, gs=self.gs, adam=_flat(self.optimizer))
-    if self.discriminator is not None: groups |= dict(discriminator=self.discriminator.state_dict(), discriminator_adam=_flat(self.discriminator_optimizer))
+    if self.discriminator is not None:
+        groups |= dict(
+            discriminator=self.discriminator.state_dict(),
+            discriminator_adam=_flat(self.discriminator_optimizer),
+        )
     return groups
 
-def _flat(optimizer): return {f"{i}.{k}": v for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
+
+def _flat(optimizer):
+    return {f"{i}.{k}": v for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
 
 # %% ../nbs/03_train_gas.ipynb #5a5b7a4a
 @patch
@@ -260,61 +430,106 @@ def load(self: TrainState, path: Path) -> None:
     "Continue from what `save` wrote. ValueError if the file is damaged or belongs to another configuration or teacher."
     try:
         with safe_open(path, "pt") as f:
-            header, tensors = json.loads(f.metadata()["state"]), {k: f.get_tensor(k) for k in f.keys()}
-        if header["phase"] not in PHASES or not isinstance(header["config"], dict) or "teacher" not in header:
+            header, tensors = (
+                json.loads(f.metadata()["state"]),
+                {k: f.get_tensor(k) for k in f.keys()},
+            )
+        if (
+            header["phase"] not in PHASES
+            or not isinstance(header["config"], dict)
+            or "teacher" not in header
+        ):
             raise ValueError("its header is not a run's")
-    except Exception as e: raise ValueError(f"{path} is not a checkpoint of a run ({e}); delete it to start over") from None
+    except Exception as e:
+        raise ValueError(
+            f"{path} is not a checkpoint of a run ({e}); delete it to start over"
+        ) from None
     ours = json.loads(json.dumps(asdict(self.config)))
-    if differs := sorted(k for k in ours.keys() | header["config"].keys() if k != "device" and ours.get(k) != header["config"].get(k)):
-        raise ValueError(f"{path} was made with other settings ({', '.join(differs)}): use another output directory")
+    if differs := sorted(
+        k
+        for k in ours.keys() | header["config"].keys()
+        if k != "device" and ours.get(k) != header["config"].get(k)
+    ):
+        raise ValueError(
+            f"{path} was made with other settings ({', '.join(differs)}): use another output directory"
+        )
     if differs := teacher_differences(header["teacher"], self.teacher.config):
-        raise ValueError(f"{path} was made with another teacher ({'; '.join(differs)}): use another output directory")
-    group = lambda name: {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + ".")}
-    if header["phase"] == "gas" or any(k.startswith("discriminator.") for k in tensors): self.start_phase("gas")
+        raise ValueError(
+            f"{path} was made with another teacher ({'; '.join(differs)}): use another output directory"
+        )
+
+    def group(name):
+        return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(name + ".")}
+
+    if header["phase"] == "gas" or any(k.startswith("discriminator.") for k in tensors):
+        self.start_phase("gas")
     self.phase, self.step, self.seconds = header["phase"], header["step"], header["seconds"]
-    self.solver.load_state_dict(group("solver")); self.ema, self.gs = group("ema"), group("gs")
+    self.solver.load_state_dict(group("solver"))
+    self.ema, self.gs = group("ema"), group("gs")
     _restore(self.optimizer, group("adam"))
     for name, late in header.get("late", {}).items():
-        self.late[name] = {int(b): tuple(torch.tensor(M, dtype=torch.float64) for M in rows) for b, rows in late.items()}
-    if "reported" in header: self.reported = tuple(header["reported"])
-    if "fit" in header: self.fit = FitStep(chart=Chart.from_vector(tensors["fit.vector"], self.config.nfe), **header["fit"])
+        self.late[name] = {
+            int(b): tuple(torch.tensor(M, dtype=torch.float64) for M in rows)
+            for b, rows in late.items()
+        }
+    if "reported" in header:
+        self.reported = tuple(header["reported"])
+    if "fit" in header:
+        self.fit = FitStep(
+            chart=Chart.from_vector(tensors["fit.vector"], self.config.nfe), **header["fit"]
+        )
     if self.discriminator is not None:
-        self.discriminator.load_state_dict(group("discriminator")); _restore(self.discriminator_optimizer, group("discriminator_adam"))
+        self.discriminator.load_state_dict(group("discriminator"))
+        _restore(self.discriminator_optimizer, group("discriminator_adam"))
 
 # %% ../nbs/03_train_gas.ipynb #1de65a0e
 def load_state(config: TrainConfig, teacher: Teacher, run_dir: str | Path) -> TrainState:
     "The state in a run's directory; ValueError if there is none."
     state, path = TrainState(config, teacher), Path(run_dir) / "checkpoint.safetensors"
-    if not path.is_file(): raise ValueError(f"{run_dir} has no checkpoint.safetensors: train first")
+    if not path.is_file():
+        raise ValueError(f"{run_dir} has no checkpoint.safetensors: train first")
     _resume(state, path)
     return state
 
+# %% ../nbs/03_train_gas.ipynb #44436fc1
 def _resume(state: TrainState, path: Path) -> None:
-    try: state.load(path)
+    try:
+        state.load(path)
     except (LookupError, RuntimeError, TypeError, AttributeError) as e:
-        raise ValueError(f"{path} does not hold what a run of these settings needs ({type(e).__name__}: {e}); "
-                         "delete it to start over") from e
+        raise ValueError(
+            f"{path} does not hold what a run of these settings needs ({type(e).__name__}: {e}); "
+            "delete it to start over"
+        ) from e
 
+# %% ../nbs/03_train_gas.ipynb #667a55fd
 def _restore(optimizer, flat):
     state = {}
-    for name, v in flat.items(): state.setdefault(int(name.split(".")[0]), {})[name.split(".")[1]] = v
-    optimizer.load_state_dict(dict(state=state, param_groups=optimizer.state_dict()["param_groups"]))
+    for name, v in flat.items():
+        state.setdefault(int(name.split(".")[0]), {})[name.split(".")[1]] = v
+    optimizer.load_state_dict(
+        dict(state=state, param_groups=optimizer.state_dict()["param_groups"])
+    )
 
 # %% ../nbs/03_train_gas.ipynb #868c3d05
 class NonFiniteLoss(FloatingPointError):
     "A loss that is nan or infinite; the last checkpoint is kept."
 
+# %% ../nbs/03_train_gas.ipynb #50cf3b78
 def _apply(optimizer, loss: Tensor, parameters, clip: float | None, state: TrainState) -> None:
-    value = total(dict(loss=loss.item()))["loss"]         # of all processes, so that all stop or none
+    value = total(dict(loss=loss.item()))["loss"]  # of all processes, so that all stop or none
     if not math.isfinite(value):
-        raise NonFiniteLoss(f"loss is {value} at step {state.step + 1} of phase {state.phase}: lower lr "
-                            f"(now {state.config.lr:g}) or the adversarial weight; the last good checkpoint is kept")
+        raise NonFiniteLoss(
+            f"loss is {value} at step {state.step + 1} of phase {state.phase}: lower lr "
+            f"(now {state.config.lr:g}) or the adversarial weight; the last good checkpoint is kept"
+        )
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     sum_gradients(p for group in optimizer.param_groups for p in group["params"])
-    if clip is not None: torch.nn.utils.clip_grad_norm_(parameters, clip)
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
 
+# %% ../nbs/03_train_gas.ipynb #1be18941
 def gs_step(state: TrainState, batch: Pairs, distance: Distance) -> dict[str, float]:
     "One Adam step on the distance to the teacher; returns the loss."
     part = share(batch)
@@ -328,14 +543,31 @@ def gas_step(state: TrainState, batch: Pairs, fresh: Pairs, distance: Distance) 
     "One discriminator and one solver step; `fresh` carries noise and conditions that belong to no pair."
     c, D, n = state.config, state.discriminator, len(batch)
     batch, fresh = share(batch), share(fresh)
-    weight = len(batch) / n                               # the processes' means add up to that of the whole batch
+    weight = len(batch) / n  # the processes' means add up to that of the whole batch
     both = None if batch.condition is None else torch.cat([batch.condition, fresh.condition])
-    student, fake = state.solver.sample(state.teacher.denoiser, torch.cat([batch.x_T, fresh.x_T]), both).split([len(batch), len(fresh)])
+    student, fake = state.solver.sample(
+        state.teacher.denoiser, torch.cat([batch.x_T, fresh.x_T]), both
+    ).split([len(batch), len(fresh)])
     d = discriminator_loss(D, batch.x_0, fake.detach(), c.gamma)
     _apply(state.discriminator_optimizer, d.loss.mean() * weight, [], None, state)
-    close, fool = distance.loss(distance.residual(student, batch.x_0)), generator_loss(D, batch.x_0, fake).mean()
-    _apply(state.optimizer, (close + c.adversarial_weight * fool) * weight, list(state.solver.parameters()), c.clip, state)
-    means = dict(loss=close, generator=fool, discriminator=d.adversarial.mean(), r1=d.r1.mean(), r2=d.r2.mean())
+    close, fool = (
+        distance.loss(distance.residual(student, batch.x_0)),
+        generator_loss(D, batch.x_0, fake).mean(),
+    )
+    _apply(
+        state.optimizer,
+        (close + c.adversarial_weight * fool) * weight,
+        list(state.solver.parameters()),
+        c.clip,
+        state,
+    )
+    means = dict(
+        loss=close,
+        generator=fool,
+        discriminator=d.adversarial.mean(),
+        r1=d.r1.mean(),
+        r2=d.r2.mean(),
+    )
     return total({name: v.item() * weight for name, v in means.items()})
 
 # %% ../nbs/03_train_gas.ipynb #7cf784dd
@@ -343,9 +575,12 @@ def draw_batch(pairs: Pairs, config: TrainConfig, step: int) -> Pairs:
     "The pairs of one step: `batch_size` of them, without repeats, chosen by (seed, step)."
     return pairs[batch_indices(len(pairs), min(config.batch_size, len(pairs)), step, config.seed)]
 
+
 def draw_fresh(teacher: Teacher, config: TrainConfig, step: int) -> Pairs:
     "Noise and labels of one step, from seeds far behind those of any pair."
-    first = int.from_bytes(hashlib.sha256(f"fresh {config.seed} {step}".encode()).digest()[:4], "big") % (1 << 29)
+    first = int.from_bytes(
+        hashlib.sha256(f"fresh {config.seed} {step}".encode()).digest()[:4], "big"
+    ) % (1 << 29)
     seeds = range((1 << 30) + first, (1 << 30) + first + config.batch_size)
     condition = teacher.random_conditions(seeds) if config.condition == "random" else None
     x_T = noise(seeds, teacher.shape)
@@ -355,6 +590,7 @@ def draw_fresh(teacher: Teacher, config: TrainConfig, step: int) -> Pairs:
 @dataclass
 class StepRecord:
     "One step: phase (fit, gs, gas), step of steps, loss, held-out loss (or None), seconds of training so far, other losses."
+
     phase: str
     step: int
     steps: int
@@ -368,12 +604,20 @@ class StepRecord:
     def tableau(self) -> Tableau:
         "The solver as it is now."
         return self.state.tableau()
+
     def as_dict(self) -> dict:
-        return {k: getattr(self, k) for k in ("phase", "step", "steps", "loss", "val_loss", "seconds")} | self.extras
+        return {
+            k: getattr(self, k) for k in ("phase", "step", "steps", "loss", "val_loss", "seconds")
+        } | self.extras
 
 # %% ../nbs/03_train_gas.ipynb #fa6371f6
-def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Path | None = None,
-          pairs: tuple[Pairs, Pairs] | None = None, progress: Callable[[int, int], None] | None = None) -> Iterator[StepRecord]:
+def train(
+    config: TrainConfig,
+    teacher: Teacher | None = None,
+    run_dir: str | Path | None = None,
+    pairs: tuple[Pairs, Pairs] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[StepRecord]:
     """Distil a solver; yields a StepRecord per step. `pairs` = (training, held-out), made if not given, with `progress(done, total)`.
     With `run_dir` the state is kept there and an interrupted run continues, bit-identically on the CPU; another process that works
     there is FolderInUse. ValueError for what cannot be trained comes before any work. NonFiniteLoss stops it."""
@@ -381,194 +625,382 @@ def train(config: TrainConfig, teacher: Teacher | None = None, run_dir: str | Pa
     distance = make_distance(config.loss, teacher)
     rehearse(config, teacher, distance, pairs)
     mine = on_main(claim_folder, run_dir) if run_dir is not None else False
-    try: yield from _train(config, teacher, distance, run_dir, pairs, progress)
+    try:
+        yield from _train(config, teacher, distance, run_dir, pairs, progress)
     finally:
-        if mine and is_main(): release_folder(run_dir)
+        if mine and is_main():
+            release_folder(run_dir)
 
+# %% ../nbs/03_train_gas.ipynb #380aa763
 def _train(config, teacher, distance, run_dir, pairs, progress):
     state = TrainState(config, teacher)
     checkpoint = Path(run_dir) / "checkpoint.safetensors" if run_dir is not None else None
-    if checkpoint and on_main(checkpoint.exists): _resume(state, checkpoint)
-    if state.phase == "done": return
-    training, held_out = (p.to(teacher.device) for p in pairs or make_training_pairs(config, teacher, run_dir, progress))
+    if checkpoint and on_main(checkpoint.exists):
+        _resume(state, checkpoint)
+    if state.phase == "done":
+        return
+    training, held_out = (
+        p.to(teacher.device)
+        for p in pairs or make_training_pairs(config, teacher, run_dir, progress)
+    )
     choosing, reporting = split_held_out(config, held_out)
     clock = time.perf_counter() - state.seconds
-    for phase in PHASES[PHASES.index(state.phase):-1]:
+    for phase in PHASES[PHASES.index(state.phase) : -1]:
         steps = _steps(config, phase)
-        if not steps: continue
-        if state.phase != phase: state.start_phase(phase)
+        if not steps:
+            continue
+        if state.phase != phase:
+            state.start_phase(phase)
         while state.step < steps and not _settled(state):
             extras = _STEP[phase](state, training, held_out, distance)
             state.step += 1
-            if phase != "fit": state.update_ema()
+            if phase != "fit":
+                state.update_ema()
             last = state.step == steps or _settled(state)
             val = state.reported[0] if phase == "fit" else None
-            if phase != "fit" and (last or state.step % config.val_every == 0): val = validate(state, reporting, distance)
+            if phase != "fit" and (last or state.step % config.val_every == 0):
+                val = validate(state, reporting, distance)
             state.seconds = time.perf_counter() - clock
-            if checkpoint and is_main() and (last or phase == "fit" or state.step % config.checkpoint_every == 0): state.save(checkpoint)
-            yield StepRecord(phase, state.step, steps, extras.pop("loss"), val, state.seconds, extras, state)
+            if (
+                checkpoint
+                and is_main()
+                and (last or phase == "fit" or state.step % config.checkpoint_every == 0)
+            ):
+                state.save(checkpoint)
+            yield StepRecord(
+                phase, state.step, steps, extras.pop("loss"), val, state.seconds, extras, state
+            )
         _fit_late_starts(state, training, choosing, distance)
     state.start_phase("done")
-    if checkpoint and is_main(): state.save(checkpoint)
+    if checkpoint and is_main():
+        state.save(checkpoint)
 
 # %% ../nbs/03_train_gas.ipynb #7520d5be
-def rehearse(config: TrainConfig, teacher: Teacher, distance: Distance, pairs: tuple[Pairs, Pairs] | None = None) -> None:
+def rehearse(
+    config: TrainConfig,
+    teacher: Teacher,
+    distance: Distance,
+    pairs: tuple[Pairs, Pairs] | None = None,
+) -> None:
     "ValueError for what `train` could not do later."
     if config.adversarial_weight > 0:
-        with torch.device("meta"): make_discriminator(config, teacher)
+        with torch.device("meta"):
+            make_discriminator(config, teacher)
     if config.adversarial_weight > 0 or config.method == "adam":
         share(range(min(config.batch_size, len(pairs[0]) if pairs else config.n_pairs)))
     for part in pairs or ():
         if tuple(part.x_T.shape[1:]) != teacher.shape or tuple(part.x_0.shape[1:]) != teacher.shape:
-            raise ValueError(f"pairs of shapes {tuple(part.x_T.shape[1:])} and {tuple(part.x_0.shape[1:])}: "
-                             f"{teacher.name} has samples of shape {teacher.shape}")
-        if not len(part): raise ValueError("no pairs: training and held-out pairs are needed, at least one of each")
-    if config.loss not in ("features", "lpips"): return
+            raise ValueError(
+                f"pairs of shapes {tuple(part.x_T.shape[1:])} and {tuple(part.x_0.shape[1:])}: "
+                f"{teacher.name} has samples of shape {teacher.shape}"
+            )
+        if not len(part):
+            raise ValueError(
+                "no pairs: training and held-out pairs are needed, at least one of each"
+            )
+    if config.loss not in ("features", "lpips"):
+        return
     x = torch.zeros(1, *teacher.shape, device=teacher.device)
     try:
-        with torch.no_grad(): distance.loss(distance.residual(x, x))
+        with torch.no_grad():
+            distance.loss(distance.residual(x, x))
     except Exception as e:
-        raise ValueError(f"loss={config.loss!r} cannot look at samples of shape {teacher.shape} ({e}): choose loss='l1'") from e
+        raise ValueError(
+            f"loss={config.loss!r} cannot look at samples of shape {teacher.shape} ({e}): choose loss='l1'"
+        ) from e
 
 # %% ../nbs/03_train_gas.ipynb #f76b5f7c
 def _steps(config: TrainConfig, phase: str) -> int:
-    if phase == "gas": return config.adversarial_iterations if config.adversarial_weight > 0 else 0
-    if phase == "fit": return config.fit_steps + 1 if config.method == "gauss_newton" else 0
+    if phase == "gas":
+        return config.adversarial_iterations if config.adversarial_weight > 0 else 0
+    if phase == "fit":
+        return config.fit_steps + 1 if config.method == "gauss_newton" else 0
     return config.iterations if config.method == "adam" else 0
 
-def _fit_late_starts(state: TrainState, training: Pairs, choosing: Pairs, distance: Distance) -> None:
+# %% ../nbs/03_train_gas.ipynb #502e0809
+def _fit_late_starts(
+    state: TrainState, training: Pairs, choosing: Pairs, distance: Distance
+) -> None:
     "Rows for image-to-image, once a phase has ended."
     table, teacher = state.tableau(), state.teacher
-    if table.name in state.late: return
-    late = fit_late_starts(teacher.denoiser, table, training[:LATE], choosing[:JUDGED], distance, teacher.batch_size).late
+    if table.name in state.late:
+        return
+    late = fit_late_starts(
+        teacher.denoiser, table, training[:LATE], choosing[:JUDGED], distance, teacher.batch_size
+    ).late
     state.late[table.name] = agree(late)
+
 
 def _settled(state: TrainState) -> bool:
     "A fit that no damping improves any more has arrived."
     return state.phase == "fit" and state.step > 0 and state.fit.damping >= ARRIVED
 
 # %% ../nbs/03_train_gas.ipynb #ff62ebcc
-def make_training_pairs(config: TrainConfig, teacher: Teacher, run_dir: str | Path | None = None,
-                        progress: Callable[[int, int], None] | None = None) -> tuple[Pairs, Pairs]:
+def make_training_pairs(
+    config: TrainConfig,
+    teacher: Teacher,
+    run_dir: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Pairs, Pairs]:
     "(training, held-out) pairs; the held-out seeds follow the training seeds. With `run_dir` they are kept beside it, for all its runs."
-    return _make_pairs(config, teacher, train_seeds(config.n_pairs + config.n_val), run_dir, progress).split(config.n_val)
+    return _make_pairs(
+        config, teacher, train_seeds(config.n_pairs + config.n_val), run_dir, progress
+    ).split(config.n_val)
 
-def make_eval_pairs(config: TrainConfig, teacher: Teacher, run_dir: str | Path | None = None,
-                    progress: Callable[[int, int], None] | None = None) -> Pairs:
+# %% ../nbs/03_train_gas.ipynb #8c32d4a2
+def make_eval_pairs(
+    config: TrainConfig,
+    teacher: Teacher,
+    run_dir: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Pairs:
     "`config.n_eval` pairs from the evaluation seeds."
     return _make_pairs(config, teacher, eval_seeds(config.n_eval), run_dir, progress)
 
+# %% ../nbs/03_train_gas.ipynb #86c0e68c
 def _make_pairs(config, teacher, seeds, run_dir, progress):
     conditions = "random" if config.condition == "random" and teacher.n_classes else None
-    if run_dir is None: return make_pairs(teacher, seeds, conditions, progress=progress)
+    if run_dir is None:
+        return make_pairs(teacher, seeds, conditions, progress=progress)
     folder = on_main(pairs_folder, Path(run_dir).parent / "pairs", teacher, seeds, conditions)
     mine = on_main(_claim_in_turn, folder)
-    try: return generate_pairs(teacher, seeds, folder, conditions, progress=progress).tensors()
+    try:
+        return generate_pairs(teacher, seeds, folder, conditions, progress=progress).tensors()
     finally:
-        if mine and is_main(): release_folder(folder)
+        if mine and is_main():
+            release_folder(folder)
 
+# %% ../nbs/03_train_gas.ipynb #09ceb270
 def _claim_in_turn(folder: Path) -> bool:
     "Claim a folder; what another process is making there is waited for."
-    try: return claim_folder(folder)
+    try:
+        return claim_folder(folder)
     except FolderInUse:
-        print(f"waiting for {folder_owner(folder)}, which is making the pairs in {folder}", flush=True)
+        print(
+            f"waiting for {folder_owner(folder)}, which is making the pairs in {folder}", flush=True
+        )
         return claim_folder(folder, wait=-1)
 
+# %% ../nbs/03_train_gas.ipynb #bca01107
 @torch.no_grad()
 def validate(state: TrainState, held_out: Pairs, distance: Distance) -> float:
     "Held-out distance of the EMA solver, in batches."
     table, size = state.tableau(), state.teacher.batch_size
-    parts = [held_out[i:i + size] for i in range(0, len(held_out), size)]
-    loss = lambda p: distance.loss(distance.residual(sample(state.teacher.denoiser, p.x_T, table, p.condition), p.x_0)).item() * len(p)
+    parts = [held_out[i : i + size] for i in range(0, len(held_out), size)]
+
+    def loss(p):
+        return distance.loss(
+            distance.residual(sample(state.teacher.denoiser, p.x_T, table, p.condition), p.x_0)
+        ).item() * len(p)
+
     return sum(in_order(loss, parts)) / len(held_out)
 
 # %% ../nbs/03_train_gas.ipynb #2de011ea
 def split_held_out(config: TrainConfig, held_out: Pairs) -> tuple[Pairs, Pairs]:
     "(pairs that choose between solvers, pairs that only report): halves; Adam chooses nothing, so all report."
-    if config.method == "adam": return held_out, held_out
+    if config.method == "adam":
+        return held_out, held_out
     if len(held_out) < 2:
-        raise ValueError(f"{len(held_out)} held-out pairs: give 2 or more, half of them only report")
+        raise ValueError(
+            f"{len(held_out)} held-out pairs: give 2 or more, half of them only report"
+        )
     half = len(held_out) // 2
     return held_out[:half], held_out[half:]
 
+# %% ../nbs/03_train_gas.ipynb #440999fe
 def _fit_step(state: TrainState, training: Pairs, held_out: Pairs, distance: Distance) -> dict:
     c, teacher, solver = state.config, state.teacher, state.solver
     choosing, reporting = split_held_out(c, held_out)
-    judge = partial(sample_losses, teacher.denoiser, distance=distance, batch_size=teacher.batch_size)
+    judge = partial(
+        sample_losses, teacher.denoiser, distance=distance, batch_size=teacher.batch_size
+    )
     before = state.fit
     if before is None:
-        part = training[:c.fit_pairs]
-        with torch.no_grad(): _, path = sample(teacher.denoiser, part.x_T, teacher.tableau, part.condition, return_trajectory=True)
-        state.fit = start_fit(teacher.denoiser, c.nfe, solver.t_eps, part, choosing, path, distance, teacher.batch_size)
+        part = training[: c.fit_pairs]
+        with torch.no_grad():
+            _, path = sample(
+                teacher.denoiser, part.x_T, teacher.tableau, part.condition, return_trajectory=True
+            )
+        state.fit = start_fit(
+            teacher.denoiser,
+            c.nfe,
+            solver.t_eps,
+            part,
+            choosing,
+            path,
+            distance,
+            teacher.batch_size,
+        )
     else:
-        if state.reported is None:                        # a checkpoint from before the held-out pairs were split
+        if state.reported is None:  # a checkpoint from before the held-out pairs were split
             losses = judge(before.chart, choosing)
-            before = before._replace(val_loss=losses.mean().item(), **dict(zip(("typical", "capped"), spread(losses))))
-        state.fit = gauss_newton_step(teacher.denoiser, before, training, choosing, distance, solver.t_eps, max_batch=teacher.batch_size,
-                                      seed=c.seed)
+            before = before._replace(
+                val_loss=losses.mean().item(), **dict(zip(("typical", "capped"), spread(losses)))
+            )
+        state.fit = gauss_newton_step(
+            teacher.denoiser,
+            before,
+            training,
+            choosing,
+            distance,
+            solver.t_eps,
+            max_batch=teacher.batch_size,
+            seed=c.seed,
+        )
     state.fit = agree(state.fit)
     if state.reported is None or state.fit.accepted:
         losses = judge(state.fit.chart, reporting)
         state.reported = losses.mean().item(), losses.std(correction=0).item() / len(losses) ** 0.5
     solver.load_tableau(to_tableau(state.fit.chart, teacher.schedule, solver.t_eps))
     state.ema = state.parameters()
-    return dict(loss=state.fit.train_loss, damping=state.fit.damping, pairs=state.fit.pairs, val_error=state.reported[1])
+    return dict(
+        loss=state.fit.train_loss,
+        damping=state.fit.damping,
+        pairs=state.fit.pairs,
+        val_error=state.reported[1],
+    )
 
+# %% ../nbs/03_train_gas.ipynb #73704be1
 def _gs_step(state, training, held_out, distance):
     return gs_step(state, draw_batch(training, state.config, state.step), distance)
+
 
 def _gas_step(state, training, held_out, distance):
     batch = draw_batch(training, state.config, state.step)
     fresh = draw_fresh(state.teacher, state.config, state.step)[: len(batch)]
     return gas_step(state, batch, fresh, distance)
 
+
 _STEP = dict(fit=_fit_step, gs=_gs_step, gas=_gas_step)
 
 # %% ../nbs/03_train_gas.ipynb #1a697f8e
 PRESETS = dict(
-    quick=dict(fit_steps=2, fit_pairs=16, n_pairs=24, n_val=16, adversarial_iterations=2, discriminator_width=8, val_every=1, n_eval=24),
-    cpu=dict(fit_steps=3, fit_pairs=32, n_pairs=160, n_val=80, adversarial_iterations=20, batch_size=12, discriminator_lr=2e-4,
-             discriminator_width=16, lr=2e-4, ema=0.95, adversarial_weight=0.1, val_every=10, checkpoint_every=10, n_eval=120),
-    gpu=dict(fit_steps=40, fit_pairs=512, n_pairs=4_000, n_val=1_000, adversarial_iterations=2_000, discriminator_lr=1e-4,
-             lr=2e-4, adversarial_weight=0.1, val_every=100, checkpoint_every=500, n_eval=10_000),
-    paper=dict(method="adam", n_eval=10_000))
-DIGITS = dict(fit_steps=16, fit_pairs=256, n_pairs=2_000, n_val=500, n_eval=1_000)       # preset cpu, for a network that costs nothing
+    quick=dict(
+        fit_steps=2,
+        fit_pairs=16,
+        n_pairs=24,
+        n_val=16,
+        adversarial_iterations=2,
+        discriminator_width=8,
+        val_every=1,
+        n_eval=24,
+    ),
+    cpu=dict(
+        fit_steps=3,
+        fit_pairs=32,
+        n_pairs=160,
+        n_val=80,
+        adversarial_iterations=20,
+        batch_size=12,
+        discriminator_lr=2e-4,
+        discriminator_width=16,
+        lr=2e-4,
+        ema=0.95,
+        adversarial_weight=0.1,
+        val_every=10,
+        checkpoint_every=10,
+        n_eval=120,
+    ),
+    gpu=dict(
+        fit_steps=40,
+        fit_pairs=512,
+        n_pairs=4_000,
+        n_val=1_000,
+        adversarial_iterations=2_000,
+        discriminator_lr=1e-4,
+        lr=2e-4,
+        adversarial_weight=0.1,
+        val_every=100,
+        checkpoint_every=500,
+        n_eval=10_000,
+    ),
+    paper=dict(method="adam", n_eval=10_000),
+)
+
+# %% ../nbs/03_train_gas.ipynb #07fa83ff
+DIGITS = dict(
+    fit_steps=16, fit_pairs=256, n_pairs=2_000, n_val=500, n_eval=1_000
+)  # preset cpu, for a network that costs nothing
+
 
 def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     "The TrainConfig of a preset (auto, quick, cpu, gpu, paper), the teacher's paper setting and `overrides`, of which None means: as they say."
-    given, preset = {k: v for k, v in overrides.items() if v is not None}, check_text("preset", preset)
-    for name in set(given) & set(_TEXTS): given[name] = check_text(name, given[name])
-    if unknown := sorted(set(given) - {f.name for f in fields(TrainConfig)}): raise ValueError(f"unknown settings: {', '.join(unknown)}")
+    given, preset = (
+        {k: v for k, v in overrides.items() if v is not None},
+        check_text("preset", preset),
+    )
+    for name in set(given) & set(_TEXTS):
+        given[name] = check_text(name, given[name])
+    if unknown := sorted(set(given) - {f.name for f in fields(TrainConfig)}):
+        raise ValueError(f"unknown settings: {', '.join(unknown)}")
     device = default_device(given.get("device", "auto"))
     setting = _paper_options(given, preset)
-    name = ("paper" if setting else "gpu" if device.type == "cuda" else "cpu") if preset == "auto" else preset
-    if name not in PRESETS: raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
+    name = (
+        ("paper" if setting else "gpu" if device.type == "cuda" else "cpu")
+        if preset == "auto"
+        else preset
+    )
+    if name not in PRESETS:
+        raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
     digits = DIGITS if name == "cpu" and given.get("teacher") == "digits" else {}
     return TrainConfig(**{**PRESETS[name], **digits, **setting, **given})
 
+# %% ../nbs/03_train_gas.ipynb #ccad1e0e
 def _paper_options(given: dict, preset: str) -> dict:
     "What a teacher of the paper says about its student: all of it, or under a preset of another budget the distance and the last time."
     teacher = given.get("teacher", TrainConfig.teacher)
-    if teacher_kind(teacher) != "paper": return {}
+    if teacher_kind(teacher) != "paper":
+        return {}
     options = train_options(teacher)
-    if preset not in ("auto", "paper"): return {k: options[k] for k in ("loss", "t_eps")}
-    return options | ({"n_val": min(options["n_val"], given["n_pairs"])} if "n_pairs" in given else {})
+    if preset not in ("auto", "paper"):
+        return {k: options[k] for k in ("loss", "t_eps")}
+    return options | (
+        {"n_val": min(options["n_val"], given["n_pairs"])} if "n_pairs" in given else {}
+    )
 
 # %% ../nbs/03_train_gas.ipynb #78430ac7
-_KINDS = dict(text=("teacher", "weights", "prompts", "preset", "method", "loss", "condition", "device", "output_dir", "tracker"),
-              whole=("nfe", "iterations", "batch_size", "n_pairs", "n_eval", "seed"), number=("adversarial", "lr"))
+_KINDS = dict(
+    text=(
+        "teacher",
+        "weights",
+        "prompts",
+        "preset",
+        "method",
+        "loss",
+        "condition",
+        "device",
+        "output_dir",
+        "tracker",
+    ),
+    whole=("nfe", "iterations", "batch_size", "n_pairs", "n_eval", "seed"),
+    number=("adversarial", "lr"),
+)
 
+# %% ../nbs/03_train_gas.ipynb #09b92565
 def _checked(settings: dict) -> dict:
     "The settings, each of the right kind; `tracker` may be absent. ValueError for one that is missing, unknown or of another kind."
-    given, known = dict(tracker="") | settings, [name for names in _KINDS.values() for name in names]
-    if unknown := sorted(set(given) - set(known)): raise ValueError(f"unknown settings: {', '.join(unknown)}")
-    if missing := [name for name in known if name not in given]: raise ValueError(f"missing settings: {', '.join(missing)}")
-    check = dict(text=check_text, whole=lambda name, v: check_whole(name, v, -2**63), number=check_number)
+    given, known = (
+        dict(tracker="") | settings,
+        [name for names in _KINDS.values() for name in names],
+    )
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"unknown settings: {', '.join(unknown)}")
+    if missing := [name for name in known if name not in given]:
+        raise ValueError(f"missing settings: {', '.join(missing)}")
+    check = dict(
+        text=check_text, whole=lambda name, v: check_whole(name, v, -(2**63)), number=check_number
+    )
     for kind, names in _KINDS.items():
         for name in names:
-            hint = ", '' for none" if kind == "text" and name in ("weights", "prompts", "method", "loss", "tracker") else ""
-            try: given[name] = check[kind](name, given[name])
-            except ValueError as e: raise ValueError(f"{str(e).split(', at least')[0]}{hint}") from None
+            hint = (
+                ", '' for none"
+                if kind == "text" and name in ("weights", "prompts", "method", "loss", "tracker")
+                else ""
+            )
+            try:
+                given[name] = check[kind](name, given[name])
+            except ValueError as e:
+                raise ValueError(f"{str(e).split(', at least')[0]}{hint}") from None
     return given
 
 # %% ../nbs/03_train_gas.ipynb #f850d258
@@ -576,59 +1008,90 @@ def resolve(settings: dict) -> TrainConfig:
     "The TrainConfig of the notebook's parameters; ValueError or OSError names the value that is wrong and what is allowed."
     settings = _checked(settings)
     names = ("teacher", "weights", "prompts", "nfe", "condition", "seed", "device")
-    or_preset = {name: settings[name] or None for name in ("method", "loss", "lr", "batch_size", "n_pairs", "n_eval", "iterations")}
+    or_preset = {
+        name: settings[name] or None
+        for name in ("method", "loss", "lr", "batch_size", "n_pairs", "n_eval", "iterations")
+    }
     weight = None if settings["adversarial"] < 0 else float(settings["adversarial"])
-    config = preset_config(settings["preset"], **{name: settings[name] for name in names}, **or_preset,
-                           adversarial_iterations=or_preset["iterations"], adversarial_weight=weight)
+    config = preset_config(
+        settings["preset"],
+        **{name: settings[name] for name in names},
+        **or_preset,
+        adversarial_iterations=or_preset["iterations"],
+        adversarial_weight=weight,
+    )
     kind = teacher_kind(config.teacher)
     check_options(config.teacher, config.weights)
-    if kind == "paper": check_setting(config.teacher, config.weights, config.nfe, config.prompts)
-    elif config.prompts: _check_prompts(kind, config)
-    if config.loss == "lpips": check_lpips()
+    if kind == "paper":
+        check_setting(config.teacher, config.weights, config.nfe, config.prompts)
+    elif config.prompts:
+        _check_prompts(kind, config)
+    if config.loss == "lpips":
+        check_lpips()
     tracker_names(settings["tracker"])
     results_folder(settings["output_dir"])
     return config
 
+# %% ../nbs/03_train_gas.ipynb #6d924c7f
 def _check_prompts(kind: str, config: TrainConfig) -> None:
-    if kind not in ("pipeline", "hub"): raise ValueError(f"prompts={config.prompts!r}: teacher {config.teacher} is no text model, leave prompts empty")
+    if kind not in ("pipeline", "hub"):
+        raise ValueError(
+            f"prompts={config.prompts!r}: teacher {config.teacher} is no text model, leave prompts empty"
+        )
     read_prompts(config.prompts)
+
 
 def teacher_of(config: TrainConfig) -> Teacher:
     "The teacher that `config` names, with its weights and, if it takes them, its prompts."
     options = {}
-    if teacher_kind(config.teacher) == "paper": options = dict(nfe=config.nfe, prompts=config.prompts or None)
-    elif config.prompts: options = dict(prompts=read_prompts(config.prompts))
+    if teacher_kind(config.teacher) == "paper":
+        options = dict(nfe=config.nfe, prompts=config.prompts or None)
+    elif config.prompts:
+        options = dict(prompts=read_prompts(config.prompts))
     return load_teacher(config.teacher, config.device, config.weights or None, **options)
 
+# %% ../nbs/03_train_gas.ipynb #e7b1eaa6
 def results_folder(output_dir: str | Path) -> Path:
     "`output_dir` as a folder that can be written; a relative one lies beside `nbs/` when the notebook runs inside it."
     here = Path.cwd().parent if (Path.cwd() / "03_train_gas.ipynb").exists() else Path.cwd()
     try:
         folder = (here / Path(check_text("output_dir", output_dir)).expanduser()).resolve()
-        if folder.exists() and not folder.is_dir(): raise NotADirectoryError("it is a file")
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError("it is a file")
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder): return folder
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
     except (OSError, RuntimeError) as e:
-        raise OSError(f"output_dir={str(output_dir)!r} cannot be written: {e}. Choose another with output_dir") from None
+        raise OSError(
+            f"output_dir={str(output_dir)!r} cannot be written: {e}. Choose another with output_dir"
+        ) from None
 
 # %% ../nbs/03_train_gas.ipynb #1828857f
-def run_name(config: TrainConfig) -> str: return f"{Path(config.teacher).name}-nfe{config.nfe}"
+def run_name(config: TrainConfig) -> str:
+    return f"{Path(config.teacher).name}-nfe{config.nfe}"
+
 
 def open_run(output_dir: str | Path, config: TrainConfig) -> Path:
     """The directory of this run, claimed by this process: an unfinished one with equal settings, or a new one. FolderInUse if another
     process works there, OSError if it cannot be written."""
     root = results_folder(output_dir)
-    with claimed(root, wait=60): return _open_run(root, run_name(config), json.loads(json.dumps(asdict(config))))
+    with claimed(root, wait=60):
+        return _open_run(root, run_name(config), json.loads(json.dumps(asdict(config))))
 
+# %% ../nbs/03_train_gas.ipynb #84fc764e
 def _open_run(root: Path, name: str, mine: dict) -> Path:
     taken = 0
     for folder in sorted(root.glob(f"{glob.escape(name)}-*")):
         taken = max(taken, int(n) if (n := folder.name.rpartition("-")[2]).isdecimal() else 0)
-        try: theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError): continue
-        if theirs != mine or (folder / "metrics.json").exists(): continue
+        try:
+            theirs = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if theirs != mine or (folder / "metrics.json").exists():
+            continue
         claim_folder(folder)
-        if not (folder / "metrics.json").exists(): return folder      # it may have ended just now
+        if not (folder / "metrics.json").exists():
+            return folder  # it may have ended just now
         release_folder(folder)
     folder = root / f"{name}-{taken + 1}"
     folder.mkdir()
@@ -639,6 +1102,7 @@ def _open_run(root: Path, name: str, mine: dict) -> Path:
 # %% ../nbs/03_train_gas.ipynb #13b4b78e
 class RunLog:
     "metrics.jsonl of a run: one line per step; steps that a resumed run does again are not kept twice."
+
     def __init__(self, run_dir: Path):
         self.path = Path(run_dir) / "metrics.jsonl"
         text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
@@ -651,7 +1115,8 @@ class RunLog:
             self.records, self.whole = [r for r in self.records if _place(r) < _place(row)], True
             write_text_atomic(self.path, "".join(json.dumps(r) + "\n" for r in self.records))
         self.records.append(row)
-        with self.path.open("a", encoding="utf-8") as f: f.write(json.dumps(row) + "\n")
+        with self.path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
 
     def keep(self, records: Iterator[StepRecord]) -> Iterator[StepRecord]:
         "The same records, each written down as it passes."
@@ -659,10 +1124,19 @@ class RunLog:
             self.add(record)
             yield record
 
-def _place(row: dict) -> tuple[int, int]: return PHASES.index(row["phase"]), row["step"]
+# %% ../nbs/03_train_gas.ipynb #f0cc3b26
+def _place(row: dict) -> tuple[int, int]:
+    return PHASES.index(row["phase"]), row["step"]
+
 
 def _parse(line: str) -> dict | None:
     "A step's row, or None: the last line of a killed run may be cut."
-    try: row = json.loads(line)
-    except (ValueError, RecursionError): return None
-    return row if isinstance(row, dict) and row.get("phase") in PHASES and type(row.get("step")) is int else None
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return (
+        row
+        if isinstance(row, dict) and row.get("phase") in PHASES and type(row.get("step")) is int
+        else None
+    )

@@ -1,4 +1,5 @@
 """Options, markers and fixtures that every test file shares."""
+
 import os
 import shutil
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 # Before any test imports a library that reads them: the tests use no network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # small tensors: threads of several processes would only spin against each other
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # small tensors: threads of several processes would only spin against each other
 
 import pytest
 
@@ -57,7 +60,9 @@ def same_numbers_every_time():
 
 def browser_programs() -> tuple[str, str]:
     """Paths of Chromium and its driver; skips the test where one is missing."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     driver = shutil.which("chromedriver")
     if browser is None or driver is None:
         missing = "Chromium" if browser is None else "chromedriver"

@@ -1,4 +1,5 @@
 """Reading the golden data: numbers that the published implementation produced (see tests/golden/README.md)."""
+
 import json
 from pathlib import Path
 
@@ -23,7 +24,10 @@ def make_schedule(config):
         return NoiseSchedule.vp_linear(config["beta_0"], config["beta_1"])
     line = {
         "linspace(1e-4, 0.02, 1000)": torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64),
-        "linspace(0.00085**0.5, 0.012**0.5, 1000)**2": torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2,
+        "linspace(0.00085**0.5, 0.012**0.5, 1000)**2": torch.linspace(
+            0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64
+        )
+        ** 2,
     }
     return NoiseSchedule.discrete(betas=line[config["betas"]])
 

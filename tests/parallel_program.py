@@ -1,4 +1,5 @@
 """What tests/test_parallel.py runs in one process and in two: `run(folder)`, and under a launcher also what only several can show."""
+
 import json
 import sys
 from dataclasses import replace
@@ -7,11 +8,25 @@ from pathlib import Path
 import torch
 
 from gas_nb.distil import PARAMETERS, distil
-from gas_nb.parallel import gather, in_order, is_main, leave, on_main, processes, require_shared, share, stop, sum_gradients, total
+from gas_nb.parallel import (
+    gather,
+    in_order,
+    is_main,
+    leave,
+    on_main,
+    processes,
+    require_shared,
+    share,
+    stop,
+    sum_gradients,
+    total,
+)
 from gas_nb.teacher import load_teacher
 from gas_nb.training import make_training_pairs, preset_config, train
 
-DEFAULTS = {name: default for name, (default, _) in PARAMETERS.items()} | dict(teacher="digits", preset="quick", device="cpu", nfe=3)
+DEFAULTS = {name: default for name, (default, _) in PARAMETERS.items()} | dict(
+    teacher="digits", preset="quick", device="cpu", nfe=3
+)
 RUNS = dict(
     fit=dict(adversarial=0.0, n_pairs=90, n_eval=130),
     adam=dict(method="adam", iterations=4, n_pairs=90, n_eval=130, batch_size=15),
@@ -19,7 +34,10 @@ RUNS = dict(
 
 
 def run(folder: Path) -> dict[str, Path]:
-    return {name: distil(DEFAULTS | changes | dict(output_dir=str(folder / name))) for name, changes in RUNS.items()}
+    return {
+        name: distil(DEFAULTS | changes | dict(output_dir=str(folder / name)))
+        for name, changes in RUNS.items()
+    }
 
 
 def message(f, *args) -> str:
@@ -32,7 +50,10 @@ def message(f, *args) -> str:
 
 def resume(folder: Path) -> bool:
     """A run that stops after two steps and goes on is the run that was left alone, in every process."""
-    teacher, config = load_teacher("digits", "cpu"), preset_config("quick", teacher="digits", device="cpu", nfe=3, checkpoint_every=1)
+    teacher, config = (
+        load_teacher("digits", "cpu"),
+        preset_config("quick", teacher="digits", device="cpu", nfe=3, checkpoint_every=1),
+    )
     pairs = make_training_pairs(config, teacher)
     whole = [r.tableau for r in train(config, teacher, pairs=pairs)][-1]
     steps = train(config, teacher, folder / "resumed", pairs)
@@ -44,7 +65,9 @@ def resume(folder: Path) -> bool:
 def diverge() -> None:
     """One row of the batch, which one process sees, is not finite: all stop."""
     teacher = load_teacher("digits", "cpu")
-    config = preset_config("quick", teacher="digits", device="cpu", nfe=3, method="adam", iterations=2)
+    config = preset_config(
+        "quick", teacher="digits", device="cpu", nfe=3, method="adam", iterations=2
+    )
     training, held_out = make_training_pairs(config, teacher)
     training.x_0[0] = torch.nan
     list(train(replace(config, batch_size=24), teacher, pairs=(training, held_out)))

@@ -1,4 +1,5 @@
 """gas_nb.app without a browser: what may be asked, what is answered, who waits, and what is refused."""
+
 import json
 import subprocess
 import sys
@@ -35,7 +36,9 @@ def bench(tmp_path, digits):
 
 def solver(digits, nfe=4, kind="gs", **meta):
     tab = classic_tableau("unipc", digits.schedule, nfe)
-    return Tableau(tab.times, tab.offsets, tab.A, tab.C, dict(tab.meta, name=kind, teacher="digits") | meta)
+    return Tableau(
+        tab.times, tab.offsets, tab.A, tab.C, dict(tab.meta, name=kind, teacher="digits") | meta
+    )
 
 
 def put(bench, digits, folder="one", name="gs.json", **kwargs):
@@ -70,7 +73,15 @@ def test_what_cannot_be_asked_is_refused_in_words(change, words):
         replace(ASK, **change)
 
 
-@pytest.mark.parametrize("values, words", [(("nobody", "none"), "teacher"), (("digits", "12"), "no such class"), (("digits", None), "no such class"), (("fmnist", "-1"), "no such class")])
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        (("nobody", "none"), "teacher"),
+        (("digits", "12"), "no such class"),
+        (("digits", None), "no such class"),
+        (("fmnist", "-1"), "no such class"),
+    ],
+)
 def test_controls_are_checked_again_on_the_server(values, words):
     with pytest.raises(ValueError, match=words):
         app.make_ask(*values, 1.0, 0, 8, [4], ["ddim"], "best")
@@ -80,7 +91,9 @@ def test_controls_are_checked_again_on_the_server(values, words):
 
 
 def test_cells_are_the_teachers_own_samples(bench, digits):
-    cells = {c.key: c for c in generate(ASK, digits, [Trained("gs-4", "gs", "digits", solver(digits))])}
+    cells = {
+        c.key: c for c in generate(ASK, digits, [Trained("gs-4", "gs", "digits", solver(digits))])
+    }
     target = digits.generate(range(5, 9))
     assert torch.equal(cells["teacher|20"].images, target)
     alone = digits.generate(range(5, 9), tableau=solver(digits))
@@ -96,14 +109,22 @@ def test_the_first_cell_comes_before_the_teacher(digits):
 
 
 def test_equal_seeds_give_equal_pictures_and_other_seeds_others(digits):
-    one, two, other = ({c.key: c.images for c in generate(replace(ASK, seed=s, solvers=("unipc",)), digits)} for s in (5, 5, 6))
+    one, two, other = (
+        {c.key: c.images for c in generate(replace(ASK, seed=s, solvers=("unipc",)), digits)}
+        for s in (5, 5, 6)
+    )
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert not torch.equal(one["unipc|4"], other["unipc|4"])
     assert torch.equal(one["unipc|4"][1:], other["unipc|4"][:-1])
 
 
 def test_classes_and_guidance_reach_the_network(digits):
-    plain, guided = ({c.key: c.images for c in generate(replace(ASK, condition=3, guidance=g), digits)}["teacher|20"] for g in (1.0, 3.0))
+    plain, guided = (
+        {c.key: c.images for c in generate(replace(ASK, condition=3, guidance=g), digits)}[
+            "teacher|20"
+        ]
+        for g in (1.0, 3.0)
+    )
     assert torch.equal(plain, digits.generate(range(5, 9), 3)) and not torch.equal(plain, guided)
 
 
@@ -122,7 +143,10 @@ def test_what_is_kept_is_bounded(bench):
 
 
 def test_results_come_cell_by_cell(bench):
-    buttons = [page.count("<button") for _, page, _ in bench.compare(replace(ASK, solvers=("ddim", "unipc")))]
+    buttons = [
+        page.count("<button")
+        for _, page, _ in bench.compare(replace(ASK, solvers=("ddim", "unipc")))
+    ]
     assert buttons == sorted(buttons) and buttons[0] == 0 and buttons[-1] == 4 and len(buttons) >= 6
 
 
@@ -137,12 +161,16 @@ def test_the_large_view_shows_student_teacher_and_error(bench):
     *_, (_, _, results) = bench.compare(ASK)
     cells = results["cells"]
     page = app.detail_html(cells["ddim|4"], cells["teacher|20"], "DDIM")
-    assert page.count("<img") == 3 and 'type="range"' in page and f"{cells['ddim|4'].l1:.4f}" in page
+    assert (
+        page.count("<img") == 3 and 'type="range"' in page and f"{cells['ddim|4'].l1:.4f}" in page
+    )
 
 
 def test_every_picture_has_a_name_for_a_screen_reader(bench):
     *_, (_, page, _) = bench.compare(ASK)
-    assert 'aria-label="DDIM, 4 evaluations, L1' in page and page.count("alt=") == page.count("<img")
+    assert 'aria-label="DDIM, 4 evaluations, L1' in page and page.count("alt=") == page.count(
+        "<img"
+    )
 
 
 # --- who waits
@@ -170,7 +198,11 @@ def test_the_one_who_waits_is_told_and_then_served(bench):
     with bench.desk.enter() as place:
         waiting = bench.compare(ASK)
         line, page, _ = next(waiting)
-        assert "1 request is before yours" in line and "The same noise" in page and "<button" not in page
+        assert (
+            "1 request is before yours" in line
+            and "The same noise" in page
+            and "<button" not in page
+        )
         place.leave()
         *_, (line, page, _) = waiting
     assert page.count("<button") == 2
@@ -181,15 +213,24 @@ def test_waiting_leaves_nothing_behind_in_the_session(bench):
     from gradio_client import Client
 
     page = app.build(bench=bench)
-    server, address, _ = page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **app.launch_options())
+    server, address, _ = page.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **app.launch_options()
+    )
     try:
         visitor, components = Client(address, verbose=False), []
         for seed in range(3):
             place = bench.desk.enter()
             threading.Timer(0.6, place.leave).start()
-            told = [update[0] for update in visitor.submit("digits", "mixed", 1, seed, 2, ["4"], ["ddim"], "best", api_name="/compare")]
+            told = [
+                update[0]
+                for update in visitor.submit(
+                    "digits", "mixed", 1, seed, 2, ["4"], ["ddim"], "best", api_name="/compare"
+                )
+            ]
             assert "before yours" in told[0] and "pictures in" in told[-1]
-            components += [len(s.blocks_config.blocks) for s in server.state_holder.session_data.values()]
+            components += [
+                len(s.blocks_config.blocks) for s in server.state_holder.session_data.values()
+            ]
         assert len(components) == 3 and len(set(components)) == 1
     finally:
         page.close()
@@ -206,7 +247,9 @@ def test_two_at_once_get_their_own(bench):
     [v.join(60) for v in visitors]
     teacher = bench.teacher("digits")
     for seed, results in found.items():
-        assert torch.equal(results["cells"]["teacher|20"].images, teacher.generate(range(seed, seed + 4)))
+        assert torch.equal(
+            results["cells"]["teacher|20"].images, teacher.generate(range(seed, seed + 4))
+        )
 
 
 # --- errors in words
@@ -279,7 +322,12 @@ def test_a_download_can_be_uploaded_and_gives_the_same_pictures(bench, digits):
     paths, lines = bench.downloads(ask)
     uploads = app.add_upload(paths[0], digits, [])
     assert uploads[0].tableau == solver(digits)
-    cells = {c.key: c for c in generate(replace(ask, solvers=("gs", uploads[0].key)), digits, bench.solvers(uploads))}
+    cells = {
+        c.key: c
+        for c in generate(
+            replace(ask, solvers=("gs", uploads[0].key)), digits, bench.solvers(uploads)
+        )
+    }
     assert torch.equal(cells["gs|4"].images, cells[f"{uploads[0].key}|4"].images)
     assert uploads[0].key in [key for _, key in bench.solver_choices("digits", uploads)]
     name = Path(paths[0]).name
@@ -299,7 +347,12 @@ def test_the_scheduler_folder_can_be_loaded_by_diffusers_means(bench, digits, tm
 
 
 def test_results_of_runs_that_are_nonsense_are_passed_over(bench):
-    for name, text in dict(a='{"teacher": "digits", "rows": [{"solver": "gs", "nfe": 4, "l1": 0.1}, 3, {"solver": "gs"}]}', b="[]", c="{", d='{"teacher": "digits", "rows": "x"}').items():
+    for name, text in dict(
+        a='{"teacher": "digits", "rows": [{"solver": "gs", "nfe": 4, "l1": 0.1}, 3, {"solver": "gs"}]}',
+        b="[]",
+        c="{",
+        d='{"teacher": "digits", "rows": "x"}',
+    ).items():
         (bench.runs / name).mkdir(parents=True)
         (bench.runs / name / "metrics.json").write_text(text)
     assert bench.sweep_rows("digits") == [dict(solver="gs", nfe=4, l1=0.1)]
@@ -311,8 +364,16 @@ def test_results_of_runs_that_are_nonsense_are_passed_over(bench):
 def test_a_training_appears_in_compare(bench):
     lines = [line for line, _ in bench.distil("digits", 5, "quick", pause=0.02)]
     assert "kept in digits-nfe5-1" in lines[-1]
-    assert {(s.kind, s.nfe) for s in bench.solvers() if s.key.startswith("digits-nfe5")} == {("gs", 5), ("gas", 5)}
-    cells = {c.key: c for c in generate(replace(ASK, nfes=(5,), solvers=("gs", "gas")), bench.teacher("digits"), bench.solvers())}
+    assert {(s.kind, s.nfe) for s in bench.solvers() if s.key.startswith("digits-nfe5")} == {
+        ("gs", 5),
+        ("gas", 5),
+    }
+    cells = {
+        c.key: c
+        for c in generate(
+            replace(ASK, nfes=(5,), solvers=("gs", "gas")), bench.teacher("digits"), bench.solvers()
+        )
+    }
     assert cells["gs|5"].l1 < 0.3 and cells["gas|5"].images is not None
 
 
@@ -346,19 +407,38 @@ def test_leaving_the_page_stops_the_training(bench):
 def test_build_launches_nothing_and_opens_few_endpoints(bench):
     demo = app.build(bench=bench)
     assert not demo.is_running
-    assert {f.api_name for f in demo.fns.values() if f.api_visibility == "public"} == {"compare", "look_inside"}
+    assert {f.api_name for f in demo.fns.values() if f.api_visibility == "public"} == {
+        "compare",
+        "look_inside",
+    }
 
 
 def test_the_look_asks_nobody_else():
     options = app.launch_options()
     theme = options["theme"]
-    assert not any("http" in str(f if isinstance(f, str) else f.stylesheet()) for f in [*theme._font, *theme._font_mono])
+    assert not any(
+        "http" in str(f if isinstance(f, str) else f.stylesheet())
+        for f in [*theme._font, *theme._font_mono]
+    )
     assert "http" not in app.CSS and "url(" not in app.CSS
 
 
-@pytest.mark.parametrize("arguments, words", [(["--help"], "--runs DIR"), (["--device", "abacus"], "abacus"), (["--port", "many"], "invalid int")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--help"], "--runs DIR"),
+        (["--device", "abacus"], "abacus"),
+        (["--port", "many"], "invalid int"),
+    ],
+)
 def test_the_command_line_explains_itself(arguments, words):
-    done = subprocess.run([sys.executable, "-m", "gas_nb.app", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "gas_nb.app", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
     assert words in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 

@@ -1,4 +1,5 @@
 """The app in a real browser: a visitor opens it, compares, cancels, looks inside, trains, downloads, brings a solver back."""
+
 import json
 import os
 import re
@@ -31,8 +32,20 @@ def site(tmp_path_factory):
     port, folder = free_port(), tmp_path_factory.mktemp("app")
     environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
     with open(folder / "log", "w") as log:
-        command = [sys.executable, "-m", "gas_nb.app", "--port", str(port), "--runs", str(folder / "runs"), "--device", "cpu"]
-        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        command = [
+            sys.executable,
+            "-m",
+            "gas_nb.app",
+            "--port",
+            str(port),
+            "--runs",
+            str(folder / "runs"),
+            "--device",
+            "cpu",
+        ]
+        server = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=environment
+        )
         address = f"http://127.0.0.1:{port}"
         for _ in range(240):
             try:
@@ -62,17 +75,24 @@ class Page:
 
     def wait(self, condition, what, seconds=90):
         if not self.soon(condition, seconds):
-            raise AssertionError(f"waited {seconds} s for {what}; the page says: {self.text('body')[:1500]}")
+            raise AssertionError(
+                f"waited {seconds} s for {what}; the page says: {self.text('body')[:1500]}"
+            )
 
     def wait_for(self, selector, words, seconds=90):
         self.wait(lambda: words in self.text(selector), f"{words!r} in {selector}", seconds)
 
     def click(self, selector):
-        self.wait(lambda: self.js("return !!document.querySelector(arguments[0])", selector), selector, 20)
+        self.wait(
+            lambda: self.js("return !!document.querySelector(arguments[0])", selector), selector, 20
+        )
         self.js("document.querySelector(arguments[0]).click()", selector)
 
     def tab(self, name):
-        self.js("for (const b of document.querySelectorAll('.tab-container button[role=tab], .overflow-dropdown button')) if (b.innerText.trim() == arguments[0]) { b.click(); break; }", name)
+        self.js(
+            "for (const b of document.querySelectorAll('.tab-container button[role=tab], .overflow-dropdown button')) if (b.innerText.trim() == arguments[0]) { b.click(); break; }",
+            name,
+        )
 
     def choose(self, label, value):
         """Pick an entry of the visible menu that carries this label, by keyboard.
@@ -82,12 +102,18 @@ class Page:
         """
         from selenium.webdriver.common.keys import Keys
 
-        field = next(e for e in self.driver.find_elements("css selector", f'input[aria-label="{label}"]') if e.is_displayed())
+        field = next(
+            e
+            for e in self.driver.find_elements("css selector", f'input[aria-label="{label}"]')
+            if e.is_displayed()
+        )
         marked = "const id = arguments[0].getAttribute('aria-activedescendant'); return id && document.getElementById(id)?.ariaLabel"
         chosen = "return [arguments[0].value, arguments[0].getAttribute('aria-expanded')]"
         end = time.monotonic() + 30
         while self.js(chosen, field) != [value, "false"]:
-            assert time.monotonic() < end, f"{label} stays at {self.js(chosen, field)}, {value!r} is not to be had"
+            assert time.monotonic() < end, (
+                f"{label} stays at {self.js(chosen, field)}, {value!r} is not to be had"
+            )
             field.click()
             field.send_keys(Keys.CONTROL, "a")
             field.send_keys(value)
@@ -106,7 +132,11 @@ class Page:
     def number(self, label, value):
         from selenium.webdriver.common.keys import Keys
 
-        field = next(e for e in self.driver.find_elements("css selector", f'input[aria-label="{label}"]') if e.is_displayed())
+        field = next(
+            e
+            for e in self.driver.find_elements("css selector", f'input[aria-label="{label}"]')
+            if e.is_displayed()
+        )
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(str(value))
         field.send_keys(Keys.TAB)
@@ -125,11 +155,21 @@ def test_first_picture_and_then_the_grid(browser, site):
     page = Page(browser, site)
     page.wait(lambda: page.pictures(), "a picture", 20)
     page.wait_for("#status", "pictures in")
-    labels = page.js("return [...document.querySelectorAll('#grid button')].map(b => b.getAttribute('aria-label'))")
-    assert len(labels) >= 9 and all(re.search(r"evaluations, L1 \d\.\d+ · \d+ ms", text) for text in labels)
+    labels = page.js(
+        "return [...document.querySelectorAll('#grid button')].map(b => b.getAttribute('aria-label'))"
+    )
+    assert len(labels) >= 9 and all(
+        re.search(r"evaluations, L1 \d\.\d+ · \d+ ms", text) for text in labels
+    )
     assert "Teacher, 20 evaluations" in page.text("#grid")
-    assert page.js("return [...document.querySelectorAll('#grid img')].every(i => i.complete && i.naturalWidth > 30)")
-    elsewhere = [u for u in page.js("return performance.getEntriesByType('resource').map(r => r.name)") if not u.startswith((site, "data:", "blob:"))]
+    assert page.js(
+        "return [...document.querySelectorAll('#grid img')].every(i => i.complete && i.naturalWidth > 30)"
+    )
+    elsewhere = [
+        u
+        for u in page.js("return performance.getEntriesByType('resource').map(r => r.name)")
+        if not u.startswith((site, "data:", "blob:"))
+    ]
     assert elsewhere == []
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
@@ -139,12 +179,20 @@ def test_choose_generate_and_repeat(browser, site):
     page.choose("Teacher", "Digits (8 x 8)")
     page.number("Seed", 41)
     page.click("#generate")
-    page.wait(lambda: page.js("return document.querySelector('#grid .goal img')?.naturalWidth") == 35, "digits")
+    page.wait(
+        lambda: page.js("return document.querySelector('#grid .goal img')?.naturalWidth") == 35,
+        "digits",
+    )
     page.wait_for("#status", "pictures in")
     once = page.pictures()
     page.number("Seed", 42)
     page.click("#generate")
-    page.wait(lambda: page.pictures() and page.pictures() != once and "pictures in" in page.text("#status"), "other pictures")
+    page.wait(
+        lambda: (
+            page.pictures() and page.pictures() != once and "pictures in" in page.text("#status")
+        ),
+        "other pictures",
+    )
     page.number("Seed", 41)
     page.click("#generate")
     page.wait(lambda: page.pictures() == once, "the same pictures again")
@@ -206,7 +254,13 @@ def test_two_visitors_get_their_own(browser, site, tmp_path):
         for page in pages:
             page.click("#generate")
         for page in pages:
-            page.wait(lambda: page.js("return document.querySelector('#grid .goal img')?.naturalWidth") == 35 and "pictures in" in page.text("#status"), "digits")
+            page.wait(
+                lambda: (
+                    page.js("return document.querySelector('#grid .goal img')?.naturalWidth") == 35
+                    and "pictures in" in page.text("#status")
+                ),
+                "digits",
+            )
         noise = [page.js("return document.querySelector('#grid .noise img').src") for page in pages]
         assert noise[0] != noise[1] and not set(pages[0].pictures()) & set(pages[1].pictures())
     finally:
@@ -214,26 +268,42 @@ def test_two_visitors_get_their_own(browser, site, tmp_path):
 
 
 def test_train_download_and_bring_back(browser, site, tmp_path):
-    browser.execute_cdp_cmd("Browser.setDownloadBehavior", dict(behavior="allow", downloadPath=str(tmp_path)))
+    browser.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", dict(behavior="allow", downloadPath=str(tmp_path))
+    )
     page = first_answer(browser, site)
     page.tab("Train")
     page.click("#train")
     page.wait_for("#train-status", "kept in digits-nfe4")
-    page.wait(lambda: page.js("return !!document.querySelector('.js-plotly-plot .scatterlayer')"), "live curves", 20)
+    page.wait(
+        lambda: page.js("return !!document.querySelector('.js-plotly-plot .scatterlayer')"),
+        "live curves",
+        20,
+    )
     page.tab("Compare")
     page.choose("Teacher", "Digits (8 x 8)")
     page.click("#generate")
-    page.wait(lambda: page.js("return document.querySelectorAll('#grid button[data-cell=\"gas|4\"]').length") == 1, "the trained solver in the grid")
+    page.wait(
+        lambda: (
+            page.js("return document.querySelectorAll('#grid button[data-cell=\"gas|4\"]').length")
+            == 1
+        ),
+        "the trained solver in the grid",
+    )
     page.tab("Download")
     page.choose("Teacher", "Digits (8 x 8)")
     page.choose("Solver", "GAS")
     page.click("#prepare")
     page.wait_for("#download-status", "ready", 30)
-    page.js("document.querySelector('#files a[href*=\".json\"], #files a[download*=\".json\"]').click()")
+    page.js(
+        'document.querySelector(\'#files a[href*=".json"], #files a[download*=".json"]\').click()'
+    )
     page.wait(lambda: list(tmp_path.glob("*.json")), "the downloaded file", 20)
     solver = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert solver["format"] == "gas_nb.tableau" and solver["nfe"] == 4
-    browser.find_element("css selector", "#upload input[type=file]").send_keys(str(next(tmp_path.glob("*.json"))))
+    browser.find_element("css selector", "#upload input[type=file]").send_keys(
+        str(next(tmp_path.glob("*.json")))
+    )
     page.wait_for("#download-status", "now among the solvers", 30)
 
 
@@ -242,7 +312,11 @@ def test_a_bad_upload_is_refused_in_words(browser, site, tmp_path):
     page.tab("Download")
     bad = tmp_path / "bad.json"
     bad.write_text('{"format": "gas_nb.tableau", "version": 1, "nfe": 2, "times": [1, 0.5, 0.7]}')
-    page.wait(lambda: browser.find_elements("css selector", "#upload input[type=file]"), "the upload field", 20)
+    page.wait(
+        lambda: browser.find_elements("css selector", "#upload input[type=file]"),
+        "the upload field",
+        20,
+    )
     browser.find_element("css selector", "#upload input[type=file]").send_keys(str(bad))
     page.wait_for("#download-status", "bad.json: offsets must be a list of 2 numbers", 30)
     assert "Traceback" not in page.text("body")
@@ -250,15 +324,25 @@ def test_a_bad_upload_is_refused_in_words(browser, site, tmp_path):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_a_phone_scrolls_in_one_direction_only(browser, site, theme):
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=390, height=844, deviceScaleFactor=1, mobile=True))
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        dict(width=390, height=844, deviceScaleFactor=1, mobile=True),
+    )
     page = first_answer(browser, f"{site}/?__theme={theme}")
     assert page.js("return document.documentElement.scrollWidth") <= 390
-    assert page.js("return document.querySelector('#grid .goal').getBoundingClientRect().right") <= 390
+    assert (
+        page.js("return document.querySelector('#grid .goal').getBoundingClientRect().right") <= 390
+    )
     assert page.js("return document.body.classList.contains('dark')") == (theme == "dark")
 
 
 def test_nothing_outside_the_runs_can_be_read(site):
-    for path in ("/gradio_api/file=/etc/passwd", "/gradio_api/file=../../etc/passwd", f"/gradio_api/file={ROOT}/settings.ini", "/file=/etc/hostname"):
+    for path in (
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=../../etc/passwd",
+        f"/gradio_api/file={ROOT}/settings.ini",
+        "/file=/etc/hostname",
+    ):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(site + path, timeout=10)
         assert refused.value.code in (403, 404)

@@ -1,4 +1,5 @@
 """Training-free solvers on every schedule: from pure noise, on any grid, and what they refuse in words."""
+
 import math
 
 import pytest
@@ -24,7 +25,10 @@ def flow_denoiser():
         alpha, sigma = (f(t.double())[:, None].to(x.dtype) for f in (FLOW.alpha, FLOW.sigma))
         flat, m, v = x.flatten(1), net.centres.to(x.dtype), alpha**2 * net.s**2 + sigma**2
         mean = (alpha / v * (flat @ m.T) - alpha**2 / (2 * v) * m.square().sum(1)).softmax(1) @ m
-        epsilon, clean = sigma / v * (flat - alpha * mean), mean + alpha * net.s**2 / v * (flat - alpha * mean)
+        epsilon, clean = (
+            sigma / v * (flat - alpha * mean),
+            mean + alpha * net.s**2 / v * (flat - alpha * mean),
+        )
         return (epsilon - clean).reshape(x.shape)
 
     return Denoiser(velocity, FLOW, "flow_prediction")
@@ -45,18 +49,40 @@ def exact(flow):
 @pytest.mark.parametrize("kind", SPACINGS)
 def test_every_solver_walks_every_grid_from_pure_noise(flow, exact, solver, kind):
     x, goal = exact
-    off = [(sample(flow.denoiser, x, classic_tableau(solver, FLOW, n, kind)) - goal).abs().mean().item() for n in (8, 40)]
+    off = [
+        (sample(flow.denoiser, x, classic_tableau(solver, FLOW, n, kind)) - goal)
+        .abs()
+        .mean()
+        .item()
+        for n in (8, 40)
+    ]
     first = classic_tableau(solver, FLOW, 8, kind)
     assert first.times[0] == 1 and torch.allclose(first.C[0, 0], FLOW.alpha(first.times[1]))
     assert off[0] < 1.5 and off[1] < 0.05 and off[1] < 0.5 * off[0]
 
 
-@pytest.mark.parametrize("solver, order", [("ddim", 1), ("dpm_solver_pp", 2), ("unipc", 2), ("unipc", 3), ("ipndm", 2), ("deis", 2), ("deis", 3)])
+@pytest.mark.parametrize(
+    "solver, order",
+    [
+        ("ddim", 1),
+        ("dpm_solver_pp", 2),
+        ("unipc", 2),
+        ("unipc", 3),
+        ("ipndm", 2),
+        ("deis", 2),
+        ("deis", 3),
+    ],
+)
 def test_convergence_on_an_exact_flow(solver, order):
     """Gaussian data, whose flow has a closed solution; steps of equal time are never small in lambda next to t = 1, so order 2 is the most."""
     s = 0.4
-    scale = lambda t: ((1 - t) ** 2 * s**2 + t**2) ** 0.5
-    predict = lambda x, t, offset=0.0, condition=None: (1 - t) * s**2 / scale(t) ** 2 * x
+
+    def scale(t):
+        return ((1 - t) ** 2 * s**2 + t**2) ** 0.5
+
+    def predict(x, t, offset=0.0, condition=None):
+        return (1 - t) * s**2 / scale(t) ** 2 * x
+
     options = {} if solver == "ddim" else dict(order=order)
     errors = []
     for n in (80, 160, 320):
@@ -80,7 +106,11 @@ def test_the_best_solver_is_found_for_a_flow_too(flow, solver):
 
 
 def test_recipes_say_power_rho_and_shift(flow):
-    for grid in (dict(spacing="power", power=1.5), dict(spacing="time_uniform", shift=3.0), dict(spacing="edm", rho=5.0)):
+    for grid in (
+        dict(spacing="power", power=1.5),
+        dict(spacing="time_uniform", shift=3.0),
+        dict(spacing="edm", rho=5.0),
+    ):
         recipe = dict(solver="unipc", nfe=6, order=2, **grid)
         teacher = Teacher("flow", flow.denoiser, (1, 8, 8), recipe)
         kind, rest = grid["spacing"], {k: v for k, v in grid.items() if k != "spacing"}
@@ -89,7 +119,10 @@ def test_recipes_say_power_rho_and_shift(flow):
 
 
 @pytest.mark.parametrize("make", [ddim, dpm_solver_pp, unipc, ipndm, deis])
-@pytest.mark.parametrize("times", ["uniform", None, [1.0], [0.5, 0.8], [1.0, 0.5, -0.1], [1.0, 0.5, float("nan")], [[1.0, 0.5]]])
+@pytest.mark.parametrize(
+    "times",
+    ["uniform", None, [1.0], [0.5, 0.8], [1.0, 0.5, -0.1], [1.0, 0.5, float("nan")], [[1.0, 0.5]]],
+)
 def test_times_that_are_none(make, times):
     with pytest.raises(ValueError, match="times"):
         make(VP, times)
@@ -136,9 +169,19 @@ def test_a_recipe_that_is_none(arguments, message):
         classic_tableau(**given)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(solver="heun"), "'heun'"), (dict(spacings=()), "at least one"), (dict(orders=()), "at least one"), (dict(orders=(9,)), "order"),
-], ids=str)
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(solver="heun"), "'heun'"),
+        (dict(spacings=()), "at least one"),
+        (dict(orders=()), "at least one"),
+        (dict(orders=(9,)), "order"),
+    ],
+    ids=str,
+)
 def test_nothing_to_choose_from(flow, arguments, message):
     with pytest.raises(ValueError, match=message):
-        best_classic(**dict(teacher=flow, solver="unipc", nfe=4, pairs=make_pairs(flow, range(2))) | arguments)
+        best_classic(
+            **dict(teacher=flow, solver="unipc", nfe=4, pairs=make_pairs(flow, range(2)))
+            | arguments
+        )

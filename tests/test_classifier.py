@@ -1,4 +1,5 @@
 """The Fashion-MNIST classifier: what ships, its accuracy, its reference statistics."""
+
 import json
 from pathlib import Path
 
@@ -6,9 +7,18 @@ import pytest
 import torch
 
 from gas_nb.teachers import fmnist_classifier
-from gas_nb.teachers.fmnist_classifier import (GarmentClassifier, accuracy, extract_features, feature_statistics,
-                                               load_classifier, random_shift, reference_statistics, save_classifier,
-                                               save_reference_statistics, train_classifier)
+from gas_nb.teachers.fmnist_classifier import (
+    GarmentClassifier,
+    accuracy,
+    extract_features,
+    feature_statistics,
+    load_classifier,
+    random_shift,
+    reference_statistics,
+    save_classifier,
+    save_reference_statistics,
+    train_classifier,
+)
 from gas_nb.teachers.fmnist_data import load_fashion_mnist
 
 FOLDER = Path(fmnist_classifier.__file__).resolve().parents[1] / "weights" / "fmnist_classifier"
@@ -66,11 +76,20 @@ def test_logits_and_features_belong_together():
     torch.testing.assert_close(network(x), network.head(features))
     parts = torch.cat([network.features(part) for part in x.split(2)])
     torch.testing.assert_close(features, parts, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(extract_features(network, x, batch_size=2), features, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        extract_features(network, x, batch_size=2), features, rtol=1e-4, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize("x", [torch.zeros(2, 1, 28, 28), torch.zeros(1, 32, 32), torch.zeros(2, 3, 32, 32),
-                               torch.zeros(2, 1, 32, 32, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(2, 1, 28, 28),
+        torch.zeros(1, 32, 32),
+        torch.zeros(2, 3, 32, 32),
+        torch.zeros(2, 1, 32, 32, dtype=torch.uint8),
+    ],
+)
 def test_other_images_are_refused(x):
     with pytest.raises(ValueError, match="floats"):
         load_classifier()(x)
@@ -88,7 +107,9 @@ def test_statistics_equal_numpys():
     numpy = pytest.importorskip("numpy")
     assert n == 50
     torch.testing.assert_close(mu, torch.from_numpy(features.double().numpy().mean(0)))
-    torch.testing.assert_close(sigma, torch.from_numpy(numpy.cov(features.double().numpy(), rowvar=False)))
+    torch.testing.assert_close(
+        sigma, torch.from_numpy(numpy.cov(features.double().numpy(), rowvar=False))
+    )
 
 
 def test_save_and_load_keep_half_precision_values(tmp_path):
@@ -115,7 +136,10 @@ def test_shift_moves_the_whole_batch_by_at_most_two_pixels():
 def test_training_repeats_exactly_under_one_seed():
     images = torch.rand(32, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     labels = torch.arange(32) % 10
-    runs = [[r["loss"] for _, r in train_classifier(images, labels, 1, 8, seed=s, device="cpu")] for s in (0, 0, 1)]
+    runs = [
+        [r["loss"] for _, r in train_classifier(images, labels, 1, 8, seed=s, device="cpu")]
+        for s in (0, 0, 1)
+    ]
     assert runs[0] == runs[1] != runs[2] and len(runs[0]) == 4
     with pytest.raises(ValueError, match="epochs = 0"):
         next(train_classifier(images, labels, 0))

@@ -1,4 +1,5 @@
 """Device choice, and torchvision beside a torch whose build does not match."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,16 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def fresh_python(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY
+    )
 
 
 def test_compat_alone_makes_torchvision_import():
-    run = fresh_python("import sys, gas_nb.compat; assert 'torchvision' not in sys.modules;"
-                       "import torchvision.datasets; print('ok')")
+    run = fresh_python(
+        "import sys, gas_nb.compat; assert 'torchvision' not in sys.modules;"
+        "import torchvision.datasets; print('ok')"
+    )
     assert run.stdout.strip() == "ok", run.stderr
 
 
@@ -27,15 +32,19 @@ def test_diffusers_networks_import_after_compat():
 
 
 def test_a_failed_import_can_be_mended_in_the_same_process():
-    run = fresh_python("try:\n    import torchvision\nexcept RuntimeError:\n    pass\n"
-                       "from gas_nb.compat import import_torchvision\n"
-                       "tv = import_torchvision(); print(tv.datasets.FashionMNIST.__name__)")
+    run = fresh_python(
+        "try:\n    import torchvision\nexcept RuntimeError:\n    pass\n"
+        "from gas_nb.compat import import_torchvision\n"
+        "tv = import_torchvision(); print(tv.datasets.FashionMNIST.__name__)"
+    )
     assert run.stdout.strip() == "FashionMNIST", run.stderr
 
 
-@pytest.mark.parametrize("value", ["tpu", "CPU", "cuda:", "cuda:-1", "cuda:x", "mps", "", "cpu:0", 3, None])
+@pytest.mark.parametrize(
+    "value", ["tpu", "CPU", "cuda:", "cuda:-1", "cuda:x", "mps", "", "cpu:0", 3, None]
+)
 def test_unknown_device_is_named_with_the_remedy(value):
-    with pytest.raises(ValueError, match="use \"auto\", \"cpu\", \"cuda\" or \"cuda:N\"") as error:
+    with pytest.raises(ValueError, match='use "auto", "cpu", "cuda" or "cuda:N"') as error:
         default_device(value)
     assert repr(value) in str(error.value)
 
@@ -67,4 +76,6 @@ def test_each_process_of_a_launch_has_a_gpu_of_its_own(monkeypatch):
     for rank, gpu in enumerate((0, 1, 0, 1)):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         assert default_device("auto") == default_device("cuda") == torch.device("cuda", gpu)
-        assert default_device("cuda:1") == torch.device("cuda:1") and default_device("cpu") == torch.device("cpu")
+        assert default_device("cuda:1") == torch.device("cuda:1") and default_device(
+            "cpu"
+        ) == torch.device("cpu")

@@ -1,4 +1,5 @@
 """Teacher pairs: seeds, exact repeatability, and folders that survive stops, damage and other people's manifests."""
+
 import json
 import os
 import shutil
@@ -13,7 +14,15 @@ from safetensors import safe_open
 
 from gas_nb import data
 from gas_nb.classic import dpm_solver_pp
-from gas_nb.data import PairDataset, Pairs, batch_indices, generate_pairs, make_pairs, noise, random_labels
+from gas_nb.data import (
+    PairDataset,
+    Pairs,
+    batch_indices,
+    generate_pairs,
+    make_pairs,
+    noise,
+    random_labels,
+)
 from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.tableau import sample
 
@@ -46,7 +55,9 @@ class MatrixTeacher:
 
 
 def same(a: Pairs, b: Pairs) -> bool:
-    return all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("seeds", "x_T", "x_0", "condition"))
+    return all(
+        torch.equal(getattr(a, k), getattr(b, k)) for k in ("seeds", "x_T", "x_0", "condition")
+    )
 
 
 def small(directory, teacher=None, n=30, **kwargs):
@@ -63,13 +74,17 @@ def test_noise_depends_on_the_seed_alone_and_is_normal():
     assert torch.equal(noise([1999, 3], (4, 4, 4)), many[[1999, 3]])
     assert torch.equal(noise(torch.tensor([3]), (4, 4, 4), torch.float64).float(), many[3:4])
     assert abs(many.mean()) < 0.01 and abs(many.std() - 1) < 0.01
-    assert ((many[1:] * many[:-1]).mean(0).abs() < 5 / 2000**0.5).all()      # neighbouring seeds are independent
+    assert (
+        (many[1:] * many[:-1]).mean(0).abs() < 5 / 2000**0.5
+    ).all()  # neighbouring seeds are independent
 
 
 def test_noise_of_a_seed_is_what_it_was():
     """Written down once: a torch that draws other numbers would quietly change every data set."""
     first = noise([0, 49_999], (16,), torch.float64)
-    assert first[0, :4].tolist() == pytest.approx([-2.3104118, -0.373250861, -1.060816679, 0.999509355], abs=1e-8)
+    assert first[0, :4].tolist() == pytest.approx(
+        [-2.3104118, -0.373250861, -1.060816679, 0.999509355], abs=1e-8
+    )
     assert first[1, :2].tolist() == pytest.approx([-1.12577032, 0.174772466], abs=1e-8)
     assert random_labels(range(12), 10).tolist() == [6, 8, 3, 0, 1, 7, 2, 3, 3, 9, 9, 8]
 
@@ -79,7 +94,10 @@ def test_noise_is_the_same_on_a_processor_without_vector_instructions():
     code += "print(hashlib.sha256(noise(range(20), (3, 8, 8)).numpy()).hexdigest())"
     env = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[1])}
     command = [sys.executable, "-c", code]
-    run = lambda e: subprocess.run(command, env=e, capture_output=True, text=True, check=True).stdout
+
+    def run(e):
+        return subprocess.run(command, env=e, capture_output=True, text=True, check=True).stdout
+
     digests = [run(e) for e in (env, env | {"ATEN_CPU_CAPABILITY": "default"})]
     assert digests[0] == digests[1] and len(digests[0].strip()) == 64
 
@@ -95,7 +113,7 @@ def test_seeds_that_would_repeat_a_noise_or_make_none_are_refused(seeds):
 def test_labels_are_uniform_and_independent_of_the_noise():
     labels = random_labels(range(20_000), 10)
     counts = labels.bincount(minlength=10)
-    assert ((counts - 2000) ** 2 / 2000).sum() < 27.9                          # chi-square, 9 degrees, p = 0.001
+    assert ((counts - 2000) ** 2 / 2000).sum() < 27.9  # chi-square, 9 degrees, p = 0.001
     x = noise(range(4000), (16,)).mean(1)
     means = torch.stack([x[labels[:4000] == k].mean() for k in range(10)])
     assert means.abs().max() < 5 * 0.25 / 400**0.5
@@ -137,7 +155,9 @@ def test_the_teacher_sees_only_full_chunks_and_progress_is_told():
 
 def test_samples_that_are_not_finite_are_named_by_seed():
     teacher = MatrixTeacher()
-    teacher.sample = lambda x, c=None: torch.where(torch.arange(len(x)).reshape(-1, 1, 1, 1) == 2, torch.nan, x)
+    teacher.sample = lambda x, c=None: torch.where(
+        torch.arange(len(x)).reshape(-1, 1, 1, 1) == 2, torch.nan, x
+    )
     with pytest.raises(ValueError, match=r"seeds \[12\]"):
         make_pairs(teacher, range(10, 15), chunk=5)
 
@@ -145,16 +165,25 @@ def test_samples_that_are_not_finite_are_named_by_seed():
 def test_dict_conditions_are_sliced_stored_and_loaded(tmp_path):
     class Text(MatrixTeacher):
         def sample(self, x_T, condition=None, tableau=None):
-            return x_T * condition["scale"][:, None, None, None] + condition["tokens"].sum(1)[:, None, None, None]
+            return (
+                x_T * condition["scale"][:, None, None, None]
+                + condition["tokens"].sum(1)[:, None, None, None]
+            )
 
     condition = {"scale": torch.arange(12.0), "tokens": torch.arange(24.0).reshape(12, 2)}
     pairs = make_pairs(Text(), range(12), condition, chunk=5)
     torch.testing.assert_close(pairs.x_0[7], pairs.x_T[7] * 7 + 29)
     assert pairs[[3]].condition["tokens"].tolist() == [[6.0, 7.0]]
-    stored = generate_pairs(Text(), range(12), tmp_path, condition, shard_size=10, chunk=5).tensors()
-    assert torch.equal(stored.x_0, pairs.x_0) and torch.equal(stored.condition["tokens"], condition["tokens"])
+    stored = generate_pairs(
+        Text(), range(12), tmp_path, condition, shard_size=10, chunk=5
+    ).tensors()
+    assert torch.equal(stored.x_0, pairs.x_0) and torch.equal(
+        stored.condition["tokens"], condition["tokens"]
+    )
     with pytest.raises(ValueError, match="11 rows for 12 seeds"):
-        generate_pairs(Text(), range(12), tmp_path / "b", {"scale": torch.arange(11.0)}, shard_size=10, chunk=5)
+        generate_pairs(
+            Text(), range(12), tmp_path / "b", {"scale": torch.arange(11.0)}, shard_size=10, chunk=5
+        )
 
 
 # --- batches
@@ -172,7 +201,7 @@ def test_batches_are_a_function_of_seed_and_step():
     assert torch.equal(batch_indices(1000, 24, 77, seed=1), batch_indices(1000, 24, 77, seed=1))
     assert not torch.equal(batch_indices(1000, 24, 77, seed=1), batch_indices(1000, 24, 77, seed=2))
     assert not torch.equal(batch_indices(1000, 1000, 0), batch_indices(1000, 1000, 1))
-    batch_indices(50, 10, 0).zero_()                                            # what a caller does to its rows
+    batch_indices(50, 10, 0).zero_()  # what a caller does to its rows
     assert batch_indices(50, 50, 0).unique().numel() == 50
     for bad in ((0, 1, 0), (1, 0, 0), (1, 1, -1)):
         with pytest.raises(ValueError, match="need"):
@@ -196,8 +225,14 @@ def test_split_and_endless_batches():
 
 def test_a_folder_holds_what_make_pairs_makes_in_plain_files(tmp_path):
     dataset, _ = small(tmp_path / "d")
-    assert same(dataset.verify().tensors(), make_pairs(MatrixTeacher(), range(30), "random", chunk=5))
-    assert len(dataset) == 30 and dataset.shape == (3, 5, 7) and dataset.teacher["recipe"] == {"nfe": 4}
+    assert same(
+        dataset.verify().tensors(), make_pairs(MatrixTeacher(), range(30), "random", chunk=5)
+    )
+    assert (
+        len(dataset) == 30
+        and dataset.shape == (3, 5, 7)
+        and dataset.teacher["recipe"] == {"nfe": 4}
+    )
     names = [f"pairs-0000{i}.safetensors" for i in range(3)]
     assert sorted(os.listdir(tmp_path / "d")) == ["manifest.json", *names]
     with safe_open(tmp_path / "d" / names[2], "pt") as f:
@@ -210,7 +245,7 @@ def test_a_folder_holds_what_make_pairs_makes_in_plain_files(tmp_path):
 
 def test_files_are_the_same_bytes_however_the_work_was_cut(tmp_path):
     small(tmp_path / "once")
-    for n in (10, 13, 30):                                                      # grown step by step
+    for n in (10, 13, 30):  # grown step by step
         small(tmp_path / "grown", n=n)
     for i in range(3):
         name = f"pairs-0000{i}.safetensors"
@@ -221,7 +256,7 @@ def test_files_are_the_same_bytes_however_the_work_was_cut(tmp_path):
 
 def test_a_stopped_generation_resumes(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        small(tmp_path, MatrixTeacher(stop_after=3))                            # one shard and a half
+        small(tmp_path, MatrixTeacher(stop_after=3))  # one shard and a half
     with pytest.raises(ValueError, match="holds 10 of 30 pairs"):
         PairDataset(tmp_path)
     seen = []
@@ -236,11 +271,18 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm, message, at_opening", [
-    (flip, "pairs-00001.safetensors is damaged", False),
-    (lambda p: p.write_bytes(p.read_bytes()[:-8]), "pairs-00001.safetensors has .* bytes", True),
-    (Path.unlink, "pairs-00001.safetensors is missing", True),
-])
+@pytest.mark.parametrize(
+    "harm, message, at_opening",
+    [
+        (flip, "pairs-00001.safetensors is damaged", False),
+        (
+            lambda p: p.write_bytes(p.read_bytes()[:-8]),
+            "pairs-00001.safetensors has .* bytes",
+            True,
+        ),
+        (Path.unlink, "pairs-00001.safetensors is missing", True),
+    ],
+)
 def test_a_harmed_shard_is_named_and_mended(tmp_path, harm, message, at_opening):
     small(tmp_path)
     path = tmp_path / "pairs-00001.safetensors"
@@ -258,13 +300,16 @@ def test_a_harmed_shard_is_named_and_mended(tmp_path, harm, message, at_opening)
     assert small(tmp_path)[1].batches == [5, 5] and path.read_bytes() == good
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"teacher": MatrixTeacher(nfe=6)}, r"teacher.recipe.nfe is 4 there and 6 here"),
-    ({"conditions": None}, "conditions is 'random' there and 'none' here"),
-    ({"chunk": 10}, "chunk is 5 there and 10 here"),
-    ({"shard_size": 20}, "shard_size is 10 there and 20 here"),
-    ({"n": 20}, "none may go"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"teacher": MatrixTeacher(nfe=6)}, r"teacher.recipe.nfe is 4 there and 6 here"),
+        ({"conditions": None}, "conditions is 'random' there and 'none' here"),
+        ({"chunk": 10}, "chunk is 5 there and 10 here"),
+        ({"shard_size": 20}, "shard_size is 10 there and 20 here"),
+        ({"n": 20}, "none may go"),
+    ],
+)
 def test_pairs_of_another_plan_are_refused_and_left_alone(tmp_path, change, message):
     dataset, _ = small(tmp_path)
     with pytest.raises(ValueError, match=message):
@@ -286,7 +331,9 @@ def test_what_would_fail_late_fails_early(tmp_path, monkeypatch):
     teacher = MatrixTeacher()
     with pytest.raises(OSError, match="cannot write to"):
         small(tmp_path / "file" / "d", teacher)
-    monkeypatch.setattr(shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(10**6, 10**6, 20_000))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(10**6, 10**6, 20_000)
+    )
     with pytest.raises(OSError, match=r"30 pairs need 0 MB: make room"):
         small(tmp_path / "d", teacher)
     with pytest.raises(ValueError, match="whole chunks"):
@@ -294,15 +341,26 @@ def test_what_would_fail_late_fails_early(tmp_path, monkeypatch):
     assert teacher.batches == []
 
 
-@pytest.mark.parametrize("edit, message", [
-    (lambda m: "{", "not JSON"),
-    (lambda m: "[]", '"format" must be'),
-    (lambda m: json.dumps(m | {"version": 2}), "version 2"),
-    (lambda m: json.dumps(m | {"shape": [3, 0]}), "'shape' is missing or malformed"),
-    (lambda m: json.dumps(m | {"seeds": [[0, 2**40]]}), "'seeds' is missing or malformed"),
-    (lambda m: json.dumps(m | {"shards": [m["shards"][0] | {"file": "../pairs-00000.safetensors"}]}), "'shards' is"),
-    (lambda m: json.dumps({k: v for k, v in m.items() if k != "teacher"}), "'teacher' is missing"),
-])
+@pytest.mark.parametrize(
+    "edit, message",
+    [
+        (lambda m: "{", "not JSON"),
+        (lambda m: "[]", '"format" must be'),
+        (lambda m: json.dumps(m | {"version": 2}), "version 2"),
+        (lambda m: json.dumps(m | {"shape": [3, 0]}), "'shape' is missing or malformed"),
+        (lambda m: json.dumps(m | {"seeds": [[0, 2**40]]}), "'seeds' is missing or malformed"),
+        (
+            lambda m: json.dumps(
+                m | {"shards": [m["shards"][0] | {"file": "../pairs-00000.safetensors"}]}
+            ),
+            "'shards' is",
+        ),
+        (
+            lambda m: json.dumps({k: v for k, v in m.items() if k != "teacher"}),
+            "'teacher' is missing",
+        ),
+    ],
+)
 def test_a_manifest_that_is_none_is_refused(tmp_path, edit, message):
     small(tmp_path)
     path = tmp_path / "manifest.json"
@@ -325,6 +383,10 @@ def test_shards_without_a_manifest_are_not_overwritten(tmp_path):
 @pytest.mark.cuda
 def test_pairs_on_cuda_start_from_the_same_noise():
     gpu, cpu = (make_pairs(MatrixTeacher(device=d), range(60), "random") for d in ("cuda", "cpu"))
-    assert torch.equal(gpu.x_T, cpu.x_T) and torch.equal(gpu.condition, cpu.condition) and gpu.x_0.device.type == "cpu"
+    assert (
+        torch.equal(gpu.x_T, cpu.x_T)
+        and torch.equal(gpu.condition, cpu.condition)
+        and gpu.x_0.device.type == "cpu"
+    )
     torch.testing.assert_close(gpu.x_0, cpu.x_0, rtol=1e-3, atol=1e-3)
     assert cpu.to("cuda").x_0.device.type == "cuda"

@@ -1,4 +1,5 @@
 """Denoisers: values that cannot go stale, and what is looked at in a network's answers."""
+
 import copy
 import math
 import pickle
@@ -25,10 +26,18 @@ def converted(net, to):
     def answer(x, time):
         t = time.double() / 1000 + 1 / 1000
         shape = (-1, *[1] * (x.ndim - 1))
-        alpha, sigma = VP.alpha(t).reshape(shape).to(x.dtype), VP.sigma(t).reshape(shape).to(x.dtype)
+        alpha, sigma = (
+            VP.alpha(t).reshape(shape).to(x.dtype),
+            VP.sigma(t).reshape(shape).to(x.dtype),
+        )
         noise = net(x, time)
         image = (x - sigma * noise) / alpha
-        return dict(epsilon=noise, sample=image, v_prediction=alpha * noise - sigma * image, flow_prediction=noise - image)[to]
+        return dict(
+            epsilon=noise,
+            sample=image,
+            v_prediction=alpha * noise - sigma * image,
+            flow_prediction=noise - image,
+        )[to]
 
     return answer
 
@@ -41,7 +50,9 @@ def test_no_field_changes_behind_the_memory_of_weights():
             wrapped.prediction = "v_prediction"
     other = replace(d, prediction="v_prediction")
     assert not torch.allclose(other(x, 0.5), before)
-    assert torch.equal(other(x, 0.5), Denoiser(halve, VP, "v_prediction")(x, 0.5)) and torch.equal(d(x, 0.5), before)
+    assert torch.equal(other(x, 0.5), Denoiser(halve, VP, "v_prediction")(x, 0.5)) and torch.equal(
+        d(x, 0.5), before
+    )
 
 
 def test_copies_are_independent_and_pickles_work():
@@ -57,11 +68,18 @@ def test_copies_are_independent_and_pickles_work():
     assert len(d._known) == 1 and len(deep._known) == 2
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (dict(prediction="noise"), "'noise'"), (dict(prediction=None), "None"), (dict(guidance_scale=3.0), "no null condition"),
-    (dict(guidance_scale="3"), "guidance_scale='3'"), (dict(guidance_scale=math.nan), "guidance_scale=nan"), (dict(net=None), "net=None"),
-    (dict(schedule="ddpm"), "schedule='ddpm'"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(prediction="noise"), "'noise'"),
+        (dict(prediction=None), "None"),
+        (dict(guidance_scale=3.0), "no null condition"),
+        (dict(guidance_scale="3"), "guidance_scale='3'"),
+        (dict(guidance_scale=math.nan), "guidance_scale=nan"),
+        (dict(net=None), "net=None"),
+        (dict(schedule="ddpm"), "schedule='ddpm'"),
+    ],
+)
 def test_fields_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Denoiser(**(dict(net=halve, schedule=VP) | options))
@@ -71,15 +89,18 @@ class Output:
     sample = torch.zeros(4, 2)
 
 
-@pytest.mark.parametrize(("net", "message"), [
-    (lambda x, t: x[:, :1], r"shape \(4, 2\) with shape \(4, 1\)"),
-    (lambda x, t: x.mean(), r"with shape \(\)"),
-    (lambda x, t: torch.cat([x, x], 1), "predicts its variance too"),
-    (lambda x, t: x.numpy(), "answers with a ndarray"),
-    (lambda x, t: None, "answers with a NoneType"),
-    (lambda x, t: Output(), "out.sample"),
-    (lambda x, t: x.mul_(0.5), "in place"),
-])
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (lambda x, t: x[:, :1], r"shape \(4, 2\) with shape \(4, 1\)"),
+        (lambda x, t: x.mean(), r"with shape \(\)"),
+        (lambda x, t: torch.cat([x, x], 1), "predicts its variance too"),
+        (lambda x, t: x.numpy(), "answers with a ndarray"),
+        (lambda x, t: None, "answers with a NoneType"),
+        (lambda x, t: Output(), "out.sample"),
+        (lambda x, t: x.mul_(0.5), "in place"),
+    ],
+)
 def test_answers_of_another_shape_and_changed_inputs_are_refused(net, message):
     with pytest.raises(ValueError, match=message):
         Denoiser(net, VP)(torch.ones(4, 2), 0.5)
@@ -89,7 +110,9 @@ def test_a_changed_condition_is_refused_and_guidance_needs_no_copy():
     d = Denoiser(lambda x, t, c: x * 0.5 * c.add_(1)[:, None], VP, null_condition=torch.tensor(0))
     with pytest.raises(ValueError, match="in place"):
         d(torch.ones(4, 2), 0.5, condition=torch.ones(4))
-    assert d.with_guidance(2.0)(torch.ones(4, 2), 0.5, condition=torch.ones(4)).isfinite().all()   # it works on copies
+    assert (
+        d.with_guidance(2.0)(torch.ones(4, 2), 0.5, condition=torch.ones(4)).isfinite().all()
+    )  # it works on copies
 
 
 def test_a_network_in_training_mode_is_found():
@@ -130,7 +153,13 @@ def test_a_wrong_prediction_type_is_found_and_the_right_one_named(true):
 def test_nothing_is_said_against_what_is_no_trained_network():
     torch.manual_seed(0)
     random = nn.Conv2d(1, 1, 3, padding=1).requires_grad_(False)
-    nets = {(2,): lambda x, t: 0.9 * x, (5,): lambda x, t: torch.tanh(0.7 * x + t[:, None] / 1000), (1, 8, 8): lambda x, t: random(x),
-            (3,): lambda x, t: 0 * x}
+    nets = {
+        (2,): lambda x, t: 0.9 * x,
+        (5,): lambda x, t: torch.tanh(0.7 * x + t[:, None] / 1000),
+        (1, 8, 8): lambda x, t: random(x),
+        (3,): lambda x, t: 0 * x,
+    }
     for shape, net in nets.items():
-        assert all(other_prediction(Denoiser(net, VP, p), shape) is None for p in PREDICTIONS), shape
+        assert all(other_prediction(Denoiser(net, VP, p), shape) is None for p in PREDICTIONS), (
+            shape
+        )

@@ -1,4 +1,5 @@
 """Teachers from diffusers: read from the real format, and equal to what the pipelines make with diffusers' own schedulers."""
+
 import json
 import shutil
 import warnings
@@ -16,7 +17,11 @@ from gas_nb.evaluation import measure
 from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.solver import GeneralizedSolver
 from gas_nb.teacher import PAPER_SETTINGS, Teacher, load_teacher
-from gas_nb.teachers.diffusers import DiffusersTeacher, load_diffusers_teacher, schedule_from_scheduler
+from gas_nb.teachers.diffusers import (
+    DiffusersTeacher,
+    load_diffusers_teacher,
+    schedule_from_scheduler,
+)
 from gas_nb.teachers.edm import EDMPrecond, save_edm
 from gas_nb.teachers.presets import SETTINGS
 from gas_nb.training import TrainConfig, TrainState, make_training_pairs, train
@@ -36,7 +41,12 @@ def folder(tmp_path_factory):
             made[key] = root / key
             if name == "dit":  # the published file has the names; save_pretrained drops them
                 index = root / key / "model_index.json"
-                index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": {"0": "tench, Tinca", "1": "goldfish"}}))
+                index.write_text(
+                    json.dumps(
+                        json.loads(index.read_text())
+                        | {"id2label": {"0": "tench, Tinca", "1": "goldfish"}}
+                    )
+                )
         return made[key]
 
     return save
@@ -58,8 +68,16 @@ def test_pixel_pipeline(folder):
     path = folder("ddpm")
     teacher = load_diffusers_teacher(path, "cpu")
     assert teacher.shape == (1, 8, 8) and teacher.n_classes == 0
-    pipe, x_T = teacher.pipeline, torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5))
-    theirs = pipe(batch_size=2, num_inference_steps=50, generator=torch.Generator().manual_seed(5), output_type="np").images
+    pipe, x_T = (
+        teacher.pipeline,
+        torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(5)),
+    )
+    theirs = pipe(
+        batch_size=2,
+        num_inference_steps=50,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images
     ours = teacher.sample(x_T, tableau=ddim(teacher.schedule, diffusers_grid(pipe, False)))
     ours = (ours / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert abs(ours - theirs).max() < 1e-4 and theirs.std() > 0.01
@@ -68,33 +86,70 @@ def test_pixel_pipeline(folder):
 def test_unconditional_latents(folder):
     teacher = load_diffusers_teacher(folder("latent_diffusion"), "cpu")
     assert teacher.shape == (3, 8, 8) and teacher.n_classes == 0
-    pipe, x_T = teacher.pipeline, torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5))
-    theirs = pipe(batch_size=2, num_inference_steps=50, generator=torch.Generator().manual_seed(5), output_type="np").images
+    pipe, x_T = (
+        teacher.pipeline,
+        torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5)),
+    )
+    theirs = pipe(
+        batch_size=2,
+        num_inference_steps=50,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images
     latents = teacher.sample(x_T, tableau=ddim(teacher.schedule, diffusers_grid(pipe, False)))
     ours = (teacher.decode(latents) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    assert (abs(ours - theirs).max(axis=-1) > 1e-3).mean() < 0.02, "more than a few pixels on the edge between two code words"
+    assert (abs(ours - theirs).max(axis=-1) > 1e-3).mean() < 0.02, (
+        "more than a few pixels on the edge between two code words"
+    )
     assert theirs.std() > 0.01
 
 
 def test_dit(folder):
     teacher = load_diffusers_teacher(folder("dit"), "cpu", guidance_scale=2.0)
-    assert teacher.n_classes == 1000 and teacher.class_names[1] == "goldfish" and teacher.shape == (4, 8, 8)
-    pipe, x_T = teacher.pipeline, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
-    theirs = pipe([1, 7], guidance_scale=2.0, num_inference_steps=20, generator=torch.Generator().manual_seed(5), output_type="np").images
-    latents = teacher.sample(x_T, ["goldfish", "7"], ddim(teacher.schedule, diffusers_grid(pipe, False)))
+    assert (
+        teacher.n_classes == 1000
+        and teacher.class_names[1] == "goldfish"
+        and teacher.shape == (4, 8, 8)
+    )
+    pipe, x_T = (
+        teacher.pipeline,
+        torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5)),
+    )
+    theirs = pipe(
+        [1, 7],
+        guidance_scale=2.0,
+        num_inference_steps=20,
+        generator=torch.Generator().manual_seed(5),
+        output_type="np",
+    ).images
+    latents = teacher.sample(
+        x_T, ["goldfish", "7"], ddim(teacher.schedule, diffusers_grid(pipe, False))
+    )
     ours = (teacher.decode(latents) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert abs(ours - theirs).max() < 1e-4 and theirs.std() > 0.01
     assert teacher.generate([0, 1]).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "stable_diffusion_v", "stable_diffusion_xl", "stable_diffusion_3", "flux"])
+@pytest.mark.parametrize(
+    "name",
+    ["stable_diffusion", "stable_diffusion_v", "stable_diffusion_xl", "stable_diffusion_3", "flux"],
+)
 def test_text_pipelines(folder, name):
     v = {"prediction_type": "v_prediction"} if name == "stable_diffusion_v" else {}
     flow = name in ("stable_diffusion_3", "flux")
-    teacher = load_diffusers_teacher(folder(name.removesuffix("_v"), **v), "cpu", prompts=PROMPTS, guidance_scale=2.0, size=16)
-    assert teacher.denoiser.prediction == ("flow_prediction" if flow else "v_prediction" if v else "epsilon")
-    pipe, x_T = teacher.pipeline, torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(5))
-    options = dict(prompt=PROMPTS[::-1], num_inference_steps=10, output_type="latent", height=16, width=16)
+    teacher = load_diffusers_teacher(
+        folder(name.removesuffix("_v"), **v), "cpu", prompts=PROMPTS, guidance_scale=2.0, size=16
+    )
+    assert teacher.denoiser.prediction == (
+        "flow_prediction" if flow else "v_prediction" if v else "epsilon"
+    )
+    pipe, x_T = (
+        teacher.pipeline,
+        torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(5)),
+    )
+    options = dict(
+        prompt=PROMPTS[::-1], num_inference_steps=10, output_type="latent", height=16, width=16
+    )
     if name == "flux":
         packed = pipe._pack_latents(x_T, 2, *x_T.shape[1:])
         options |= dict(latents=packed, true_cfg_scale=2.0, negative_prompt=["", ""])
@@ -109,21 +164,38 @@ def test_text_pipelines(folder, name):
     assert relative(other, theirs) > 2e-3, "the prompt has no effect"
     assert teacher.decode(ours).shape == (2, 3, 16, 16)
     images = pipe(**(options | {"output_type": "np"})).images
-    assert abs((teacher.decode(ours) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() - images).max() < 2e-4
+    assert (
+        abs((teacher.decode(ours) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() - images).max()
+        < 2e-4
+    )
 
 
 def test_the_many_step_recipe_arrives_where_diffusers_arrives(folder):
     """UniPC with 20 steps and DDIM with 200 solve the same equation."""
-    teacher = load_diffusers_teacher(folder("stable_diffusion"), "cpu", prompts=PROMPTS, guidance_scale=1.0)
+    teacher = load_diffusers_teacher(
+        folder("stable_diffusion"), "cpu", prompts=PROMPTS, guidance_scale=1.0
+    )
     x_T = torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(5))
-    fine = teacher.pipeline(PROMPTS, num_inference_steps=200, latents=x_T, guidance_scale=1.0, output_type="latent", height=16, width=16).images
+    fine = teacher.pipeline(
+        PROMPTS,
+        num_inference_steps=200,
+        latents=x_T,
+        guidance_scale=1.0,
+        output_type="latent",
+        height=16,
+        width=16,
+    ).images
     assert relative(teacher.sample(x_T, PROMPTS), fine) < 0.02
 
 
 def test_schedules():
-    ours, prediction = schedule_from_scheduler(DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"))
+    ours, prediction = schedule_from_scheduler(
+        DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    )
     assert prediction == "v_prediction" and 0 < ours.alpha(1.0) < ours.alpha(0.999) < 1e-4
-    assert schedule_from_scheduler(DDIMScheduler(trained_betas=[0.1, 0.2, 0.3], num_train_timesteps=3))[0] == NoiseSchedule.discrete(betas=[0.1, 0.2, 0.3])
+    assert schedule_from_scheduler(
+        DDIMScheduler(trained_betas=[0.1, 0.2, 0.3], num_train_timesteps=3)
+    )[0] == NoiseSchedule.discrete(betas=[0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match="says nothing about the image"):
         schedule_from_scheduler(DDIMScheduler(rescale_betas_zero_snr=True))
     with pytest.raises(ValueError, match="EDM's scaling"):
@@ -134,8 +206,12 @@ def test_text_teachers_have_prompts_as_classes(folder):
     teacher = load_diffusers_teacher(folder("stable_diffusion"), "cpu", prompts=PROMPTS, size=16)
     assert teacher.n_classes == 2 and teacher.random_conditions([0, 1, 2]).shape == (3,)
     other = teacher.with_prompts(["a cat"]).with_guidance(3.0)
-    assert other.class_names == ["a cat"] and other.denoiser.guidance_scale == 3.0 and other.size == 16
-    assert other.config != teacher.config and json.loads(json.dumps(teacher.config)) == teacher.config
+    assert (
+        other.class_names == ["a cat"] and other.denoiser.guidance_scale == 3.0 and other.size == 16
+    )
+    assert (
+        other.config != teacher.config and json.loads(json.dumps(teacher.config)) == teacher.config
+    )
     with pytest.raises(ValueError, match="with_prompts"):
         teacher.generate(0, "a house")
 
@@ -175,7 +251,12 @@ def test_damaged_folders(folder, tmp_path):
         with pytest.raises(ValueError, match=f"(?s)broken.*{message}"):
             load_teacher(broken, "cpu")
 
-    for name in ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors"):
+    for name in (
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    ):
         whole = (broken / name).read_bytes()
         for data in (b"", b"[1]", whole[: len(whole) // 2], hostile.encode()):
             (broken / name).write_bytes(data)
@@ -185,13 +266,22 @@ def test_damaged_folders(folder, tmp_path):
         (broken / name).write_bytes(whole)
     (broken / "pipeline.py").write_text(hostile)
     (broken / "unet" / "my_unet.py").write_text(hostile)
-    for change, message in ((dict(_class_name="Nope"), "names no pipeline"), (dict(_class_name=["pipeline", "P"]), "names no pipeline"),
-                            (dict(_class_name="AutoencoderKL"), "names no pipeline"), (dict(unet=["my_unet", "X"]), "cannot be loaded"),
-                            (dict(unet=["os", "system"]), "cannot be loaded"), (dict(unet=None), "has no unet"), (dict(scheduler=None), "has no scheduler")):
+    for change, message in (
+        (dict(_class_name="Nope"), "names no pipeline"),
+        (dict(_class_name=["pipeline", "P"]), "names no pipeline"),
+        (dict(_class_name="AutoencoderKL"), "names no pipeline"),
+        (dict(unet=["my_unet", "X"]), "cannot be loaded"),
+        (dict(unet=["os", "system"]), "cannot be loaded"),
+        (dict(unet=None), "has no unet"),
+        (dict(scheduler=None), "has no scheduler"),
+    ):
         (broken / "model_index.json").write_text(json.dumps(index | change))
         refused(message)
     (broken / "model_index.json").write_text(json.dumps(index))
-    save_edm(EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1), broken / "unet" / "diffusion_pytorch_model.safetensors")
+    save_edm(
+        EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1),
+        broken / "unet" / "diffusion_pytorch_model.safetensors",
+    )
     refused("lack some of the network's tensors")
     assert not (tmp_path / "ran").exists()
 
@@ -199,11 +289,20 @@ def test_damaged_folders(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(prediction_type="score"), "prediction_type 'score' is not supported: the network has to predict epsilon, sample"),
+        (
+            dict(prediction_type="score"),
+            "prediction_type 'score' is not supported: the network has to predict epsilon, sample",
+        ),
         (dict(rescale_betas_zero_snr=True), "says nothing about the image"),
         (dict(trained_betas=[1, 2]), "alphas_cumprod"),
-        (dict(_class_name="KarrasVeScheduler"), "KarrasVeScheduler is not supported: it describes a variance-exploding process"),
-        (dict(_class_name="LCMScheduler"), "LCMScheduler is not supported: it describes a consistency model"),
+        (
+            dict(_class_name="KarrasVeScheduler"),
+            "KarrasVeScheduler is not supported: it describes a variance-exploding process",
+        ),
+        (
+            dict(_class_name="LCMScheduler"),
+            "LCMScheduler is not supported: it describes a consistency model",
+        ),
     ],
 )
 def test_unsupported_schedulers_in_a_folder(folder, tmp_path, change, message):
@@ -211,17 +310,31 @@ def test_unsupported_schedulers_in_a_folder(folder, tmp_path, change, message):
     config, index = broken / "scheduler" / "scheduler_config.json", broken / "model_index.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
     if "_class_name" in change:
-        index.write_text(json.dumps(json.loads(index.read_text()) | {"scheduler": ["diffusers", change["_class_name"]]}))
+        index.write_text(
+            json.dumps(
+                json.loads(index.read_text()) | {"scheduler": ["diffusers", change["_class_name"]]}
+            )
+        )
     with pytest.raises(ValueError, match=f"broken.*{message}"):
         load_teacher(broken, "cpu")
 
 
 def test_zero_terminal_snr_runs_end_to_end():
     """A velocity network on a schedule without signal at t=1: the same samples as diffusers' own scheduler makes."""
-    pipe = pipelines.stable_diffusion(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    pipe = pipelines.stable_diffusion(
+        prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
     teacher = DiffusersTeacher(pipe, prompts=PROMPTS, guidance_scale=2.0, size=16)
     x_T = torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(5))
-    theirs = pipe(PROMPTS, num_inference_steps=10, latents=x_T, guidance_scale=2.0, output_type="latent", height=16, width=16).images
+    theirs = pipe(
+        PROMPTS,
+        num_inference_steps=10,
+        latents=x_T,
+        guidance_scale=2.0,
+        output_type="latent",
+        height=16,
+        width=16,
+    ).images
     ours = teacher.sample(x_T, PROMPTS, ddim(teacher.schedule, diffusers_grid(pipe, False)))
     assert relative(ours, theirs) < 2e-3 and theirs.std() > 0.01
     assert teacher.sample(x_T, PROMPTS).isfinite().all()
@@ -230,8 +343,19 @@ def test_zero_terminal_snr_runs_end_to_end():
 def test_load_teacher_finds_the_right_loader(folder, tmp_path):
     teacher = load_teacher(folder("ddpm"), "cpu", batch_size=3)
     assert isinstance(teacher, DiffusersTeacher) and teacher.batch_size == 3
-    assert load_teacher(str(folder("stable_diffusion")), "cpu", prompts=PROMPTS).class_names == PROMPTS
-    save_edm(EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,)), tmp_path / "net.safetensors")
+    assert (
+        load_teacher(str(folder("stable_diffusion")), "cpu", prompts=PROMPTS).class_names == PROMPTS
+    )
+    save_edm(
+        EDMPrecond(
+            img_resolution=8,
+            model_channels=8,
+            channel_mult=(1, 2),
+            num_blocks=1,
+            attn_resolutions=(4,),
+        ),
+        tmp_path / "net.safetensors",
+    )
     assert load_teacher(tmp_path / "net.safetensors", "cpu").shape == (3, 8, 8)
     assert load_teacher("cifar10", "cpu", weights=tmp_path / "net.safetensors").tableau.nfe == 20
     assert tuple(SETTINGS) == PAPER_SETTINGS
@@ -247,36 +371,72 @@ def test_load_teacher_finds_the_right_loader(folder, tmp_path):
 
 def test_a_distilled_pipeline(folder):
     """Text-conditional, guided: the training loop takes the teacher as it takes the embedded ones."""
-    teacher = load_diffusers_teacher(folder("stable_diffusion"), "cpu", prompts=PROMPTS, guidance_scale=2.0, size=16)
-    config = TrainConfig(teacher="sd", nfe=3, adversarial_weight=0.0, n_pairs=16, n_val=8, fit_pairs=8, fit_steps=2, device="cpu")
+    teacher = load_diffusers_teacher(
+        folder("stable_diffusion"), "cpu", prompts=PROMPTS, guidance_scale=2.0, size=16
+    )
+    config = TrainConfig(
+        teacher="sd",
+        nfe=3,
+        adversarial_weight=0.0,
+        n_pairs=16,
+        n_val=8,
+        fit_pairs=8,
+        fit_steps=2,
+        device="cpu",
+    )
     records = list(train(config, teacher))
     assert records[-1].val_loss <= records[0].val_loss and records[-1].tableau.nfe == 3
 
 
 def test_half_precision_networks(folder):
-    teacher = load_diffusers_teacher(folder("stable_diffusion"), "cpu", dtype=torch.bfloat16, prompts=PROMPTS, size=16)
+    teacher = load_diffusers_teacher(
+        folder("stable_diffusion"), "cpu", dtype=torch.bfloat16, prompts=PROMPTS, size=16
+    )
     out = teacher.generate([0, 1], "a bag")
-    assert out.dtype == torch.float32 and out.isfinite().all() and teacher.decode(out).dtype == torch.float32
+    assert (
+        out.dtype == torch.float32
+        and out.isfinite().all()
+        and teacher.decode(out).dtype == torch.float32
+    )
 
 
 def test_adam_on_a_flow_model():
     """No trouble at t=1, where a flow model has no signal: it starts from DDIM, every parameter that is used moves, the loss falls."""
-    schedule, centres = NoiseSchedule.flow(1000.0), torch.tensor([[1.0, -1.0], [-1.0, 0.5], [0.3, 1.2]])
+    schedule, centres = (
+        NoiseSchedule.flow(1000.0),
+        torch.tensor([[1.0, -1.0], [-1.0, 0.5], [0.3, 1.2]]),
+    )
 
     def net(x, time):
         """Exact velocity of a mixture of Gaussians of width 0.2."""
         t = time[:, None] / 1000
         v = (1 - t) ** 2 * 0.04 + t**2
-        near = torch.softmax(-((x[:, None] - (1 - t)[:, None] * centres) ** 2).sum(-1) / (2 * v), 1) @ centres
+        near = (
+            torch.softmax(-((x[:, None] - (1 - t)[:, None] * centres) ** 2).sum(-1) / (2 * v), 1)
+            @ centres
+        )
         return (t * (x - (1 - t) * near) - (1 - t) * 0.04 * x - t**2 * near) / v
 
     recipe = dict(solver="dpm_solver_pp", nfe=40, spacing="time_uniform", t_eps=1e-3, order=2)
     teacher = Teacher("flow", Denoiser(net, schedule, "flow_prediction"), (2,), recipe)
-    config = TrainConfig(teacher="flow", nfe=4, method="adam", iterations=50, lr=1e-2, adversarial_weight=0.0, n_pairs=100, n_val=50, val_every=50, ema=0.9,
-                         device="cpu")
+    config = TrainConfig(
+        teacher="flow",
+        nfe=4,
+        method="adam",
+        iterations=50,
+        lr=1e-2,
+        adversarial_weight=0.0,
+        n_pairs=100,
+        n_val=50,
+        val_every=50,
+        ema=0.9,
+        device="cpu",
+    )
     training, held_out = make_training_pairs(config, teacher)
     start, grid = TrainState(config, teacher).solver, spacing(schedule, 4, "time_uniform")
-    torch.testing.assert_close(start.tableau().C.detach(), ddim(schedule, grid).C, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(
+        start.tableau().C.detach(), ddim(schedule, grid).C, rtol=1e-9, atol=1e-12
+    )
     records = list(train(config, teacher, pairs=(training, held_out)))
     solver = records[-1].state.solver
     for name, used in solver.used.items():
@@ -328,8 +488,12 @@ def test_every_scheduler_is_read_right_or_refused_in_words(name):
         assert "is not supported" in str(e) and name in str(e)
         assert name.removesuffix("Scheduler") not in SOLVERS
         return
-    saved = {k: v for k, v in scheduler.config.items() if k in ("num_train_timesteps", "beta_schedule")}
-    assert read(dict(saved, _class_name=name))[0] == schedule, "the defaults of another class for a config that leaves them out"
+    saved = {
+        k: v for k, v in scheduler.config.items() if k in ("num_train_timesteps", "beta_schedule")
+    }
+    assert read(dict(saved, _class_name=name))[0] == schedule, (
+        "the defaults of another class for a config that leaves them out"
+    )
     if prediction == "flow_prediction":
         assert schedule == NoiseSchedule.flow(1000.0)
         return
@@ -350,7 +514,15 @@ def gaussian(schedule, prediction, spread=0.5):
     def net(x, net_time):
         alpha, sigma, v = moments(net_time)
         epsilon, x_0 = sigma / v, alpha * spread**2 / v
-        return x * {"epsilon": epsilon, "sample": x_0, "v_prediction": alpha * epsilon - sigma * x_0, "flow_prediction": epsilon - x_0}[prediction]
+        return (
+            x
+            * {
+                "epsilon": epsilon,
+                "sample": x_0,
+                "v_prediction": alpha * epsilon - sigma * x_0,
+                "flow_prediction": epsilon - x_0,
+            }[prediction]
+        )
 
     return net, lambda x, net_time: x * (spread / moments(net_time)[2].sqrt())
 
@@ -368,7 +540,9 @@ CASES = [(name, {}) for name in SOLVERS] + [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(v))
+@pytest.mark.parametrize(
+    ("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(v)
+)
 def test_what_a_scheduler_does_with_the_exact_network_is_what_its_schedule_says(name, options):
     """A network that is exact for the schedule we read, in the scheduler's own many-step loop, lands where the equation lands."""
     kind = SCHEDULERS[name + "Scheduler"]
@@ -376,25 +550,55 @@ def test_what_a_scheduler_does_with_the_exact_network_is_what_its_schedule_says(
     scheduler = kind(**clip, **options)
     schedule, prediction = schedule_from_scheduler(scheduler)
     net, landing = gaussian(schedule, prediction)
-    scheduler.set_timesteps(200 if "use_flow_sigmas" in options else 500)  # more, and its rounded timesteps repeat
+    scheduler.set_timesteps(
+        200 if "use_flow_sigmas" in options else 500
+    )  # more, and its rounded timesteps repeat
     x_T = torch.linspace(-1, 1, 5, dtype=torch.float64)[None, None]
     x = x_T * float(getattr(scheduler, "init_noise_sigma", 1.0))
     for t in scheduler.timesteps:
-        x = scheduler.step(net(scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x, t.double()), t, x, return_dict=False)[0]
+        x = scheduler.step(
+            net(
+                scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x,
+                t.double(),
+            ),
+            t,
+            x,
+            return_dict=False,
+        )[0]
     assert relative(x, landing(x_T, scheduler.timesteps[0].double())) < 0.05
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("EulerDiscrete", dict(timestep_type="continuous"), "timestep_type='continuous': the network is asked at log sigma"),
-        ("EulerDiscrete", dict(timestep_type="continuous", prediction_type="v_prediction"), "log sigma"),
-        ("EulerDiscrete", dict(interpolation_type="log_linear"), "at times that its noise levels do not have"),
+        (
+            "EulerDiscrete",
+            dict(timestep_type="continuous"),
+            "timestep_type='continuous': the network is asked at log sigma",
+        ),
+        (
+            "EulerDiscrete",
+            dict(timestep_type="continuous", prediction_type="v_prediction"),
+            "log sigma",
+        ),
+        (
+            "EulerDiscrete",
+            dict(interpolation_type="log_linear"),
+            "at times that its noise levels do not have",
+        ),
         ("FlowMatchEulerDiscrete", dict(invert_sigmas=True), "invert_sigmas=True"),
         ("FlowMatchEulerDiscrete", dict(stochastic_sampling=True), "stochastic_sampling=True"),
         ("UniPCMultistep", dict(prediction_type="flow_prediction"), "without use_flow_sigmas"),
-        ("UniPCMultistep", dict(use_flow_sigmas=True), "use_flow_sigmas with prediction_type 'epsilon'"),
-        ("UniPCMultistep", dict(use_flow_sigmas=True, prediction_type="v_prediction"), "use_flow_sigmas with prediction_type"),
+        (
+            "UniPCMultistep",
+            dict(use_flow_sigmas=True),
+            "use_flow_sigmas with prediction_type 'epsilon'",
+        ),
+        (
+            "UniPCMultistep",
+            dict(use_flow_sigmas=True, prediction_type="v_prediction"),
+            "use_flow_sigmas with prediction_type",
+        ),
     ],
 )
 def test_what_changes_the_process_is_refused_by_name(name, options, message):
@@ -416,7 +620,10 @@ def test_what_changes_the_process_is_refused_by_name(name, options, message):
         (dict(trained_betas=[0.1] * 5), "for 1000 training timesteps"),
         (dict(snr_shift_scale=-1), "snr_shift_scale=-1"),
         (dict(beta_schedule=["linear"]), "beta_schedule"),
-        (dict(use_flow_sigmas=True, prediction_type="flow_prediction", num_train_timesteps=None), "num_train_timesteps=None"),
+        (
+            dict(use_flow_sigmas=True, prediction_type="flow_prediction", num_train_timesteps=None),
+            "num_train_timesteps=None",
+        ),
     ],
 )
 def test_configs_that_cannot_be_read_name_the_key(change, message):
@@ -436,9 +643,17 @@ def test_what_is_no_scheduler_is_refused():
 def test_keys_that_are_off_or_only_about_sampling_are_no_trouble():
     config = dict(DDIMScheduler(clip_sample=False).config, _class_name="DDIMScheduler")
     plain = schedule_from_scheduler(config)[0]
-    harmless = dict(use_karras_sigmas=True, final_sigmas_type="zero", flow_shift=3.0, new_option=False, another=None)
+    harmless = dict(
+        use_karras_sigmas=True,
+        final_sigmas_type="zero",
+        flow_shift=3.0,
+        new_option=False,
+        another=None,
+    )
     assert schedule_from_scheduler(config | harmless)[0] == plain
-    carried = schedule_from_scheduler(config | dict(snr_shift_scale=3.0))[0]  # by another class's config, for the network's sake
+    carried = schedule_from_scheduler(config | dict(snr_shift_scale=3.0))[
+        0
+    ]  # by another class's config, for the network's sake
     assert carried.alpha(0.5) < plain.alpha(0.5)
 
 

@@ -1,4 +1,5 @@
 """The discriminator and its losses: parity with published numbers, the formulas by hand, and refusals."""
+
 import copy
 import json
 from pathlib import Path
@@ -12,13 +13,21 @@ from gas_nb.discriminator import Discriminator, discriminator_loss, generator_lo
 
 GOLDEN = Path(__file__).parent / "golden"
 NUMBERS = np.load(GOLDEN / "r3gan_discriminator.npz")
-CASES = {case["case"]: case for case in json.loads((GOLDEN / "r3gan_discriminator.json").read_text())}
+CASES = {
+    case["case"]: case for case in json.loads((GOLDEN / "r3gan_discriminator.json").read_text())
+}
 CLOSE = {"rtol": 1e-6, "atol": 1e-12}
 
 
 def arrays(name):
-    values = {k.removeprefix(f"{name}."): torch.from_numpy(NUMBERS[k]) for k in NUMBERS if k.startswith(f"{name}.")}
-    return {k.removeprefix("state."): values.pop(k) for k in list(values) if k.startswith("state.")}, values
+    values = {
+        k.removeprefix(f"{name}."): torch.from_numpy(NUMBERS[k])
+        for k in NUMBERS
+        if k.startswith(f"{name}.")
+    }
+    return {
+        k.removeprefix("state."): values.pop(k) for k in list(values) if k.startswith("state.")
+    }, values
 
 
 def build(name):
@@ -28,8 +37,14 @@ def build(name):
     if case["cond"]:
         embedding_dim, condition_dim = state["EmbeddingLayer.weight"].shape
         condition = {"condition_dim": condition_dim, "embedding_dim": embedding_dim}
-    D = Discriminator(case["in_ch"], case["widths"], case["cards"], case["blocks"], case["expansion_factor"],
-                      **condition)
+    D = Discriminator(
+        case["in_ch"],
+        case["widths"],
+        case["cards"],
+        case["blocks"],
+        case["expansion_factor"],
+        **condition,
+    )
     return D.double().load_published_state(state), state, values
 
 
@@ -63,11 +78,17 @@ def test_published_losses(name):
 def test_published_gradients(name):
     D, state, v = build(name)
     discriminator_loss(D, v["real"], v["fake"], CASES[name]["gamma"]).loss.mean().backward()
-    published = {k: value for k, value in state.items() if not k.endswith("Kernel") and k != "EmbeddingLayer.weight"}
+    published = {
+        k: value
+        for k, value in state.items()
+        if not k.endswith("Kernel") and k != "EmbeddingLayer.weight"
+    }
     norms = CASES[name]["d_param_grad_norms"]
     assert set(norms) == set(published)
     ours = {n: p for n, p in D.named_parameters() if n != "embedding.weight"}
-    by_value = {k: next(p for p in ours.values() if torch.equal(p, w)) for k, w in published.items()}
+    by_value = {
+        k: next(p for p in ours.values() if torch.equal(p, w)) for k, w in published.items()
+    }
     for k, p in by_value.items():
         assert p.grad.norm().item() == pytest.approx(norms[k], rel=1e-6)
     if D.embedding is not None:
@@ -88,21 +109,39 @@ def test_architecture_is_read_off_the_published_state(name):
 
 
 def renamed(state):
-    return {("Stem.weight" if k == "ExtractionLayer.Layer.weight" else k): w for k, w in state.items()}
+    return {
+        ("Stem.weight" if k == "ExtractionLayer.Layer.weight" else k): w for k, w in state.items()
+    }
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda s: {k: w for k, w in s.items() if k != "MainLayers.1.Layers.0.NonLinearity1.Bias"},
-     "lacks MainLayers.1.Layers.0.NonLinearity1.Bias"),
-    (lambda s: {k: w for k, w in s.items() if not k.endswith("Kernel")},
-     "lacks MainLayers.0.Layers.2.Resampler.Kernel"),
-    (lambda s: {**s, "MainLayers.2.Layers.0.Basis.weight": torch.zeros(1)},
-     "not have: MainLayers.2.Layers.0.Basis.weight"),
-    (renamed, "lacks ExtractionLayer.Layer.weight"),
-    (lambda s: {**s, "MainLayers.1.Layers.2.LinearLayer.weight": torch.zeros(2, 8)},
-     "MainLayers.1.Layers.2.LinearLayer.weight must hold floats of shape (1, 8), got torch.float32 of shape (2, 8)"),
-    (lambda s: {**s, "MainLayers.1.Layers.2.LinearLayer.weight": [0.0] * 8}, "must be a tensor, got list"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda s: {
+                k: w for k, w in s.items() if k != "MainLayers.1.Layers.0.NonLinearity1.Bias"
+            },
+            "lacks MainLayers.1.Layers.0.NonLinearity1.Bias",
+        ),
+        (
+            lambda s: {k: w for k, w in s.items() if not k.endswith("Kernel")},
+            "lacks MainLayers.0.Layers.2.Resampler.Kernel",
+        ),
+        (
+            lambda s: {**s, "MainLayers.2.Layers.0.Basis.weight": torch.zeros(1)},
+            "not have: MainLayers.2.Layers.0.Basis.weight",
+        ),
+        (renamed, "lacks ExtractionLayer.Layer.weight"),
+        (
+            lambda s: {**s, "MainLayers.1.Layers.2.LinearLayer.weight": torch.zeros(2, 8)},
+            "MainLayers.1.Layers.2.LinearLayer.weight must hold floats of shape (1, 8), got torch.float32 of shape (2, 8)",
+        ),
+        (
+            lambda s: {**s, "MainLayers.1.Layers.2.LinearLayer.weight": [0.0] * 8},
+            "must be a tensor, got list",
+        ),
+    ],
+)
 def test_state_that_does_not_fit_changes_nothing(change, message):
     D, state, _ = build("case01")
     state = {k: w + 1 for k, w in state.items()}
@@ -113,8 +152,15 @@ def test_state_that_does_not_fit_changes_nothing(change, message):
     assert all(torch.equal(before[k], w) for k, w in D.state_dict().items())
 
 
-@pytest.mark.parametrize("state", [{}, {"a": torch.zeros(1)}, {"MainLayers.0.Layers.0.Basis.weight": torch.zeros(1)},
-                                   {"MainLayers.0.Layers.0.LinearLayer1.Layer.weight": torch.zeros(3)}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"a": torch.zeros(1)},
+        {"MainLayers.0.Layers.0.Basis.weight": torch.zeros(1)},
+        {"MainLayers.0.Layers.0.LinearLayer1.Layer.weight": torch.zeros(3)},
+    ],
+)
 def test_foreign_state_is_refused(state):
     with pytest.raises(ValueError, match="not the published state of an R3GAN discriminator"):
         Discriminator.from_published_state(state)
@@ -123,7 +169,10 @@ def test_foreign_state_is_refused(state):
 def test_penalty_of_a_linear_discriminator_by_hand():
     w = torch.randn(3, 4, 4, dtype=torch.float64)
     real, fake = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
-    D = lambda x: (x * w).flatten(1).sum(1)
+
+    def D(x):
+        return (x * w).flatten(1).sum(1)
+
     d = discriminator_loss(D, real, fake, gamma=0.5)
     norm = w.square().sum().expand(5)
     assert_close(d.r1, norm)
@@ -136,9 +185,14 @@ def test_penalty_of_a_linear_discriminator_by_hand():
 
 def test_parameter_gradient_of_the_penalty_agrees_with_finite_differences():
     D = roughen(small().double())
-    real, fake = torch.randn(2, 3, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    real, fake = torch.randn(
+        2, 3, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
     weight = D.stages[0][0].grouped.weight
-    objective = lambda: discriminator_loss(D, real, fake, gamma=3.0).loss.mean()
+
+    def objective():
+        return discriminator_loss(D, real, fake, gamma=3.0).loss.mean()
+
     (gradient,) = torch.autograd.grad(objective(), weight)
     direction, h = torch.randn_like(weight), 1e-6
     with torch.no_grad():
@@ -147,7 +201,9 @@ def test_parameter_gradient_of_the_penalty_agrees_with_finite_differences():
             weight += s * direction
             values.append(objective())
             weight -= s * direction
-    assert_close((values[0] - values[1]) / (2 * h), (gradient * direction).sum(), rtol=1e-5, atol=1e-8)
+    assert_close(
+        (values[0] - values[1]) / (2 * h), (gradient * direction).sum(), rtol=1e-5, atol=1e-8
+    )
 
 
 def test_players_mirror_each_other_and_samples_are_independent():
@@ -225,7 +281,9 @@ def test_a_new_network_is_linear_and_its_scale_does_not_grow_with_depth():
         assert_close(D(a + b), D(a) + D(b), rtol=1e-4, atol=1e-4)
         assert 0.01 < D(a).std() < 3
     block = D.stages[0][0]
-    assert block.grouped.weight.std().item() == pytest.approx((2 / 1.04) ** 0.5 * 16**-0.25 / (16 * 9) ** 0.5, rel=0.1)
+    assert block.grouped.weight.std().item() == pytest.approx(
+        (2 / 1.04) ** 0.5 * 16**-0.25 / (16 * 9) ** 0.5, rel=0.1
+    )
 
 
 def test_labels():
@@ -244,13 +302,16 @@ def test_labels():
     assert generator_loss(D, x, x.flip(0), condition=labels).shape == (4,)
 
 
-@pytest.mark.parametrize("condition, message", [
-    (torch.tensor([0, 1, 5, 2]), "labels must lie in 0..4, got 0..5"),
-    (torch.tensor([0, 1, -1, 2]), "got -1..2"),
-    (torch.tensor([0, 1]), "integer labels of shape (4,) or rows of shape (4, 5)"),
-    (torch.zeros(4), "got torch.float32 of shape (4,)"),
-    (torch.zeros(4, 6), "of shape (4, 6)"),
-])
+@pytest.mark.parametrize(
+    "condition, message",
+    [
+        (torch.tensor([0, 1, 5, 2]), "labels must lie in 0..4, got 0..5"),
+        (torch.tensor([0, 1, -1, 2]), "got -1..2"),
+        (torch.tensor([0, 1]), "integer labels of shape (4,) or rows of shape (4, 5)"),
+        (torch.zeros(4), "got torch.float32 of shape (4,)"),
+        (torch.zeros(4, 6), "of shape (4, 6)"),
+    ],
+)
 def test_wrong_labels(condition, message):
     D = small(condition_dim=5, embedding_dim=6)
     with pytest.raises(ValueError) as error:
@@ -263,23 +324,31 @@ def test_labels_for_an_unconditional_network():
         small()(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1]))
 
 
-@pytest.mark.parametrize("settings, message", [
-    (dict(channels=0), "channels and expansion must hold positive integers"),
-    (dict(expansion=0), "channels and expansion"),
-    (dict(channels=1.5), "channels and expansion"),
-    (dict(widths=[]), "widths must hold positive integers"),
-    (dict(widths=[8, -8]), "widths"),
-    (dict(widths=8), "widths must be a sequence"),
-    (dict(blocks=[1, True]), "blocks"),
-    (dict(blocks=[1, 0]), "blocks"),
-    (dict(widths=[8, 8, 8]), "got 3, 2 and 2"),
-    (dict(cardinalities=[2, 5]), "stage 1: width * expansion = 8 * 2 = 16 is not divisible by cardinality 5"),
-    (dict(condition_dim=10), "condition_dim and embedding_dim"),
-    (dict(embedding_dim=10), "needs a condition_dim"),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(channels=0), "channels and expansion must hold positive integers"),
+        (dict(expansion=0), "channels and expansion"),
+        (dict(channels=1.5), "channels and expansion"),
+        (dict(widths=[]), "widths must hold positive integers"),
+        (dict(widths=[8, -8]), "widths"),
+        (dict(widths=8), "widths must be a sequence"),
+        (dict(blocks=[1, True]), "blocks"),
+        (dict(blocks=[1, 0]), "blocks"),
+        (dict(widths=[8, 8, 8]), "got 3, 2 and 2"),
+        (
+            dict(cardinalities=[2, 5]),
+            "stage 1: width * expansion = 8 * 2 = 16 is not divisible by cardinality 5",
+        ),
+        (dict(condition_dim=10), "condition_dim and embedding_dim"),
+        (dict(embedding_dim=10), "needs a condition_dim"),
+    ],
+)
 def test_wrong_architecture(settings, message):
     with pytest.raises(ValueError) as error:
-        Discriminator(**{**dict(channels=1, widths=[8, 8], cardinalities=[2, 2], blocks=[1, 1]), **settings})
+        Discriminator(
+            **{**dict(channels=1, widths=[8, 8], cardinalities=[2, 2], blocks=[1, 1]), **settings}
+        )
     assert message in str(error.value)
 
 
@@ -294,7 +363,9 @@ def test_integer_images_are_refused():
     with pytest.raises(ValueError, match="floating-point"):
         small()(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(ValueError, match="floating-point"):
-        discriminator_loss(small(), torch.zeros(2, 1, 8, 8, dtype=torch.long), torch.zeros(2, 1, 8, 8))
+        discriminator_loss(
+            small(), torch.zeros(2, 1, 8, 8, dtype=torch.long), torch.zeros(2, 1, 8, 8)
+        )
 
 
 @pytest.mark.parametrize("gamma", [-0.1, float("nan"), float("inf")])
@@ -317,9 +388,14 @@ def test_for_images(channels, size):
     assert D(torch.randn(2, channels, size, size)).shape == (2,)
 
 
-@pytest.mark.parametrize("size, nearest", [(28, 32), (20, 16), (12, 16), (2, 4), (1, 4), (100, 128)])
+@pytest.mark.parametrize(
+    "size, nearest", [(28, 32), (20, 16), (12, 16), (2, 4), (1, 4), (100, 128)]
+)
 def test_for_images_names_the_nearest_size(size, nearest):
-    with pytest.raises(ValueError, match=rf"size must be 4 \* 2\*\*n, got {size}; .* nearest valid size, {nearest}$"):
+    with pytest.raises(
+        ValueError,
+        match=rf"size must be 4 \* 2\*\*n, got {size}; .* nearest valid size, {nearest}$",
+    ):
         Discriminator.for_images(1, size)
 
 
@@ -353,7 +429,21 @@ def test_discriminator_learns_to_separate_and_generator_to_fool():
 
 # --- any shape
 
-SHAPES = [(), (2,), (7,), (64,), (1, 5), (3, 100), (1, 28, 28), (3, 24, 40), (1, 3, 3), (8, 256, 16), (4, 8, 200), (4, 5, 16, 16), (2, 2, 3, 9, 8)]
+SHAPES = [
+    (),
+    (2,),
+    (7,),
+    (64,),
+    (1, 5),
+    (3, 100),
+    (1, 28, 28),
+    (3, 24, 40),
+    (1, 3, 3),
+    (8, 256, 16),
+    (4, 8, 200),
+    (4, 5, 16, 16),
+    (2, 2, 3, 9, 8),
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -379,10 +469,15 @@ def test_the_square_is_not_much_larger_than_the_sample():
 @pytest.mark.parametrize("size", [4, 8, 32])
 def test_a_square_of_a_valid_size_gets_the_same_network_as_ever(size):
     nets = []
-    for make in (lambda: Discriminator.for_images(3, size), lambda: Discriminator.for_shape((3, size, size))):
+    for make in (
+        lambda: Discriminator.for_images(3, size),
+        lambda: Discriminator.for_shape((3, size, size)),
+    ):
         torch.manual_seed(0)
         nets.append(make())
-    assert type(nets[1]) is Discriminator and all(torch.equal(a, b) for a, b in zip(*(n.state_dict().values() for n in nets)))
+    assert type(nets[1]) is Discriminator and all(
+        torch.equal(a, b) for a, b in zip(*(n.state_dict().values() for n in nets))
+    )
 
 
 @pytest.mark.parametrize("shape", [(0,), (1, 0, 8), (3, -1), (2.0, 8), (True, 8, 8)])

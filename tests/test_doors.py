@@ -1,4 +1,5 @@
 """The doors that users come through: tiny pipelines of each kind by notebook, command and app; wrong values; a run's owner."""
+
 import gas_nb.compat  # noqa: F401  (before diffusers)
 
 import json
@@ -23,7 +24,16 @@ from gas_nb.sweep import SweepConfig, finished_run, load_sweep, training_config
 from gas_nb.sweep import main as sweep_main
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import Teacher, load_teacher
-from gas_nb.training import RunLog, StepRecord, TrainConfig, load_state, open_run, preset_config, resolve, train
+from gas_nb.training import (
+    RunLog,
+    StepRecord,
+    TrainConfig,
+    load_state,
+    open_run,
+    preset_config,
+    resolve,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = preset_config("quick", teacher="digits", device="cpu")
@@ -49,8 +59,18 @@ def folder(tmp_path):
         KINDS[kind]().save_pretrained(tmp_path / kind)
         (tmp_path / "captions.txt").write_text("a cat\na red shoe\n")
         prompts = str(tmp_path / "captions.txt") if kind.startswith("text") else ""
-        return dict(teacher=str(tmp_path / kind), prompts=prompts, nfe=3, preset="quick", n_pairs=16, n_eval=8, batch_size=4, iterations=2,
-                    device="cpu", output_dir=str(tmp_path / "runs"))
+        return dict(
+            teacher=str(tmp_path / kind),
+            prompts=prompts,
+            nfe=3,
+            preset="quick",
+            n_pairs=16,
+            n_eval=8,
+            batch_size=4,
+            iterations=2,
+            device="cpu",
+            output_dir=str(tmp_path / "runs"),
+        )
 
     return save
 
@@ -68,14 +88,28 @@ def check_run(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pipeline_goes_through_the_command(tmp_path, folder, kind):
-    distil.main([word for name, value in folder(kind).items() for word in (f"--{name.replace('_', '-')}", str(value))])
+    distil.main(
+        [
+            word
+            for name, value in folder(kind).items()
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+    )
     check_run(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["v", "classes", "text_flow"])
 def test_a_pipeline_goes_through_the_notebook(tmp_path, folder, kind):
     options = [word for name, value in folder(kind).items() for word in ("-p", name, str(value))]
-    command = [sys.executable, "-m", "papermill", str(ROOT / "nbs" / "03_train_gas.ipynb"), str(tmp_path / "out.ipynb"), "--no-progress-bar", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(ROOT / "nbs" / "03_train_gas.ipynb"),
+        str(tmp_path / "out.ipynb"),
+        "--no-progress-bar",
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     check_run(tmp_path)
@@ -85,20 +119,31 @@ def test_a_pipeline_goes_through_the_notebook(tmp_path, folder, kind):
 def test_a_pipeline_is_trained_and_compared_in_the_app(tmp_path, folder, kind):
     """The page's own functions, with `--teacher FOLDER`; solvers are among the rows by what the run's config says."""
     given = folder(kind)
-    bench = app.Workbench(tmp_path / "runs", "cpu", teacher=given["teacher"], prompts=given["prompts"])
+    bench = app.Workbench(
+        tmp_path / "runs", "cpu", teacher=given["teacher"], prompts=given["prompts"]
+    )
     assert app.build(bench=bench) is not None
     *_, (line, _) = bench.distil(given["teacher"], 3, "quick", pause=0.05)
     assert f"kept in {kind}-nfe3-1" in line
     condition = app.condition_choices(bench.classes(given["teacher"]))[0][1]
     assert condition == ("mixed" if kind[:4] in ("clas", "text") else "none")
-    ask = app.make_ask(given["teacher"], condition, 1.0, 0, 2, [3], ["ddim", "gs", "gas"], "best", bench=bench)
+    ask = app.make_ask(
+        given["teacher"], condition, 1.0, 0, 2, [3], ["ddim", "gs", "gas"], "best", bench=bench
+    )
     *_, (line, page, found) = bench.compare(ask)
     assert "4 pictures in" in line and page.count("<button") == 3 and "Teacher" in page
     assert all(c.l1 == c.l1 for c in found["cells"].values() if c.solver != "teacher")
 
 
-@pytest.mark.parametrize(("options", "words"), [(["--teacher", "mnist"], "teacher 'mnist'"), (["--teacher", "."], "has no config.json"),
-                                                (["--prompts", "no.txt"], "cannot be read"), (["--prompts", __file__], "give the text teacher")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--teacher", "mnist"], "teacher 'mnist'"),
+        (["--teacher", "."], "has no config.json"),
+        (["--prompts", "no.txt"], "cannot be read"),
+        (["--prompts", __file__], "give the text teacher"),
+    ],
+)
 def test_the_app_refuses_a_wrong_teacher(tmp_path, monkeypatch, capsys, options, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
@@ -114,7 +159,9 @@ def test_the_app_refuses_a_wrong_teacher(tmp_path, monkeypatch, capsys, options,
 def test_a_sample_of_any_shape_is_trained_to_the_end(shape, method):
     denoiser = Denoiser(lambda x, t, label=None: 0.3 * x.tanh(), NoiseSchedule.ddpm(), "epsilon")
     teacher = Teacher("p", denoiser, shape, dict(solver="unipc", nfe=20))
-    config = replace(QUICK, teacher="p", nfe=3, condition="none", method=method, iterations=2, batch_size=4)
+    config = replace(
+        QUICK, teacher="p", nfe=3, condition="none", method=method, iterations=2, batch_size=4
+    )
     *_, last = train(config, teacher)
     assert last.phase == "gas" and last.tableau.nfe == 3
 
@@ -122,10 +169,24 @@ def test_a_sample_of_any_shape_is_trained_to_the_end(shape, method):
 def test_what_cannot_be_trained_is_refused_before_the_fit(digits):
     from gas_nb.data import make_pairs
 
-    other = make_pairs(Teacher("p", Denoiser(lambda x, t: x, NoiseSchedule.ddpm()), (3,), dict(solver="unipc", nfe=2)), range(4))
-    with pytest.raises(ValueError, match=r"pairs of shapes \(3,\).*digits has samples of shape \(1, 8, 8\)"):
+    other = make_pairs(
+        Teacher(
+            "p", Denoiser(lambda x, t: x, NoiseSchedule.ddpm()), (3,), dict(solver="unipc", nfe=2)
+        ),
+        range(4),
+    )
+    with pytest.raises(
+        ValueError, match=r"pairs of shapes \(3,\).*digits has samples of shape \(1, 8, 8\)"
+    ):
         next(train(QUICK, digits, pairs=(other, other)))
-    cannot = Teacher("p", digits.denoiser, (1, 8, 8), digits.recipe, features=lambda x: x[:, 5], features_name="own")
+    cannot = Teacher(
+        "p",
+        digits.denoiser,
+        (1, 8, 8),
+        digits.recipe,
+        features=lambda x: x[:, 5],
+        features_name="own",
+    )
     with pytest.raises(ValueError, match="loss='features' cannot look at samples"):
         next(train(replace(QUICK, loss="features"), cannot))
 
@@ -140,16 +201,36 @@ time.sleep(300)
 """
 
 
-def test_a_run_that_another_process_works_on_is_refused_by_name_and_free_when_that_was_killed(tmp_path, capsys):
-    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+def test_a_run_that_another_process_works_on_is_refused_by_name_and_free_when_that_was_killed(
+    tmp_path, capsys
+):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     try:
         run = Path(other.stdout.readline().strip())
-        with pytest.raises(FolderInUse, match=rf"process {other.pid} since.*choose another output_dir"):
+        with pytest.raises(
+            FolderInUse, match=rf"process {other.pid} since.*choose another output_dir"
+        ):
             open_run(tmp_path, QUICK)
         with pytest.raises(FolderInUse):
             next(train(QUICK, run_dir=run))
         with pytest.raises(SystemExit) as stopped:
-            distil.main(["--teacher", "digits", "--preset", "quick", "--device", "cpu", "--output-dir", str(tmp_path)])
+            distil.main(
+                [
+                    "--teacher",
+                    "digits",
+                    "--preset",
+                    "quick",
+                    "--device",
+                    "cpu",
+                    "--output-dir",
+                    str(tmp_path),
+                ]
+            )
         assert stopped.value.code == 2 and f"process {other.pid}" in capsys.readouterr().err
         assert not (run / "metrics.jsonl").exists()
     finally:
@@ -177,13 +258,20 @@ def test_a_run_is_free_after_an_interrupt_in_the_same_process(tmp_path, digits):
 
 def test_a_log_whose_last_line_was_cut_loses_no_other(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"phase": "fit", "step": 1}\n[]\n{"phase": "nap", "step": 2}\n{"phase": "fit", "st')
+    path.write_text(
+        '{"phase": "fit", "step": 1}\n[]\n{"phase": "nap", "step": 2}\n{"phase": "fit", "st'
+    )
     log = RunLog(tmp_path)
     log.add(StepRecord("fit", 2, 3, 0.5, None, 1.0))
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2] and len(RunLog(tmp_path).records) == 2
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2] and len(
+        RunLog(tmp_path).records
+    ) == 2
 
 
-@pytest.mark.parametrize("state", ["{}", "[]", '{"phase": "gas", "step": 1, "seconds": 0, "config": {}, "teacher": {}}', "true"])
+@pytest.mark.parametrize(
+    "state",
+    ["{}", "[]", '{"phase": "gas", "step": 1, "seconds": 0, "config": {}, "teacher": {}}', "true"],
+)
 def test_a_checkpoint_that_is_not_a_runs_is_a_value_error(tmp_path, digits, state):
     from safetensors.torch import save_file
 
@@ -213,7 +301,9 @@ def test_a_half_finished_run_is_no_finished_one(tmp_path):
     release_folder(run)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"config": {"beauty": 1}, "output_dir": ".", "runs": "."}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"config": {"beauty": 1}, "output_dir": ".", "runs": "."}']
+)
 def test_a_folder_that_is_no_sweeps_is_refused_in_words(tmp_path, capsys, text):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ValueError, match="config.json"):
@@ -235,8 +325,26 @@ def test_a_teacher_whose_name_has_brackets_gets_a_second_run(tmp_path):
 
 # --- values of the wrong kind
 
-GIVEN = dict(nfe=4, teacher="digits", weights="", prompts="", preset="quick", method="", loss="", condition="random", adversarial=-1.0,
-             iterations=0, batch_size=0, n_pairs=0, n_eval=0, lr=0.0, seed=0, device="cpu", output_dir="runs", tracker="")
+GIVEN = dict(
+    nfe=4,
+    teacher="digits",
+    weights="",
+    prompts="",
+    preset="quick",
+    method="",
+    loss="",
+    condition="random",
+    adversarial=-1.0,
+    iterations=0,
+    batch_size=0,
+    n_pairs=0,
+    n_eval=0,
+    lr=0.0,
+    seed=0,
+    device="cpu",
+    output_dir="runs",
+    tracker="",
+)
 WRONG = (None, 5, 2.5, True, "nonsense", ["a"], {}, float("nan"))
 
 
@@ -244,7 +352,11 @@ def right(name, value):
     default = GIVEN[name]
     if isinstance(default, str):
         return name in ("output_dir", "weights") and value == "nonsense"
-    return isinstance(value, (int, float) if isinstance(default, float) else int) and not isinstance(value, bool) and value == value
+    return (
+        isinstance(value, (int, float) if isinstance(default, float) else int)
+        and not isinstance(value, bool)
+        and value == value
+    )
 
 
 @pytest.mark.parametrize("name", GIVEN)
@@ -254,14 +366,25 @@ def test_a_parameter_of_the_wrong_kind_is_named_with_its_value(tmp_path, monkeyp
         if not right(name, value):
             with pytest.raises(ValueError) as error:
                 resolve(GIVEN | {name: value})
-            assert name in str(error.value) and repr(value) in str(error.value), (name, value, error.value)
+            assert name in str(error.value) and repr(value) in str(error.value), (
+                name,
+                value,
+                error.value,
+            )
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", [f for f in TrainConfig.__dataclass_fields__])
 def test_a_setting_of_the_wrong_kind_is_named_with_its_value(name):
     default = getattr(QUICK, name)
-    for value in (None, [1], {}, object(), "7" if not isinstance(default, str) else 7, float("nan")):
+    for value in (
+        None,
+        [1],
+        {},
+        object(),
+        "7" if not isinstance(default, str) else 7,
+        float("nan"),
+    ):
         if value is None and name in ("order", "t_eps"):
             continue
         with pytest.raises(ValueError, match=name):
@@ -271,8 +394,18 @@ def test_a_setting_of_the_wrong_kind_is_named_with_its_value(name):
 def test_a_setting_that_is_as_good_is_taken(tmp_path):
     import numpy as np
 
-    config = replace(QUICK, teacher=Path("digits"), device=torch.device("cpu"), nfe=np.int64(5), lr=np.float32(0.5))
-    assert json.loads(json.dumps(config.__dict__))["nfe"] == 5 and config.teacher == "digits" and config.lr == 0.5
+    config = replace(
+        QUICK,
+        teacher=Path("digits"),
+        device=torch.device("cpu"),
+        nfe=np.int64(5),
+        lr=np.float32(0.5),
+    )
+    assert (
+        json.loads(json.dumps(config.__dict__))["nfe"] == 5
+        and config.teacher == "digits"
+        and config.lr == 0.5
+    )
 
 
 def test_missing_and_unknown_settings_are_named():
@@ -344,4 +477,7 @@ def test_the_app_refuses_a_port_that_is_in_use(capsys):
 
 
 def test_ci_runs_the_slow_tests():
-    assert "make slow" in (ROOT / ".ci" / "run").read_text() and "--run-slow -m slow" in (ROOT / "Makefile").read_text()
+    assert (
+        "make slow" in (ROOT / ".ci" / "run").read_text()
+        and "--run-slow -m slow" in (ROOT / "Makefile").read_text()
+    )

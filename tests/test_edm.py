@@ -1,4 +1,5 @@
 """EDM networks: parity with the published code, and published files read without running what is in them."""
+
 import json
 import os
 import pickle
@@ -13,7 +14,14 @@ from gas_nb.files import save_safetensors_atomic
 from gas_nb.pickles import Unreadable
 from gas_nb.schedule import NoiseSchedule
 from gas_nb.solver import GeneralizedSolver
-from gas_nb.teachers.edm import EDMPrecond, EDMTeacherNet, load_edm_teacher, read_edm, read_edm_pickle, save_edm
+from gas_nb.teachers.edm import (
+    EDMPrecond,
+    EDMTeacherNet,
+    load_edm_teacher,
+    read_edm,
+    read_edm_pickle,
+    save_edm,
+)
 
 CASES = json.loads((GOLDEN / "edm_network.json").read_text())
 with np.load(GOLDEN / "edm_network.npz") as z:
@@ -22,18 +30,34 @@ with np.load(GOLDEN / "edm_network.npz") as z:
 
 def state_of(case):
     prefix = case["case"] + ".state."
-    return {k[len(prefix):]: v for k, v in ARRAYS.items() if k.startswith(prefix)}
+    return {k[len(prefix) :]: v for k, v in ARRAYS.items() if k.startswith(prefix)}
 
 
 def published_kwargs(case):
     """What the published training code passes to EDMPrecond for its DDPM++ networks."""
-    fixed = dict(img_channels=3, label_dim=0, use_fp16=False, model_type="SongUNet", embedding_type="positional", encoder_type="standard",
-                 decoder_type="standard", channel_mult_noise=1, resample_filter=[1, 1], dropout=0.13)
+    fixed = dict(
+        img_channels=3,
+        label_dim=0,
+        use_fp16=False,
+        model_type="SongUNet",
+        embedding_type="positional",
+        encoder_type="standard",
+        decoder_type="standard",
+        channel_mult_noise=1,
+        resample_filter=[1, 1],
+        dropout=0.13,
+    )
     return fixed | case["kwargs"]
 
 
 def write_published(path, case, class_name="EDMPrecond", **changes):
-    nvidia_pickle.dump(path, "ema", nvidia_pickle.tree(state_of(case)), class_name, published_kwargs(case) | changes)
+    nvidia_pickle.dump(
+        path,
+        "ema",
+        nvidia_pickle.tree(state_of(case)),
+        class_name,
+        published_kwargs(case) | changes,
+    )
 
 
 def check(net, case):
@@ -55,7 +79,14 @@ def test_parity_with_the_published_network(case):
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c["case"])
 def test_published_file(case, protocol, tmp_path):
     path = tmp_path / "edm.pkl"
-    nvidia_pickle.dump(path, "ema", nvidia_pickle.tree(state_of(case)), "EDMPrecond", published_kwargs(case), protocol)
+    nvidia_pickle.dump(
+        path,
+        "ema",
+        nvidia_pickle.tree(state_of(case)),
+        "EDMPrecond",
+        published_kwargs(case),
+        protocol,
+    )
     assert nvidia_pickle.SOURCE.encode() in path.read_bytes()
     check(read_edm_pickle(path), case)
     save_edm(read_edm(path), tmp_path / "edm.safetensors")
@@ -64,7 +95,13 @@ def test_published_file(case, protocol, tmp_path):
 
 def test_half_precision_files_become_float32(tmp_path):
     state = {k: v.half() for k, v in state_of(CASES[0]).items()}
-    nvidia_pickle.dump(tmp_path / "h.pkl", "ema", nvidia_pickle.tree(state), "EDMPrecond", published_kwargs(CASES[0]))
+    nvidia_pickle.dump(
+        tmp_path / "h.pkl",
+        "ema",
+        nvidia_pickle.tree(state),
+        "EDMPrecond",
+        published_kwargs(CASES[0]),
+    )
     assert {p.dtype for p in read_edm(tmp_path / "h.pkl").parameters()} == {torch.float32}
 
 
@@ -91,12 +128,25 @@ def test_other_networks_are_named_and_refused(tmp_path):
 def test_networks_of_any_size_are_not_built(tmp_path):
     """A few bytes may ask for millions of layers: the numbers are looked at before a layer is made."""
     path = tmp_path / "n.pkl"
-    for changes in (dict(num_blocks=10**7), dict(model_channels=10**9), dict(img_resolution=-8), dict(channel_mult=[1] * 50), dict(label_dim=2.5)):
+    for changes in (
+        dict(num_blocks=10**7),
+        dict(model_channels=10**9),
+        dict(img_resolution=-8),
+        dict(channel_mult=[1] * 50),
+        dict(label_dim=2.5),
+    ):
         write_published(path, CASES[0], **changes)
         with pytest.raises(ValueError, match=f"n.pkl.*{next(iter(changes))}="):
             read_edm(path)
-    good = EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,))
-    for header in (dict(format="gas_nb.edm", config="[1]"), dict(format="gas_nb.edm"), dict(format="other", config="{}"), dict(format="gas_nb.edm", config="{")):
+    good = EDMPrecond(
+        img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,)
+    )
+    for header in (
+        dict(format="gas_nb.edm", config="[1]"),
+        dict(format="gas_nb.edm"),
+        dict(format="other", config="{}"),
+        dict(format="gas_nb.edm", config="{"),
+    ):
         save_safetensors_atomic(tmp_path / "n.safetensors", good.state_dict(), header)
         with pytest.raises(ValueError, match="n.safetensors is not an EDM network"):
             read_edm(tmp_path / "n.safetensors")
@@ -122,8 +172,11 @@ def test_hostile_and_damaged_files(tmp_path):
             return self.call
 
     ran = str(tmp_path / "ran")
-    for thing, name in ((Hostile(os.mkdir, ran), "posix.mkdir"), (Hostile(eval, f"__import__('os').mkdir({ran!r})"), "builtins.eval"),
-                        (Hostile(exec, nvidia_pickle.SOURCE), "builtins.exec")):
+    for thing, name in (
+        (Hostile(os.mkdir, ran), "posix.mkdir"),
+        (Hostile(eval, f"__import__('os').mkdir({ran!r})"), "builtins.eval"),
+        (Hostile(exec, nvidia_pickle.SOURCE), "builtins.exec"),
+    ):
         for content in (thing, dict(ema=thing), [torch.ones(1), thing]):
             (tmp_path / "hostile.pkl").write_bytes(pickle.dumps(content))
             with pytest.raises(Unreadable, match=f"hostile.pkl is refused: it asks for {name}"):
@@ -137,19 +190,40 @@ def test_hostile_and_damaged_files(tmp_path):
 @pytest.mark.parametrize("labels", [0, 5])
 def test_teacher(tmp_path, labels):
     torch.manual_seed(0)
-    net = EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(4,), label_dim=labels).eval()
+    net = EDMPrecond(
+        img_resolution=8,
+        model_channels=8,
+        channel_mult=(1, 2),
+        num_blocks=1,
+        attn_resolutions=(4,),
+        label_dim=labels,
+    ).eval()
     save_edm(net, tmp_path / "net.safetensors")
     teacher = load_edm_teacher(tmp_path / "net.safetensors", "cpu")
-    assert teacher.shape == (3, 8, 8) and teacher.n_classes == labels and teacher.schedule == NoiseSchedule.vp_edm()
-    assert teacher.recipe["variant"] == "bh1" and teacher.t_eps == 1e-4 and teacher.tableau.nfe == 20
+    assert (
+        teacher.shape == (3, 8, 8)
+        and teacher.n_classes == labels
+        and teacher.schedule == NoiseSchedule.vp_edm()
+    )
+    assert (
+        teacher.recipe["variant"] == "bh1" and teacher.t_eps == 1e-4 and teacher.tableau.nfe == 20
+    )
     condition = [1, 2, 3] if labels else None
     out = teacher.generate(range(3), condition)
     assert out.shape == (3, 3, 8, 8) and out.isfinite().all()
     if labels:
-        assert not torch.allclose(out, teacher.generate(range(3), 4)) and not torch.allclose(out, teacher.with_guidance(2.0).generate(range(3), condition))
+        assert not torch.allclose(out, teacher.generate(range(3), 4)) and not torch.allclose(
+            out, teacher.with_guidance(2.0).generate(range(3), condition)
+        )
     student = GeneralizedSolver(teacher.schedule, 4, t_eps=teacher.t_eps)
     with torch.no_grad():
-        assert student.sample(teacher.denoiser, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]) if labels else None).isfinite().all()
+        assert (
+            student.sample(
+                teacher.denoiser, torch.randn(2, 3, 8, 8), torch.tensor([0, 1]) if labels else None
+            )
+            .isfinite()
+            .all()
+        )
 
 
 def test_time_convention():
@@ -159,6 +233,9 @@ def test_time_convention():
     x, t = torch.randn(3, 3, 16, 16), torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
     alpha, sigma = (f(t).float().reshape(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
     with torch.no_grad():
-        ours, theirs = EDMTeacherNet(net.eval(), schedule)(x, t), net(x / alpha, (sigma / alpha).flatten())
+        ours, theirs = (
+            EDMTeacherNet(net.eval(), schedule)(x, t),
+            net(x / alpha, (sigma / alpha).flatten()),
+        )
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert (sigma / alpha)[-1].item() == pytest.approx(80, rel=1e-3)

@@ -1,4 +1,5 @@
 """Distances: definitions, exactness of streamed statistics, and the Frechet distance against independent code."""
+
 import importlib
 import json
 from dataclasses import replace
@@ -36,7 +37,10 @@ from gas_nb.teacher import load_teacher
 
 def rows(n, d, seed=0, mean=0.0):
     g = torch.Generator().manual_seed(seed)
-    normal = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
     return mean + normal(n, d) @ normal(d, d)
 
 
@@ -77,7 +81,11 @@ def test_statistics_do_not_depend_on_the_batch_size_by_one_bit(n):
     whole = FeatureStatistics().update(x)
     for size in (1, 5, 64, 100):
         part = streamed(x, size)
-        assert torch.equal(part.mean, whole.mean) and torch.equal(part.covariance, whole.covariance) and len(part) == n
+        assert (
+            torch.equal(part.mean, whole.mean)
+            and torch.equal(part.covariance, whole.covariance)
+            and len(part) == n
+        )
     expected = torch.from_numpy(np.cov(x.double().numpy(), rowvar=False))
     torch.testing.assert_close(whole.covariance, expected, rtol=1e-11, atol=1e-12)
 
@@ -128,18 +136,27 @@ def test_frechet_distance_agrees_with_matrix_root_and_torchmetrics():
     for seed in range(5):
         a, b = streamed(rows(200, 16, seed), 50), streamed(rows(300, 16, seed + 50, mean=0.3), 50)
         root = scipy.linalg.sqrtm((a.covariance @ b.covariance).numpy()).real
-        by_root = ((a.mean - b.mean) ** 2).sum() + a.covariance.trace() + b.covariance.trace() - 2 * root.trace()
+        by_root = (
+            ((a.mean - b.mean) ** 2).sum()
+            + a.covariance.trace()
+            + b.covariance.trace()
+            - 2 * root.trace()
+        )
         assert distance(a, b) == pytest.approx(by_root.item(), rel=1e-10)
-        assert distance(a, b) == pytest.approx(peer(a.mean, a.covariance, b.mean, b.covariance).item(), rel=1e-10)
+        assert distance(a, b) == pytest.approx(
+            peer(a.mean, a.covariance, b.mean, b.covariance).item(), rel=1e-10
+        )
         assert distance(b, a) == pytest.approx(distance(a, b), rel=1e-10)
 
 
 def test_frechet_distance_of_diagonal_gaussians_has_a_closed_form():
     rng = np.random.default_rng(1)
     mu, s = rng.normal(size=(2, 30)), rng.uniform(0, 3, size=(2, 30))
-    s[0, :5] = 0                                                              # degenerate directions are allowed
+    s[0, :5] = 0  # degenerate directions are allowed
     exact = ((mu[0] - mu[1]) ** 2 + (s[0] - s[1]) ** 2).sum()
-    assert frechet_distance(mu[0], np.diag(s[0] ** 2), mu[1], np.diag(s[1] ** 2)) == pytest.approx(exact, rel=1e-12)
+    assert frechet_distance(mu[0], np.diag(s[0] ** 2), mu[1], np.diag(s[1] ** 2)) == pytest.approx(
+        exact, rel=1e-12
+    )
 
 
 def test_frechet_distance_with_fewer_samples_than_features():
@@ -148,16 +165,22 @@ def test_frechet_distance_with_fewer_samples_than_features():
     assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-6) and np.isfinite(distance(a, b))
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(mu2=np.zeros(4)), "second: mean"),
-    (dict(mu2=np.zeros(4), sigma2=np.eye(4)), "3 and 4 features"),
-    (dict(sigma1=np.ones(3)), "first: mean"),
-    (dict(mu1=np.array([0, np.nan, 0])), "first: mean or covariance has NaN"),
-    (dict(sigma2=np.full((3, 3), np.inf)), "second: mean or covariance has NaN or infinity"),
-    (dict(sigma2=np.triu(np.ones((3, 3)))), "second: the covariance is not symmetric"),
-    (dict(sigma1=np.diag([1.0, 1.0, -0.5])), "first: the covariance has the negative eigenvalue -0.5"),
-    (dict(mu1=np.zeros(0), sigma1=np.zeros((0, 0))), "first: mean"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(mu2=np.zeros(4)), "second: mean"),
+        (dict(mu2=np.zeros(4), sigma2=np.eye(4)), "3 and 4 features"),
+        (dict(sigma1=np.ones(3)), "first: mean"),
+        (dict(mu1=np.array([0, np.nan, 0])), "first: mean or covariance has NaN"),
+        (dict(sigma2=np.full((3, 3), np.inf)), "second: mean or covariance has NaN or infinity"),
+        (dict(sigma2=np.triu(np.ones((3, 3)))), "second: the covariance is not symmetric"),
+        (
+            dict(sigma1=np.diag([1.0, 1.0, -0.5])),
+            "first: the covariance has the negative eigenvalue -0.5",
+        ),
+        (dict(mu1=np.zeros(0), sigma1=np.zeros((0, 0))), "first: mean"),
+    ],
+)
 def test_what_is_no_gaussian_is_refused(change, message):
     good = dict(mu1=np.zeros(3), sigma1=np.eye(3), mu2=np.zeros(3), sigma2=np.eye(3))
     with pytest.raises(ValueError, match=message):
@@ -174,14 +197,21 @@ def test_statistics_of_cuda_features():
 
 
 def normal(n, d, seed, shift=0.0):
-    return shift + torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return shift + torch.randn(
+        n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def test_kernel_distance_agrees_with_torch_fidelity_and_torchmetrics():
     import_torchvision()
     fidelity = importlib.import_module("torch_fidelity.metric_kid")
     poly_mmd = importlib.import_module("torchmetrics.image.kid").poly_mmd
-    options = dict(kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_gamma=None, kid_kernel_poly_coef0=1.0)
+    options = dict(
+        kid_kernel="poly",
+        kid_kernel_poly_degree=3,
+        kid_kernel_poly_gamma=None,
+        kid_kernel_poly_coef0=1.0,
+    )
     for seed in range(3):
         a, b = normal(300, 16, seed), normal(300, 16, seed + 10, 0.2)
         ours = kernel_distance(a, b)
@@ -210,21 +240,30 @@ def test_precision_recall_density_and_coverage_follow_their_definitions(k):
         real, generated = balls(y.numpy(), k), balls(x.numpy(), k)
         expected = (d <= real).any(1).mean(), (d.T <= generated).any(1).mean()
         assert precision_recall(x, y, k) == pytest.approx(expected)
-        assert precision_recall(x, y, k) == pytest.approx(fidelity.calculate_precision_recall_full(x, y, k))
-        assert density_coverage(x, y, k) == pytest.approx(((d <= real).sum() / k / len(x), (d <= real).any(0).mean()))
+        assert precision_recall(x, y, k) == pytest.approx(
+            fidelity.calculate_precision_recall_full(x, y, k)
+        )
+        assert density_coverage(x, y, k) == pytest.approx(
+            ((d <= real).sum() / k / len(x), (d <= real).any(0).mean())
+        )
 
 
 def test_more_rows_than_one_block_give_the_same_answer():
     x, y = normal(1100, 3, 0), normal(1300, 3, 1)
     p, r = precision_recall(x, y)
-    assert p == pytest.approx(((torch.cdist(x, y) <= torch.from_numpy(balls(y.numpy(), 3))).any(1)).double().mean().item())
+    assert p == pytest.approx(
+        ((torch.cdist(x, y) <= torch.from_numpy(balls(y.numpy(), 3))).any(1)).double().mean().item()
+    )
     assert 0.9 < r <= 1 and density_coverage(x, x)[1] == 1.0
 
 
 @pytest.mark.parametrize("f", [kernel_distance, precision_recall, density_coverage])
 def test_feature_sets_that_do_not_fit_are_refused(f):
-    for x, y, message in ((normal(9, 3, 0), normal(9, 4, 0), "need"), (normal(9, 3, 0), normal(1, 3, 0), "at least"),
-                          (normal(9, 3, 0) * torch.nan, normal(9, 3, 0), "NaN")):
+    for x, y, message in (
+        (normal(9, 3, 0), normal(9, 4, 0), "need"),
+        (normal(9, 3, 0), normal(1, 3, 0), "at least"),
+        (normal(9, 3, 0) * torch.nan, normal(9, 3, 0), "NaN"),
+    ):
         with pytest.raises(ValueError, match=message):
             f(x, y)
 
@@ -239,10 +278,15 @@ def random_inception(tmp_path_factory):
     module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     load, module.torch.load = module.torch.load, lambda *a, **k: None
-    strict, module.FeatureExtractorInceptionV3.load_state_dict = module.FeatureExtractorInceptionV3.load_state_dict, lambda *a: None
+    strict, module.FeatureExtractorInceptionV3.load_state_dict = (
+        module.FeatureExtractorInceptionV3.load_state_dict,
+        lambda *a: None,
+    )
     torch.manual_seed(0)
     try:
-        net = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path="none")
+        net = module.FeatureExtractorInceptionV3(
+            "inception-v3-compat", ["2048"], feature_extractor_weights_path="none"
+        )
     finally:
         module.torch.load, module.FeatureExtractorInceptionV3.load_state_dict = load, strict
     torch.save(net.state_dict(), path)
@@ -260,7 +304,7 @@ def test_inception_features_are_those_of_torch_fidelity(random_inception):
 def test_missing_or_wrong_inception_weights_are_named_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     digits = load_teacher("digits", "cpu")
-    monkeypatch.setattr(type(digits.denoiser.net), "forward", None)          # any sampling would fail
+    monkeypatch.setattr(type(digits.denoiser.net), "forward", None)  # any sampling would fail
     with pytest.raises(FileNotFoundError, match="weights-inception-2015-12-05.*download.*weights="):
         Judge(digits, features="inception", reference=(torch.zeros(2048), torch.eye(2048)))
     with pytest.raises(FileNotFoundError, match="alexnet"):
@@ -279,7 +323,9 @@ def test_lpips_is_that_of_its_package(monkeypatch, tmp_path):
     monkeypatch.setattr(lpips, "LPIPS", lambda **options: net)
     x, y = torch.rand(3, 1, 32, 32) * 2 - 1, torch.rand(3, 1, 32, 32) * 2 - 1
     f = lpips_distance()
-    torch.testing.assert_close(f(x, y), net(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)).flatten())
+    torch.testing.assert_close(
+        f(x, y), net(x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1)).flatten()
+    )
     assert (f(x, x) == 0).all()
     with pytest.raises(ValueError, match="at least 32"):
         f(x[..., :8, :8], y[..., :8, :8])
@@ -296,7 +342,11 @@ def digits():
 @pytest.fixture(scope="module")
 def table(digits):
     steps = {n: classic_tableau(n, digits.schedule, 5, "logSNR", 1e-3) for n in ("ddim", "unipc")}
-    return list(steps.values()), make_pairs(digits, eval_seeds(83), "random"), digits.denoiser.net.centres.reshape(-1, 1, 8, 8)
+    return (
+        list(steps.values()),
+        make_pairs(digits, eval_seeds(83), "random"),
+        digits.denoiser.net.centres.reshape(-1, 1, 8, 8),
+    )
 
 
 def untimed(rows):
@@ -309,7 +359,9 @@ def test_a_table_does_not_depend_on_batches_by_one_bit(digits, table):
     assert set(judge.metrics) == set(METRICS) - {"lpips"}
     whole = untimed(judge(tableaus, pairs))
     for size in (1, 17, 50, 64):
-        parts = (pairs[i : i + size] for i in range(0, len(pairs), size))    # a stream that can be read once
+        parts = (
+            pairs[i : i + size] for i in range(0, len(pairs), size)
+        )  # a stream that can be read once
         assert untimed(judge(tableaus, parts)) == whole
     assert untimed(Judge(replace(digits, batch_size=3), reference=real)(tableaus, pairs)) == whole
     assert [untimed(judge(t, pairs))[0] for t in tableaus] == whole
@@ -328,7 +380,9 @@ def test_a_table_holds_what_the_formulas_say(digits, table):
         cov = real.flatten(1).double().T.cov(), f.T.cov()
         exact = frechet_distance(f.mean(0), cov[1], real.flatten(1).double().mean(0), cov[0])
         assert row["frechet"] == pytest.approx(exact, rel=1e-5)
-        assert row["kid"] == pytest.approx(kernel_distance(f[:60], y), rel=1e-9)         # at most `keep` rows
+        assert row["kid"] == pytest.approx(
+            kernel_distance(f[:60], y), rel=1e-9
+        )  # at most `keep` rows
         assert (row["precision"], row["recall"]) == pytest.approx(precision_recall(f[:60], y))
         assert (row["density"], row["coverage"]) == pytest.approx(density_coverage(f[:60], y))
 
@@ -342,14 +396,25 @@ def test_references_from_a_folder_a_dataset_and_an_npz_agree(digits, tmp_path):
     images = (torch.rand(130, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).byte()
     for i, image in enumerate(images):
         Image.fromarray(image[0].numpy()).save(tmp_path / f"{i:03d}.png")
-    flat = lambda x: x.flatten(1)
-    folder, dataset = load_reference(tmp_path, flat, 1, keep=100), load_reference(images, flat, 1, keep=100)
-    assert torch.equal(folder.mean, dataset.mean) and torch.equal(folder.covariance, dataset.covariance)
+
+    def flat(x):
+        return x.flatten(1)
+
+    folder, dataset = (
+        load_reference(tmp_path, flat, 1, keep=100),
+        load_reference(images, flat, 1, keep=100),
+    )
+    assert torch.equal(folder.mean, dataset.mean) and torch.equal(
+        folder.covariance, dataset.covariance
+    )
     assert folder.digest == dataset.digest and folder.features.shape == (100, 64)
     np.savez(tmp_path / "ref.npz", mu=folder.mean, sigma=folder.covariance)
     npz = load_reference(tmp_path / "ref.npz", flat)
     assert torch.equal(npz.mean, folder.mean) and npz.features is None
-    rows = [evaluate(digits, digits.tableau, make_pairs(digits, range(6)), reference=r)[0] for r in (tmp_path / "ref.npz", images)]
+    rows = [
+        evaluate(digits, digits.tableau, make_pairs(digits, range(6)), reference=r)[0]
+        for r in (tmp_path / "ref.npz", images)
+    ]
     assert rows[0]["frechet"] == rows[1]["frechet"] and "kid" in rows[1] and "kid" not in rows[0]
 
 

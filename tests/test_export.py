@@ -1,4 +1,5 @@
 """tools/export.py: a tree out of step with its notebooks is found, and mended."""
+
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,9 @@ def write_notebook(path: Path, *sources: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     cells = [new_code_cell(source) for source in sources]
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    nbformat.write(new_notebook(cells=[new_markdown_cell(f"# {path.stem}"), *cells], metadata=kernel), path)
+    nbformat.write(
+        new_notebook(cells=[new_markdown_cell(f"# {path.stem}"), *cells], metadata=kernel), path
+    )
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +26,21 @@ def base(tmp_path_factory):
     """A small project under git, with exporting notebooks, in step."""
     root = tmp_path_factory.mktemp("export") / "project"
     (root / "tools").mkdir(parents=True)
-    for name in ("settings.ini", "pyproject.toml", ".gitignore", "tools/export.py", "tools/make_readme.py"):
+    for name in (
+        "settings.ini",
+        "pyproject.toml",
+        ".gitignore",
+        "tools/export.py",
+        "tools/make_readme.py",
+    ):
         shutil.copy(ROOT / name, root / name)
     write_notebook(root / "nbs" / "index.ipynb")
     for name in ("gone", "edited", "patched", "executed"):
-        write_notebook(root / "nbs" / f"{name}.ipynb", f"#| default_exp {name}", "#| export\ndef double(x): return 2*x")
+        write_notebook(
+            root / "nbs" / f"{name}.ipynb",
+            f"#| default_exp {name}",
+            "#| export\ndef double(x): return 2*x",
+        )
     if shutil.which("git"):
         subprocess.run(["git", "init", "-q", str(root)], check=True)
     assert main(["--root", str(root)]) == 0
@@ -41,7 +54,11 @@ def project(base, tmp_path):
 
 
 def contents(root: Path) -> dict:
-    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and ".git" not in path.parts}
+    return {
+        path: path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and ".git" not in path.parts
+    }
 
 
 def test_a_tree_in_step_passes_and_a_check_changes_nothing(project, capsys):
@@ -72,7 +89,14 @@ def test_what_is_out_of_step_is_named_and_export_mends_it(project, capsys):
 
     assert main(["--root", str(project), "--check"]) == 1
     report = capsys.readouterr().err
-    wrong = ["gas_nb/gone.py", "gas_nb/edited.py", "gas_nb/patched.py", "nbs/executed.ipynb", "gas_nb/added.py", "README.md"]
+    wrong = [
+        "gas_nb/gone.py",
+        "gas_nb/edited.py",
+        "gas_nb/patched.py",
+        "nbs/executed.ipynb",
+        "gas_nb/added.py",
+        "README.md",
+    ]
     assert [name for name in wrong if name not in report] == []
     assert "gas_nb/executed.py" not in report and "make export" in report
 

@@ -1,4 +1,5 @@
 """Atomic writers: whole or absent, and nothing left behind."""
+
 import json
 import os
 
@@ -32,6 +33,7 @@ def test_old_file_survives_and_temporary_goes(tmp_path, error):
 def test_failing_rename_removes_the_temporary(tmp_path, monkeypatch):
     def no_rename(*_):
         raise OSError("disk full")
+
     monkeypatch.setattr(files.os, "replace", no_rename)
     with pytest.raises(OSError, match="disk full"):
         files.save_safetensors_atomic(tmp_path / "w.safetensors", {"w": torch.ones(2)})
@@ -47,12 +49,18 @@ def test_json_refuses_nan_before_writing(tmp_path):
 
 
 def test_safetensors_keep_values_dtypes_and_metadata(tmp_path):
-    tensors = {"t": torch.arange(12).reshape(3, 4).T, "h": torch.randn(3).half(),
-               "s": torch.tensor(2.0, requires_grad=True)}
+    tensors = {
+        "t": torch.arange(12).reshape(3, 4).T,
+        "h": torch.randn(3).half(),
+        "s": torch.tensor(2.0, requires_grad=True),
+    }
     path = files.save_safetensors_atomic(tmp_path / "w.safetensors", tensors, {"a": "1"})
     with safe_open(path, "pt") as stored:
         assert stored.metadata() == {"a": "1"}
         for name, tensor in tensors.items():
-            assert torch.equal(stored.get_tensor(name), tensor) and stored.get_tensor(name).dtype == tensor.dtype
+            assert (
+                torch.equal(stored.get_tensor(name), tensor)
+                and stored.get_tensor(name).dtype == tensor.dtype
+            )
     with pytest.raises(TypeError, match="'a' is 1"):
         files.save_safetensors_atomic(path, tensors, {"a": 1})

@@ -1,4 +1,5 @@
 """What a fit reports, what it refuses in words, and the rows it leaves for runs that begin in the middle."""
+
 import json
 import math
 import time
@@ -24,7 +25,16 @@ def digits():
 
 
 def config(**changes):
-    plain = dict(teacher="digits", condition="none", adversarial_weight=0, fit_steps=6, fit_pairs=64, n_pairs=300, n_val=200, device="cpu")
+    plain = dict(
+        teacher="digits",
+        condition="none",
+        adversarial_weight=0,
+        fit_steps=6,
+        fit_pairs=64,
+        n_pairs=300,
+        n_val=200,
+        device="cpu",
+    )
     return TrainConfig(**plain | changes)
 
 
@@ -47,7 +57,9 @@ def trained(digits):
 def test_the_printed_loss_is_that_of_fresh_noise(digits, trained):
     fresh = make_pairs(digits, range(60_000, 61_000))
     for record in trained.values():
-        off = (digits.sample(fresh.x_T, tableau=record.tableau) - fresh.x_0).abs().flatten(1).mean(1)
+        off = (
+            (digits.sample(fresh.x_T, tableau=record.tableau) - fresh.x_0).abs().flatten(1).mean(1)
+        )
         error = math.hypot(record.extras["val_error"], off.std().item() / len(off) ** 0.5)
         assert abs(record.val_loss - off.mean().item()) < 2 * error
 
@@ -58,7 +70,10 @@ def test_pairs_that_report_choose_nothing(digits):
     spoiled = held_out.x_0.clone()
     spoiled[30:] += 0.5
     other = Pairs(held_out.seeds, held_out.x_T, spoiled, held_out.condition)
-    a, b = (last(train(config(fit_steps=3), digits, pairs=(training, pairs))) for pairs in (held_out, other))
+    a, b = (
+        last(train(config(fit_steps=3), digits, pairs=(training, pairs)))
+        for pairs in (held_out, other)
+    )
     assert a.tableau == b.tableau and b.val_loss > a.val_loss + 0.3
 
 
@@ -69,7 +84,12 @@ def test_the_printed_loss_belongs_to_the_solver_and_a_kept_solver_keeps_it(digit
         chart = record.state.fit.chart
         assert seen.setdefault(tuple(chart.vector().tolist()), record.val_loss) == record.val_loss
         table = to_tableau(chart, digits.schedule, 1e-3)
-        off = (digits.sample(held_out.x_T[30:], tableau=table) - held_out.x_0[30:]).abs().mean().item()
+        off = (
+            (digits.sample(held_out.x_T[30:], tableau=table) - held_out.x_0[30:])
+            .abs()
+            .mean()
+            .item()
+        )
         assert record.val_loss == pytest.approx(off, rel=1e-3)
 
 
@@ -124,10 +144,19 @@ def test_no_late_start_is_worse_than_ddim(digits, trained):
 def test_without_late_rows_a_late_start_is_as_good_as_ddim(nfe):
     """Files from before there were any; the tables agree, so no network is asked."""
     scheduler = shipped_scheduler("fmnist")
-    tableau = Tableau(*(getattr(scheduler.tableaus[nfe], name) for name in ("times", "offsets", "A", "C")))
+    tableau = Tableau(
+        *(getattr(scheduler.tableaus[nfe], name) for name in ("times", "offsets", "A", "C"))
+    )
     for b in range(1, nfe):
-        late, plain = start_at(tableau, scheduler.schedule, b), ddim(scheduler.schedule, tableau.times[b:])
-        assert torch.equal(late.A, plain.A) and torch.equal(late.C, plain.C) and torch.equal(late.offsets, tableau.offsets[b:])
+        late, plain = (
+            start_at(tableau, scheduler.schedule, b),
+            ddim(scheduler.schedule, tableau.times[b:]),
+        )
+        assert (
+            torch.equal(late.A, plain.A)
+            and torch.equal(late.C, plain.C)
+            and torch.equal(late.offsets, tableau.offsets[b:])
+        )
     for b in (-1, nfe, 1.0, True, "1"):
         with pytest.raises(ValueError, match="can start at"):
             start_at(tableau, scheduler.schedule, b)
@@ -136,7 +165,12 @@ def test_without_late_rows_a_late_start_is_as_good_as_ddim(nfe):
 def test_late_rows_that_lose_make_room_for_a_training_free_solver(digits, monkeypatch):
     from gas_nb import fit
 
-    wrong = lambda denoiser, tableau, b, *rest: (torch.eye(tableau.nfe - b).double(), torch.zeros(tableau.nfe - b, tableau.nfe - b).double())
+    def wrong(denoiser, tableau, b, *rest):
+        return (
+            torch.eye(tableau.nfe - b).double(),
+            torch.zeros(tableau.nfe - b, tableau.nfe - b).double(),
+        )
+
     monkeypatch.setattr(fit, "late_rows", wrong)
     table = classic_tableau("unipc", digits.schedule, 4, "time_quadratic")
     pairs = make_pairs(digits, range(40))
@@ -168,14 +202,23 @@ def test_late_rows_survive_a_run_folder_and_a_file(digits, tmp_path, trained):
 @pytest.mark.parametrize("nfe", [1, 3])
 def test_a_network_that_always_says_the_same_is_solved(value, schedule, nfe):
     """Every prediction is one image: a singular fit with an exact answer."""
-    teacher = Teacher("constant", Denoiser(lambda x, t: torch.full_like(x, value), schedule, "sample"), (2,), dict(solver="unipc", nfe=10))
-    record = last(train(config(teacher="constant", nfe=nfe, fit_steps=3, n_pairs=40, n_val=20), teacher))
+    teacher = Teacher(
+        "constant",
+        Denoiser(lambda x, t: torch.full_like(x, value), schedule, "sample"),
+        (2,),
+        dict(solver="unipc", nfe=10),
+    )
+    record = last(
+        train(config(teacher="constant", nfe=nfe, fit_steps=3, n_pairs=40, n_val=20), teacher)
+    )
     assert record.val_loss < 1e-4
 
 
 def test_singular_and_broken_equations():
     zero, one = torch.zeros(5), torch.ones(5)
-    assert least_squares([zero, one, one], 2 * one, ridge=0.0).tolist() == pytest.approx([0.0, 1.0, 1.0], abs=1e-6)
+    assert least_squares([zero, one, one], 2 * one, ridge=0.0).tolist() == pytest.approx(
+        [0.0, 1.0, 1.0], abs=1e-6
+    )
     with pytest.raises(ValueError, match="NaN or infinity"):
         least_squares([one, one * math.nan], one)
 
@@ -210,13 +253,19 @@ def test_many_evaluations_load_at_once():
 def test_a_last_evaluation_close_to_the_end_can_be_loaded(t_eps):
     """A fit may ask its last question below the last time; the solver's grid still is one that its logits reach."""
     schedule = NoiseSchedule.vp_linear()
-    chart = Chart(torch.tensor([0.9, 0.4, t_eps / 2], dtype=torch.float64), torch.ones(3).double(), torch.eye(3).double())
+    chart = Chart(
+        torch.tensor([0.9, 0.4, t_eps / 2], dtype=torch.float64),
+        torch.ones(3).double(),
+        torch.eye(3).double(),
+    )
     table = to_tableau(chart, schedule, t_eps)
     back = GeneralizedSolver(schedule, 3, t_eps=t_eps).load_tableau(table).tableau()
     torch.testing.assert_close(back.times, table.times, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("wrong", [dict(order=0), dict(order=2.5), dict(t_eps="small"), dict(t_eps=True), dict(nfe=2.0)])
+@pytest.mark.parametrize(
+    "wrong", [dict(order=0), dict(order=2.5), dict(t_eps="small"), dict(t_eps=True), dict(nfe=2.0)]
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         config(**wrong)

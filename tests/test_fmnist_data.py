@@ -1,4 +1,5 @@
 """Fashion-MNIST: the IDX reader, the places it is looked for, and the tensors."""
+
 import gzip
 import struct
 
@@ -7,11 +8,21 @@ import pytest
 import torch
 
 from gas_nb.teachers import fmnist_data
-from gas_nb.teachers.fmnist_data import find_fashion_mnist, load_fashion_mnist, read_idx, to_bytes, to_unit_range
+from gas_nb.teachers.fmnist_data import (
+    find_fashion_mnist,
+    load_fashion_mnist,
+    read_idx,
+    to_bytes,
+    to_unit_range,
+)
 
 
 def idx_bytes(array, magic=None):
-    return (magic or bytes([0, 0, 8, array.ndim])) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        (magic or bytes([0, 0, 8, array.ndim]))
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 def write_split(folder, n=3, split="train", zipped=True, labels=None):
@@ -21,7 +32,9 @@ def write_split(folder, n=3, split="train", zipped=True, labels=None):
     labels = np.arange(n, dtype=np.uint8) if labels is None else np.asarray(labels, dtype=np.uint8)
     for name, array in zip(fmnist_data.FILES[split], (images, labels)):
         data = idx_bytes(array)
-        (folder / (name + (".gz" if zipped else ""))).write_bytes(gzip.compress(data) if zipped else data)
+        (folder / (name + (".gz" if zipped else ""))).write_bytes(
+            gzip.compress(data) if zipped else data
+        )
     return images, labels
 
 
@@ -38,7 +51,12 @@ def test_images_are_padded_scaled_and_exact(tmp_path, zipped, split):
     raw, _ = write_split(tmp_path, split=split, zipped=zipped)
     images, labels = load_fashion_mnist(split, root=tmp_path)
     assert images.shape == (3, 1, 32, 32) and images.dtype == torch.float32
-    assert images.min() >= -1 and images.max() <= 1 and labels.tolist() == [0, 1, 2] and labels.dtype == torch.int64
+    assert (
+        images.min() >= -1
+        and images.max() <= 1
+        and labels.tolist() == [0, 1, 2]
+        and labels.dtype == torch.int64
+    )
     border = torch.ones(32, 32, dtype=torch.bool)
     border[2:30, 2:30] = False
     assert (images[:, 0, border] == -1).all()
@@ -71,13 +89,16 @@ def test_a_named_folder_is_taken_at_its_word(tmp_path, monkeypatch):
 
 class FakeTorchvision:
     "Stands for torchvision: 'downloads' by writing torchvision's layout, or fails as it does without a network."
+
     def __init__(self, works):
         self.works, self.datasets = works, self
 
     def FashionMNIST(self, root, train, download):
         if not self.works:
             raise OSError("Name or service not known")
-        write_split(fmnist_data.Path(root) / "FashionMNIST" / "raw", split="train" if train else "test")
+        write_split(
+            fmnist_data.Path(root) / "FashionMNIST" / "raw", split="train" if train else "test"
+        )
 
 
 def test_download_goes_to_the_cache(tmp_path, monkeypatch):
@@ -95,12 +116,17 @@ def test_no_data_and_no_network_names_the_remedies(monkeypatch):
         load_fashion_mnist(download=False)
 
 
-@pytest.mark.parametrize("data, words", [
-    (b"", "begins with nothing"), (b"<html>not found</html>", "not an IDX file of images"),
-    (idx_bytes(np.zeros(5, np.uint8)), "not an IDX file of images"),
-    (idx_bytes(np.zeros((2, 28, 28), np.uint8), magic=bytes([0, 0, 13, 3])), "not an IDX file"),
-    (idx_bytes(np.zeros((2, 28, 28), np.uint8))[:-1], "has 1567 after its header"),
-    (idx_bytes(np.zeros((2, 28, 28), np.uint8)) + b"x", "has 1569 after its header")])
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        (b"", "begins with nothing"),
+        (b"<html>not found</html>", "not an IDX file of images"),
+        (idx_bytes(np.zeros(5, np.uint8)), "not an IDX file of images"),
+        (idx_bytes(np.zeros((2, 28, 28), np.uint8), magic=bytes([0, 0, 13, 3])), "not an IDX file"),
+        (idx_bytes(np.zeros((2, 28, 28), np.uint8))[:-1], "has 1567 after its header"),
+        (idx_bytes(np.zeros((2, 28, 28), np.uint8)) + b"x", "has 1569 after its header"),
+    ],
+)
 def test_files_that_are_not_idx_are_refused_in_words(tmp_path, data, words):
     (tmp_path / "f").write_bytes(data)
     with pytest.raises(ValueError, match=words):
@@ -127,8 +153,15 @@ def test_labels_and_sizes_must_fit(tmp_path):
         load_fashion_mnist(root=tmp_path)
 
 
-@pytest.mark.parametrize("options, words", [({"split": "valid"}, "'valid'"), ({"size": 27}, "size 27"),
-                                            ({"size": 33}, "size 33"), ({"dtype": torch.float16}, "float16")])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"split": "valid"}, "'valid'"),
+        ({"size": 27}, "size 27"),
+        ({"size": 33}, "size 33"),
+        ({"dtype": torch.float16}, "float16"),
+    ],
+)
 def test_bad_arguments(tmp_path, options, words):
     write_split(tmp_path)
     with pytest.raises(ValueError, match=words):

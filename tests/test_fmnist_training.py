@@ -1,4 +1,5 @@
 """Training of the Fashion-MNIST teacher: plan, loss, exact resume after a kill, export."""
+
 import hashlib
 import json
 import os
@@ -15,14 +16,36 @@ import torch
 from safetensors.torch import load_file
 
 from gas_nb.teachers import fmnist
-from gas_nb.teachers.fmnist import (CHECKPOINT, NO_LABEL, TeacherConfig, UNet2DModel, draw_step, ema_decay,
-                                    export_weights, finish_plan, loss_weights, make_network,
-                                    noise_errors, rate_factor, read_checkpoint_header, run_training, starting_weights,
-                                    train_teacher, training_stages)
+from gas_nb.teachers.fmnist import (
+    CHECKPOINT,
+    NO_LABEL,
+    TeacherConfig,
+    UNet2DModel,
+    draw_step,
+    ema_decay,
+    export_weights,
+    finish_plan,
+    loss_weights,
+    make_network,
+    noise_errors,
+    rate_factor,
+    read_checkpoint_header,
+    run_training,
+    starting_weights,
+    train_teacher,
+    training_stages,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-TINY = TeacherConfig(widths=(8, 16), attention_size=16, head_dim=8, batch_size=4,
-                     steps=5, decay_steps=2, warmup_steps=2)
+TINY = TeacherConfig(
+    widths=(8, 16),
+    attention_size=16,
+    head_dim=8,
+    batch_size=4,
+    steps=5,
+    decay_steps=2,
+    warmup_steps=2,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +63,9 @@ def toy_data(n=24):
 
 
 def train(config, folder, **options):
-    return train_teacher(config, *toy_data(), folder, **{"device": "cpu", "log_every": 1, **options})
+    return train_teacher(
+        config, *toy_data(), folder, **{"device": "cpu", "log_every": 1, **options}
+    )
 
 
 def equal_checkpoints(a, b):
@@ -50,7 +75,11 @@ def equal_checkpoints(a, b):
 
 def test_network_is_decided_by_the_seed_and_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    first, second, other = make_network(TINY), make_network(TINY), make_network(replace(TINY, seed=1))
+    first, second, other = (
+        make_network(TINY),
+        make_network(TINY),
+        make_network(replace(TINY, seed=1)),
+    )
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), second.parameters()))
     assert not torch.equal(first.conv_in.weight, other.conv_in.weight)
@@ -65,7 +94,9 @@ def test_draws_depend_on_seed_and_step_alone_and_cover_the_timesteps():
         counts = torch.bincount(d.timesteps // 10, minlength=100)
         assert d.timesteps.min() >= 0 and d.timesteps.max() <= 999 and (counts - 1).abs().sum() <= 2
         assert d.indices.min() >= 0 and d.indices.max() < 50
-    assert torch.stack([d.hidden for d in draws]).float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert torch.stack([d.hidden for d in draws]).float().mean().item() == pytest.approx(
+        0.3, abs=0.03
+    )
 
 
 def test_noising_and_label_dropout_reach_the_network_as_written():
@@ -81,9 +112,15 @@ def test_noising_and_label_dropout_reach_the_network_as_written():
     errors = noise_errors(Oracle(), images, labels, draws)
     torch.testing.assert_close(errors, draws.noise.square().mean((1, 2, 3)))
     betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-    a = torch.stack([(1 - betas[:t + 1]).prod() for t in draws.timesteps]).float().view(-1, 1, 1, 1)
+    a = (
+        torch.stack([(1 - betas[: t + 1]).prod() for t in draws.timesteps])
+        .float()
+        .view(-1, 1, 1, 1)
+    )
     clean = images[draws.indices].float() / 127.5 - 1
-    torch.testing.assert_close(seen["x"], a.sqrt() * clean + (1 - a).sqrt() * draws.noise, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        seen["x"], a.sqrt() * clean + (1 - a).sqrt() * draws.noise, rtol=1e-5, atol=1e-5
+    )
     assert draws.hidden.any() and (seen["labels"] == NO_LABEL).eq(draws.hidden).all()
     assert torch.equal(seen["labels"][~draws.hidden], labels[draws.indices][~draws.hidden])
 
@@ -95,6 +132,7 @@ def test_built_in_guidance_asks_for_the_guided_prediction(scale):
 
     class Guided(torch.nn.Module):
         "Knows the noise with a label, nothing without one, and states both as the guidance formula has it."
+
         def forward(self, x, t, class_labels, return_dict):
             null = torch.full_like(x, 0.25)
             guided = null + scale * (draws.noise - null)
@@ -102,7 +140,9 @@ def test_built_in_guidance_asks_for_the_guided_prediction(scale):
 
     errors = noise_errors(Guided(), images, labels, draws, scale)
     assert draws.hidden.any() and errors[~draws.hidden].max() < 1e-10
-    torch.testing.assert_close(errors[draws.hidden], (0.25 - draws.noise).square().mean((1, 2, 3))[draws.hidden])
+    torch.testing.assert_close(
+        errors[draws.hidden], (0.25 - draws.noise).square().mean((1, 2, 3))[draws.hidden]
+    )
 
 
 def test_training_with_built_in_guidance_ends_in_the_guided_predictions_of_training_without():
@@ -116,19 +156,28 @@ def test_training_with_built_in_guidance_ends_in_the_guided_predictions_of_train
             return (w * x + b,)
 
     config = replace(TINY, batch_size=64, label_dropout=0.3)
-    images = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(16).view(-1, 1, 1, 1).expand(-1, 1, 32, 32)
+    images = (
+        torch.tensor([0, 255], dtype=torch.uint8)
+        .repeat_interleave(16)
+        .view(-1, 1, 1, 1)
+        .expand(-1, 1, 32, 32)
+    )
     labels, learnt = torch.arange(2).repeat_interleave(16), {}
     for scale in (1.0, 2.0):
         network = Affine()
         optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
         for step in range(400):
             optimizer.zero_grad()
-            noise_errors(network, images, labels, draw_step(config, step % 8, len(images)), scale).mean().backward()
+            noise_errors(
+                network, images, labels, draw_step(config, step % 8, len(images)), scale
+            ).mean().backward()
             optimizer.step()
         learnt[scale] = torch.stack([network.w, network.b]).detach()[:, [0, 1, NO_LABEL]]
     plain, null = learnt[1.0][:, :2], learnt[1.0][:, 2:]
     assert (plain[1, 0] - plain[1, 1]).abs() > 0.1
-    torch.testing.assert_close(learnt[2.0], torch.cat([null + 2.0 * (plain - null), null], 1), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        learnt[2.0], torch.cat([null + 2.0 * (plain - null), null], 1), rtol=0, atol=0.02
+    )
 
 
 def test_min_snr_weights():
@@ -183,8 +232,13 @@ for r in run_training(replace(TINY, steps=400), *toy_data(), sys.argv[1], **opti
 
 
 def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "killed")], cwd=REPOSITORY,
-                               env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "killed")],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     for line in process.stdout:
         if int(line) >= 4:
             break
@@ -195,7 +249,9 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
     done, _ = read_checkpoint_header(tmp_path / "killed")
     assert 4 <= done < 400
     config = replace(TINY, steps=done + 3)
-    resumed = list(run_training(config, *toy_data(), tmp_path / "killed", device="cpu", log_every=1))
+    resumed = list(
+        run_training(config, *toy_data(), tmp_path / "killed", device="cpu", log_every=1)
+    )
     assert [r["step"] for r in resumed] == [done + 1, done + 2, done + 3]
     # the whole run in one session, with the plan that the first session had until the kill
     whole = tmp_path / "whole"
@@ -205,7 +261,10 @@ def test_a_killed_process_resumes_to_the_same_weights(tmp_path):
     session.close()
     list(train(config, whole))
     assert equal_checkpoints(whole, tmp_path / "killed")
-    steps = [json.loads(line)["step"] for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == list(range(1, done + 4))
 
 
@@ -254,7 +313,9 @@ def test_a_training_begins_with_given_weights_and_resumes_without_them(tmp_path,
     list(train(config, tmp_path / "still"))
     for name, value in load_file(tmp_path / "still" / CHECKPOINT).items():
         if name.startswith(("network.", "average.")):
-            torch.testing.assert_close(value, given[name.partition(".")[2]].float(), rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                value, given[name.partition(".")[2]].float(), rtol=0, atol=1e-6
+            )
     config = replace(config, lr=3e-3, vector_lr=1e-3)
     list(train(config, tmp_path / "whole"))
     session = train(config, tmp_path / "resumed", checkpoint_every=0)
@@ -268,22 +329,48 @@ def test_a_training_begins_with_given_weights_and_resumes_without_them(tmp_path,
 
 
 def test_weights_tell_every_training_they_went_through(tmp_path, first_weights):
-    list(train(replace(TINY, start_from=first_weights, steps=3, guidance_scale=1.5), tmp_path / "second"))
-    told = json.loads((export_weights(tmp_path / "second", tmp_path / "weights") / "training.json").read_text())
+    list(
+        train(
+            replace(TINY, start_from=first_weights, steps=3, guidance_scale=1.5),
+            tmp_path / "second",
+        )
+    )
+    told = json.loads(
+        (export_weights(tmp_path / "second", tmp_path / "weights") / "training.json").read_text()
+    )
     first, second = training_stages(told)
-    assert (first["steps_done"], second["steps_done"], second["config"]["guidance_scale"]) == (TINY.steps, 3, 1.5)
-    assert first == json.loads((Path(first_weights) / "training.json").read_text()) and "before" not in first
-    assert told["before"]["sha256"] == hashlib.sha256((Path(first_weights) / fmnist.WEIGHTS).read_bytes()).hexdigest()
+    assert (first["steps_done"], second["steps_done"], second["config"]["guidance_scale"]) == (
+        TINY.steps,
+        3,
+        1.5,
+    )
+    assert (
+        first == json.loads((Path(first_weights) / "training.json").read_text())
+        and "before" not in first
+    )
+    assert (
+        told["before"]["sha256"]
+        == hashlib.sha256((Path(first_weights) / fmnist.WEIGHTS).read_bytes()).hexdigest()
+    )
     (Path(first_weights) / "training.json").unlink()
     list(train(replace(TINY, start_from=first_weights, steps=3), tmp_path / "third"))
-    told = json.loads((export_weights(tmp_path / "third", tmp_path / "others") / "training.json").read_text())
+    told = json.loads(
+        (export_weights(tmp_path / "third", tmp_path / "others") / "training.json").read_text()
+    )
     assert told["before"]["training"] is None and training_stages(told) == [told]
 
 
-@pytest.mark.parametrize("change, words", [(dict(widths=(8, 24)), r"block_out_channels: \[8, 16\] there, \[8, 24\] asked"),
-                                           (dict(head_dim=4), "attention_head_dim: 8 there, 4 asked"),
-                                           (dict(start_from="nowhere"), "'nowhere': no weights can be read there")])
-def test_weights_of_another_network_are_refused_before_training(tmp_path, first_weights, change, words):
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(widths=(8, 24)), r"block_out_channels: \[8, 16\] there, \[8, 24\] asked"),
+        (dict(head_dim=4), "attention_head_dim: 8 there, 4 asked"),
+        (dict(start_from="nowhere"), "'nowhere': no weights can be read there"),
+    ],
+)
+def test_weights_of_another_network_are_refused_before_training(
+    tmp_path, first_weights, change, words
+):
     with pytest.raises(ValueError, match=words):
         next(train(replace(TINY, **{"start_from": first_weights, **change}), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -304,11 +391,15 @@ def test_a_broken_file_of_weights_is_refused(first_weights):
         starting_weights(replace(TINY, start_from=first_weights))
 
 
-@pytest.mark.parametrize("images, labels, words", [
-    (torch.zeros(4, 1, 28, 28), torch.zeros(4).long(), r"\(4, 1, 28, 28\)"),
-    (torch.zeros(0, 1, 32, 32), torch.zeros(0).long(), "N >= 1"),
-    (torch.zeros(4, 1, 32, 32), torch.zeros(3).long(), "4 images"),
-    (torch.zeros(4, 1, 32, 32), torch.full((4,), 10), "classes 0..9")])
+@pytest.mark.parametrize(
+    "images, labels, words",
+    [
+        (torch.zeros(4, 1, 28, 28), torch.zeros(4).long(), r"\(4, 1, 28, 28\)"),
+        (torch.zeros(0, 1, 32, 32), torch.zeros(0).long(), "N >= 1"),
+        (torch.zeros(4, 1, 32, 32), torch.zeros(3).long(), "4 images"),
+        (torch.zeros(4, 1, 32, 32), torch.full((4,), 10), "classes 0..9"),
+    ],
+)
 def test_bad_data_is_refused_before_training(tmp_path, images, labels, words):
     with pytest.raises(ValueError, match=words):
         next(train_teacher(TINY, images, labels, tmp_path, device="cpu"))
@@ -319,15 +410,31 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path, mo
     session = train(TINY, tmp_path, checkpoint_every=0)
     next(session)
     broken = torch.full((4,), torch.nan)
-    monkeypatch.setattr(fmnist, "noise_errors", lambda network, *_: network.conv_in.weight.sum() * broken)
+    monkeypatch.setattr(
+        fmnist, "noise_errors", lambda network, *_: network.conv_in.weight.sum() * broken
+    )
     with pytest.raises(FloatingPointError, match="lower lr = 0.003"):
         next(session)
     assert read_checkpoint_header(tmp_path)[0] == 1
 
 
-@pytest.mark.parametrize("field, value", [("widths", (12,)), ("widths", ()), ("size", 31), ("steps", 0), ("lr", 0.0), ("vector_lr", 2.0),
-                                          ("ema_decay", 1.0), ("label_dropout", -0.1), ("min_snr_gamma", -1),
-                                          ("precision", "float16"), ("decay_steps", 6), ("batch_size", 0)])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("widths", (12,)),
+        ("widths", ()),
+        ("size", 31),
+        ("steps", 0),
+        ("lr", 0.0),
+        ("vector_lr", 2.0),
+        ("ema_decay", 1.0),
+        ("label_dropout", -0.1),
+        ("min_snr_gamma", -1),
+        ("precision", "float16"),
+        ("decay_steps", 6),
+        ("batch_size", 0),
+    ],
+)
 def test_settings_are_checked_by_name(field, value):
     with pytest.raises(ValueError, match=f"TeacherConfig.{field} = "):
         replace(TINY, **{field: value})
@@ -354,7 +461,9 @@ def test_shipped_weights_are_small_and_predict_noise():
     noise = torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     a = fmnist.ddpm_alphas_cumprod()[500].float()
     with torch.no_grad():
-        guess = network(a.sqrt() * image + (1 - a).sqrt() * noise, 500, class_labels=torch.full((8,), NO_LABEL)).sample
+        guess = network(
+            a.sqrt() * image + (1 - a).sqrt() * noise, 500, class_labels=torch.full((8,), NO_LABEL)
+        ).sample
     assert (guess - noise).square().mean() < 0.1
 
 
@@ -362,11 +471,25 @@ def test_shipped_weights_are_small_and_predict_noise():
 def test_the_notebook_runs_under_papermill_from_any_folder(tmp_path):
     for notebook, parameters in (("fmnist", ["-p", "steps", "3"]), ("fmnist_classifier", [])):
         out = tmp_path / notebook
-        command = [sys.executable, "-m", "papermill", str(REPOSITORY / "nbs" / "teachers" / f"{notebook}.ipynb"),
-                   str(tmp_path / "out.ipynb"), "-p", "dry_run", "True", "-p", "output_dir", str(out), *parameters]
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(REPOSITORY / "nbs" / "teachers" / f"{notebook}.ipynb"),
+            str(tmp_path / "out.ipynb"),
+            "-p",
+            "dry_run",
+            "True",
+            "-p",
+            "output_dir",
+            str(out),
+            *parameters,
+        ]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr[-2000:]
     assert (tmp_path / "fmnist" / "samples.png").is_file()
     assert read_checkpoint_header(tmp_path / "fmnist")[0] == 3
-    assert json.loads((tmp_path / "fmnist_classifier" / "model_card.json").read_text())["epochs"] == 1
+    assert (
+        json.loads((tmp_path / "fmnist_classifier" / "model_card.json").read_text())["epochs"] == 1
+    )

@@ -1,4 +1,5 @@
 """The programs for one GPU, on the CPU and tiny: the step is the library's, the choice is by figures, a whole run ends."""
+
 import json
 import sys
 from dataclasses import replace
@@ -43,21 +44,41 @@ def test_a_step_is_the_step_of_the_library():
 def test_matrices_are_orthogonalised_together_as_one_by_one(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     from gas_nb.teachers.fmnist import orthogonalised
-    torch.testing.assert_close(gpu.orthogonalised(x), torch.stack([orthogonalised(m) for m in x]), atol=1e-5, rtol=1e-4)
+
+    torch.testing.assert_close(
+        gpu.orthogonalised(x), torch.stack([orthogonalised(m) for m in x]), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_the_ends_are_the_nearest_with_enough_of_their_class_and_one_stronger():
     def row(scale, share, frechet, start=0, stop=1000):
         return gpu.Guidance(scale, start, stop), dict(share=share, frechet=frechet)
-    found = [row(1.0, 0.92, 0.05), row(1.1, 0.93, 0.06), row(1.2, 0.95, 0.08), row(1.5, 0.97, 0.3),
-             row(1.3, 0.945, 0.07, 100, 650), row(1.6, 0.96, 0.2, 100, 650)]
-    assert [g.name for g in gpu.ends(found)] == ["guided-1.3-100-650", "guided-1.6-100-650", "guided-1.2"]
+
+    found = [
+        row(1.0, 0.92, 0.05),
+        row(1.1, 0.93, 0.06),
+        row(1.2, 0.95, 0.08),
+        row(1.5, 0.97, 0.3),
+        row(1.3, 0.945, 0.07, 100, 650),
+        row(1.6, 0.96, 0.2, 100, 650),
+    ]
+    assert [g.name for g in gpu.ends(found)] == [
+        "guided-1.3-100-650",
+        "guided-1.6-100-650",
+        "guided-1.2",
+    ]
 
 
 def test_the_choice_needs_the_share_first():
-    judged = {"a": dict(share=0.93, frechet=0.02), "b": dict(share=0.95, frechet=0.08), "c": dict(share=0.96, frechet=0.09)}
+    judged = {
+        "a": dict(share=0.93, frechet=0.02),
+        "b": dict(share=0.95, frechet=0.08),
+        "c": dict(share=0.96, frechet=0.09),
+    }
     assert gpu.choose(judged) == "b"
-    assert gpu.choose({"a": dict(share=0.91, frechet=0.02), "c": dict(share=0.92, frechet=0.1)}) == "c"
+    assert (
+        gpu.choose({"a": dict(share=0.91, frechet=0.02), "c": dict(share=0.92, frechet=0.1)}) == "c"
+    )
 
 
 def test_a_dry_run_passes_through_every_stage(tmp_path, monkeypatch):

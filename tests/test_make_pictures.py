@@ -1,4 +1,5 @@
 """Pictures of the front page: which run they show, and that a figure is drawn at its own size."""
+
 import os
 import sys
 from pathlib import Path
@@ -21,7 +22,9 @@ def test_the_newest_finished_run_is_shown(tmp_path):
         if name != "fmnist-nfe4-1":
             (folder / "metrics.json").write_text("{}")
     assert make_pictures.newest(tmp_path, "fmnist", 4).parent.name == "fmnist-nfe4-2"
-    with pytest.raises(SystemExit, match="no finished run of fmnist with 6 evaluations.*make train"):
+    with pytest.raises(
+        SystemExit, match="no finished run of fmnist with 6 evaluations.*make train"
+    ):
         make_pictures.newest(tmp_path, "fmnist", 6)
 
 

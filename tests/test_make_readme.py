@@ -1,4 +1,5 @@
 """tools/make_readme.py: what of a notebook reaches the README, and the check that both are in step."""
+
 import nbformat
 import pytest
 from make_readme import main, rebase_links, render
@@ -26,16 +27,25 @@ def test_markdown_code_and_text_outputs_are_rendered(project):
         new_output("stream", name="stdout", text="step 1\n\x1b[32mstep 2\x1b[0m\n"),
         new_output("execute_result", data={"text/plain": "42"}),
     ]
-    text = rendered(project(new_markdown_cell("# Title"), new_code_cell("#| eval: false\nx = 42\nx", outputs=outputs)))
+    text = rendered(
+        project(
+            new_markdown_cell("# Title"),
+            new_code_cell("#| eval: false\nx = 42\nx", outputs=outputs),
+        )
+    )
     assert text.startswith("<!--") and "nbs/index.ipynb" in text.splitlines()[0]
     assert text.partition("-->\n\n")[2] == (
         "# Title\n\n```python\nx = 42\nx\n```\n\n```\nstep 1\nstep 2\n```\n\n```\n42\n```\n"
     )
 
 
-@pytest.mark.parametrize("directive", ["#| hide", "#|hide", "#| include: false", "#| default_exp core"])
+@pytest.mark.parametrize(
+    "directive", ["#| hide", "#|hide", "#| include: false", "#| default_exp core"]
+)
 def test_hidden_cells_are_left_out(project, directive):
-    hidden = new_code_cell(f"{directive}\nsecret = 1", outputs=[new_output("stream", name="stdout", text="secret")])
+    hidden = new_code_cell(
+        f"{directive}\nsecret = 1", outputs=[new_output("stream", name="stdout", text="secret")]
+    )
     assert "secret" not in rendered(project(new_markdown_cell("# Title"), hidden))
 
 
@@ -50,7 +60,9 @@ def test_input_or_output_can_be_hidden(project):
 def test_pictures_and_errors_in_outputs_are_left_out(project):
     outputs = [
         new_output("display_data", data={"image/png": "aGk=", "text/plain": "<Figure>"}),
-        new_output("display_data", data={"application/vnd.plotly.v1+json": {}, "text/plain": "Figure()"}),
+        new_output(
+            "display_data", data={"application/vnd.plotly.v1+json": {}, "text/plain": "Figure()"}
+        ),
         new_output("error", ename="E", evalue="bad", traceback=["bad"]),
     ]
     text = rendered(project(new_code_cell("show()", outputs=outputs)))
@@ -59,7 +71,11 @@ def test_pictures_and_errors_in_outputs_are_left_out(project):
 
 def test_markdown_output_stays_markdown(project):
     table = "| a |\n| - |\n| 1 |"
-    text = rendered(project(new_code_cell("t", outputs=[new_output("display_data", data={"text/markdown": table})])))
+    text = rendered(
+        project(
+            new_code_cell("t", outputs=[new_output("display_data", data={"text/markdown": table})])
+        )
+    )
     assert text.endswith(f"```python\nt\n```\n\n{table}\n")
 
 
@@ -69,7 +85,10 @@ def test_markdown_output_stays_markdown(project):
         ("![plot](images/plot.png)", "![plot](nbs/images/plot.png)"),
         ("[design](../ARCHITECTURE.md#rooms)", "[design](ARCHITECTURE.md#rooms)"),
         ("[train](03_train_gas.ipynb 'the run')", "[train](nbs/03_train_gas.ipynb 'the run')"),
-        ("[`schedule`](foundations/schedule.ipynb)", "[`schedule`](nbs/foundations/schedule.ipynb)"),
+        (
+            "[`schedule`](foundations/schedule.ipynb)",
+            "[`schedule`](nbs/foundations/schedule.ipynb)",
+        ),
         ('<img src="images/plot.png" width="300">', '<img src="nbs/images/plot.png" width="300">'),
         ("[paper](https://arxiv.org/abs/2510.17699)", "[paper](https://arxiv.org/abs/2510.17699)"),
         ("[below](#map)", "[below](#map)"),

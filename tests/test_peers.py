@@ -4,6 +4,7 @@ Their tables of sigmas are float32, which limits the agreement of samples to abo
 systems in them: 6e-6, measured). With their sigmas replaced by float64 ones the formulas themselves are compared:
 1e-12. DPMSolverMultistepScheduler rounds each sample to float32 in every step, whatever comes in, so it stays at 1e-6.
 """
+
 import numpy as np
 import pytest
 import scipy.integrate
@@ -66,7 +67,9 @@ def theirs(scheduler, x=X_T):
 def times(scheduler):
     """Their timestep n is our t = (n + 1)/1000; the last step leads to n = 0, whose sigma is their sigma_min."""
     t = (torch.cat([scheduler.timesteps, torch.zeros(1, dtype=torch.int64)]).double() + 1) / 1000
-    return t[:-1] if t[-1] == t[-2] else t       # "leading" ends with a step from n = 0 to n = 0, which moves nothing
+    return (
+        t[:-1] if t[-1] == t[-2] else t
+    )  # "leading" ends with a step from n = 0 to n = 0, which moves nothing
 
 
 def relative_error(got, expected):
@@ -77,7 +80,14 @@ def relative_error(got, expected):
 @pytest.mark.parametrize("spacing_kind", ["leading", "trailing"])
 @pytest.mark.parametrize("float64", [False, True])
 def test_ddim(nfe, spacing_kind, float64):
-    s = scheduler(DDIMScheduler, nfe, float64, clip_sample=False, set_alpha_to_one=False, timestep_spacing=spacing_kind)
+    s = scheduler(
+        DDIMScheduler,
+        nfe,
+        float64,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        timestep_spacing=spacing_kind,
+    )
     got = sample(DENOISER, X_T, ddim(SCHEDULE, times(s)))
     assert relative_error(got, theirs(s)) < (FLOAT64 if float64 else FLOAT32)
 
@@ -87,9 +97,18 @@ def test_ddim(nfe, spacing_kind, float64):
 @pytest.mark.parametrize("lower_order_final", [False, True])
 @pytest.mark.parametrize("spacing_kind", ["linspace", "trailing"])
 def test_dpm_solver_pp(nfe, order, lower_order_final, spacing_kind):
-    s = scheduler(DPMSolverMultistepScheduler, nfe, False, algorithm_type="dpmsolver++", solver_order=order,
-                  solver_type="midpoint", lower_order_final=lower_order_final, euler_at_final=False,
-                  final_sigmas_type="sigma_min", timestep_spacing=spacing_kind)
+    s = scheduler(
+        DPMSolverMultistepScheduler,
+        nfe,
+        False,
+        algorithm_type="dpmsolver++",
+        solver_order=order,
+        solver_type="midpoint",
+        lower_order_final=lower_order_final,
+        euler_at_final=False,
+        final_sigmas_type="sigma_min",
+        timestep_spacing=spacing_kind,
+    )
     got = sample(DENOISER, X_T, dpm_solver_pp(SCHEDULE, times(s), order, lower_order_final))
     assert relative_error(got, theirs(s)) < FLOAT32
 
@@ -100,15 +119,29 @@ def test_dpm_solver_pp(nfe, order, lower_order_final, spacing_kind):
 @pytest.mark.parametrize("lower_order_final", [False, True])
 @pytest.mark.parametrize("float64", [False, True])
 def test_unipc(nfe, order, variant, lower_order_final, float64):
-    s = scheduler(UniPCMultistepScheduler, nfe, float64, solver_order=order, solver_type=variant,
-                  lower_order_final=lower_order_final, final_sigmas_type="sigma_min")
+    s = scheduler(
+        UniPCMultistepScheduler,
+        nfe,
+        float64,
+        solver_order=order,
+        solver_type=variant,
+        lower_order_final=lower_order_final,
+        final_sigmas_type="sigma_min",
+    )
     got = sample(DENOISER, X_T, unipc(SCHEDULE, times(s), order, variant, lower_order_final))
     assert relative_error(got, theirs(s)) < (FLOAT64 if float64 else FLOAT32)
 
 
 def test_unipc_without_corrector():
-    s = scheduler(UniPCMultistepScheduler, 8, True, solver_order=3, solver_type="bh2",
-                  disable_corrector=list(range(8)), final_sigmas_type="sigma_min")
+    s = scheduler(
+        UniPCMultistepScheduler,
+        8,
+        True,
+        solver_order=3,
+        solver_type="bh2",
+        disable_corrector=list(range(8)),
+        final_sigmas_type="sigma_min",
+    )
     got = sample(DENOISER, X_T, unipc(SCHEDULE, times(s), 3, "bh2", corrector=False))
     assert relative_error(got, theirs(s)) < FLOAT64
 
@@ -116,8 +149,11 @@ def test_unipc_without_corrector():
 def test_deis_of_diffusers_interpolates_in_another_variable():
     """Order 1 is the same solver. From order 2 on diffusers takes polynomials in log(rho), `deis` in rho = sigma/alpha
     (rho-AB of the paper): different samples at few steps, and the same limit."""
+
     def gap(nfe, order):
-        s = scheduler(DEISMultistepScheduler, nfe, True, solver_order=order, lower_order_final=False)
+        s = scheduler(
+            DEISMultistepScheduler, nfe, True, solver_order=order, lower_order_final=False
+        )
         return relative_error(sample(DENOISER, X_T, deis(SCHEDULE, times(s), order)), theirs(s))
 
     assert gap(8, 1) < FLOAT64
@@ -138,20 +174,29 @@ def test_deis_weights_are_the_integrals_that_they_claim_to_be(order):
             expected = 0.0
             if j in nodes:
                 others = [m for m in nodes if m != j]
-                polynomial = lambda r, j=j, others=others: np.prod([(r - rho[m]) / (rho[j] - rho[m]) for m in others])
+
+                def polynomial(r, j=j, others=others):
+                    return np.prod([(r - rho[m]) / (rho[j] - rho[m]) for m in others])
+
                 expected = scipy.integrate.quad(polynomial, rho[k], rho[k + 1], epsabs=1e-13)[0]
             # epsilon_j = x_j / sigma_j - D_j / rho_j, so the weight of D_j is -alpha' * integral / rho_j
-            assert tableau.C[k, j].item() == pytest.approx(-alpha[k + 1] * expected / rho[j], rel=1e-9, abs=1e-11)
+            assert tableau.C[k, j].item() == pytest.approx(
+                -alpha[k + 1] * expected / rho[j], rel=1e-9, abs=1e-11
+            )
 
 
 SOLVERS = {"ddim": ddim, "dpm_solver_pp": dpm_solver_pp, "unipc": unipc, "deis": deis}
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-@pytest.mark.parametrize("shape", [(3, 8, 8), (4, 4, 4), (50,), (2, 30), (3, 4, 6, 6)],
-                         ids=["image", "latent", "vector", "audio", "video"])
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 8, 8), (4, 4, 4), (50,), (2, 30), (3, 4, 6, 6)],
+    ids=["image", "latent", "vector", "audio", "video"],
+)
 def test_a_batch_of_any_shape_is_a_loop_over_its_samples(name, shape):
     """The network mixes the values of one sample, as a real one does, and never two samples."""
+
     def mixing(x, t):
         time = (t / 1000).reshape(-1, *[1] * (x.ndim - 1))
         return torch.tanh(x + x.flatten(1).mean(1).reshape(time.shape) + x.roll(1, -1) * time)

@@ -1,4 +1,5 @@
 """What holds for the project as a whole: its settings, its notebooks, and who may import whom."""
+
 import ast
 import configparser
 import json
@@ -19,7 +20,9 @@ LIB = ROOT / "gas_nb"
 NOTEBOOKS = notebooks(ROOT)
 NOTEBOOK_IDS = [nb.relative_to(ROOT / "nbs").as_posix() for nb in NOTEBOOKS]
 MODULES = [p for p in sorted(LIB.rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
-PACKAGES = {".".join(p.parent.relative_to(LIB).parts) for p in LIB.rglob("*/__init__.py")}  # figures, teachers
+PACKAGES = {
+    ".".join(p.parent.relative_to(LIB).parts) for p in LIB.rglob("*/__init__.py")
+}  # figures, teachers
 
 # Notebooks that papermill runs: each has one cell tagged `parameters`.
 RUN_NOTEBOOKS = ("03_train_gas", "04_evaluate", "teachers/fmnist", "teachers/fmnist_classifier")
@@ -31,7 +34,13 @@ LAYERS = (
     {"classic", "solver"},
     {"data", "discriminator", "fit", "teacher", "teachers"},
     {"metrics"},
-    {"distil", "evaluation", "interop", "training", "teachers.fmnist_card"},  # the card measures a teacher
+    {
+        "distil",
+        "evaluation",
+        "interop",
+        "training",
+        "teachers.fmnist_card",
+    },  # the card measures a teacher
     {"sweep"},
     {"figures"},
     {"app"},
@@ -44,7 +53,9 @@ DIRECTIVES = {
     "exporti", "exports", "fig-align", "fig-cap", "filter_stream", "hide", "hide_input", "hide_output", "include",
     "label", "layout-ncol", "notest", "output", "skip_exec", "slow", "warning",
 }  # fmt: skip
-MISSPELT = re.compile(r"^\s*#\s*[\\/!:;]*\s*(default_exp(\s+\S+)?|export[is]?|hide(_input|_output)?|skip_exec|notest)\s*$")
+MISSPELT = re.compile(
+    r"^\s*#\s*[\\/!:;]*\s*(default_exp(\s+\S+)?|export[is]?|hide(_input|_output)?|skip_exec|notest)\s*$"
+)
 
 
 def settings() -> dict:
@@ -55,7 +66,9 @@ def settings() -> dict:
 
 def cells(notebook: Path, kind: str = "code") -> list[dict]:
     found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return [cell | {"source": "".join(cell["source"])} for cell in found if cell["cell_type"] == kind]
+    return [
+        cell | {"source": "".join(cell["source"])} for cell in found if cell["cell_type"] == kind
+    ]
 
 
 def directives(source: str) -> list[str]:
@@ -101,7 +114,12 @@ def own_imports(path: Path) -> set[str]:
 
 
 def layer(module: str) -> int:
-    found = [i for name in (module, module.split(".")[0]) for i, names in enumerate(LAYERS) if name in names]
+    found = [
+        i
+        for name in (module, module.split(".")[0])
+        for i, names in enumerate(LAYERS)
+        if name in names
+    ]
     assert found, f"gas_nb.{module} has no layer: name it in LAYERS in tests/test_project.py"
     return found[0]
 
@@ -116,25 +134,35 @@ def test_environment_yml_requires_what_settings_ini_requires():
     pip = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
     assert [line for line in pip if not line.startswith("-")] == wanted
     assert "-e ." in pip and "-c constraints.txt" in pip
-    python = next(entry for entry in dependencies if isinstance(entry, str) and entry.startswith("python="))
+    python = next(
+        entry for entry in dependencies if isinstance(entry, str) and entry.startswith("python=")
+    )
     version = tuple(map(int, python.removeprefix("python=").split(".")))
     assert version >= tuple(map(int, cfg["min_python"].split(".")))
 
 
 def test_constraints_pin_every_requirement_and_agree_with_it():
-    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    lines = [
+        line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()
+    ]
     pins = {}
     for line in filter(None, lines):
         name, sep, version = line.partition("==")
-        assert sep and version and "+" not in version, f"constraints.txt: {line!r} is not NAME==VERSION"
-        assert not name.startswith("nvidia"), f"constraints.txt: {line!r}: torch brings its CUDA libraries itself"
+        assert sep and version and "+" not in version, (
+            f"constraints.txt: {line!r} is not NAME==VERSION"
+        )
+        assert not name.startswith("nvidia"), (
+            f"constraints.txt: {line!r}: torch brings its CUDA libraries itself"
+        )
         pins[name.lower().replace("_", "-")] = version
     cfg = settings()
     for text in cfg["requirements"].split() + cfg["dev_requirements"].split():
         requirement = Requirement(text)
         name = requirement.name.lower().replace("_", "-")
         assert name in pins, f"constraints.txt does not pin {text}"
-        assert requirement.specifier.contains(pins[name]), f"constraints.txt pins {name}=={pins[name]} against {text}"
+        assert requirement.specifier.contains(pins[name]), (
+            f"constraints.txt pins {name}=={pins[name]} against {text}"
+        )
 
 
 def test_settings_keep_what_papermill_and_the_test_flags_need():
@@ -155,12 +183,31 @@ def test_wheel_holds_modules_weights_and_solvers(tmp_path):
     (probe.parent / "config.json").write_text("{}")
     (tree / "gas_nb" / "solvers").mkdir(exist_ok=True)
     (tree / "gas_nb" / "solvers" / "probe.json").write_text("{}")
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(out), str(tree)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-q",
+        "-w",
+        str(out),
+        str(tree),
+    ]
     done = subprocess.run(pip, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     inside = set(zipfile.ZipFile(next(out.glob("gas_nb-*.whl"))).namelist())
-    expected = {name for name in names if name.startswith("gas_nb/") and name.endswith((".py", ".safetensors", ".json"))}
-    expected |= {"gas_nb/weights/probe/model.safetensors", "gas_nb/weights/probe/config.json", "gas_nb/solvers/probe.json"}
+    expected = {
+        name
+        for name in names
+        if name.startswith("gas_nb/") and name.endswith((".py", ".safetensors", ".json"))
+    }
+    expected |= {
+        "gas_nb/weights/probe/model.safetensors",
+        "gas_nb/weights/probe/config.json",
+        "gas_nb/solvers/probe.json",
+    }
     assert expected <= inside, f"not in the wheel: {sorted(expected - inside)}"
 
 
@@ -170,15 +217,28 @@ def test_wheel_holds_modules_weights_and_solvers(tmp_path):
 def test_run_notebooks_have_one_parameters_cell():
     present = [ROOT / "nbs" / f"{name}.ipynb" for name in RUN_NOTEBOOKS]
     for notebook in filter(Path.exists, present):
-        tagged = [cell for cell in cells(notebook) if "parameters" in cell["metadata"].get("tags", [])]
-        assert len(tagged) == 1, f"{notebook.name}: {len(tagged)} cells tagged parameters; papermill needs exactly one"
-        assert not directives(tagged[0]["source"]), f"{notebook.name}: a directive on the parameters cell hides its names"
+        tagged = [
+            cell for cell in cells(notebook) if "parameters" in cell["metadata"].get("tags", [])
+        ]
+        assert len(tagged) == 1, (
+            f"{notebook.name}: {len(tagged)} cells tagged parameters; papermill needs exactly one"
+        )
+        assert not directives(tagged[0]["source"]), (
+            f"{notebook.name}: a directive on the parameters cell hides its names"
+        )
 
 
 def test_every_notebook_names_its_kernel():
     """papermill does not run one that does not."""
-    kernels = {notebook.name: json.loads(notebook.read_text())["metadata"].get("kernelspec", {}).get("name") for notebook in NOTEBOOKS}
-    assert set(kernels.values()) == {"python3"}, {name: kernel for name, kernel in kernels.items() if kernel != "python3"}
+    kernels = {
+        notebook.name: json.loads(notebook.read_text())["metadata"]
+        .get("kernelspec", {})
+        .get("name")
+        for notebook in NOTEBOOKS
+    }
+    assert set(kernels.values()) == {"python3"}, {
+        name: kernel for name, kernel in kernels.items() if kernel != "python3"
+    }
 
 
 def test_every_module_has_one_notebook():
@@ -189,7 +249,9 @@ def test_every_module_has_one_notebook():
         exports = any("export" in directives(cell["source"]) for cell in cells(notebook))
         assert names or not exports, f"{notebook.name}: exports cells and has no default_exp"
         for name in names:
-            assert name not in origin, f"{notebook.name} and {origin[name]} both export to {name}: the last would win"
+            assert name not in origin, (
+                f"{notebook.name} and {origin[name]} both export to {name}: the last would win"
+            )
             origin[name] = notebook.name
 
 
@@ -201,14 +263,20 @@ def test_directives_are_spelt_right_and_come_first(notebook):
             name = re.split(r"[\s:]", head)[0]
             assert name in DIRECTIVES, f"{notebook.name}: unknown directive #| {head}"
         marks = [line for line in cell["source"].splitlines() if re.match(r"^\s*#\s*\|", line)]
-        assert len(marks) == len(heads), f"{notebook.name}: below code nbdev ignores {marks[len(heads):]}"
+        assert len(marks) == len(heads), (
+            f"{notebook.name}: below code nbdev ignores {marks[len(heads) :]}"
+        )
         wrong = [line for line in cell["source"].splitlines() if MISSPELT.match(line)]
-        assert not wrong, f"{notebook.name}: {wrong} is a comment to nbdev; a directive is written `#| export`"
+        assert not wrong, (
+            f"{notebook.name}: {wrong} is a comment to nbdev; a directive is written `#| export`"
+        )
 
 
 def is_one_class(source: str) -> bool:
     """Whether a cell defines a class, constants beside it apart."""
-    definitions = [node for node in ast.parse(source).body if not isinstance(node, (ast.Assign, ast.AnnAssign))]
+    definitions = [
+        node for node in ast.parse(source).body if not isinstance(node, (ast.Assign, ast.AnnAssign))
+    ]
     return len(definitions) == 1 and isinstance(definitions[0], ast.ClassDef)
 
 
@@ -217,15 +285,23 @@ def test_exported_cells_are_short_and_import_names_one_by_one(notebook):
     for cell in cells(notebook):
         if not {"export", "exporti", "exports"} & set(directives(cell["source"])):
             continue
-        lines = [line for line in cell["source"].strip().splitlines() if not re.match(r"^\s*#\s*\|", line)]
+        lines = [
+            line
+            for line in cell["source"].strip().splitlines()
+            if not re.match(r"^\s*#\s*\|", line)
+        ]
         start = next((line for line in lines if line.strip()), "")
         most = 60 if is_one_class("\n".join(lines)) else 40
-        assert len(lines) <= most, f"{notebook.name}: an exported cell of {len(lines)} lines (at most {most}): {start!r}"
+        assert len(lines) <= most, (
+            f"{notebook.name}: an exported cell of {len(lines)} lines (at most {most}): {start!r}"
+        )
         stars = [line for line in lines if re.match(r"^\s*from\s+\S+\s+import\s+\*", line)]
         assert not stars, f"{notebook.name}: {stars} hides missing names; import them one by one"
 
 
-DRAW = re.compile(r"\b(torch|np\.random)\.(rand|randn|randint|randperm|rand_like|randn_like|normal|bernoulli|multinomial)\((?!.*generator=)")
+DRAW = re.compile(
+    r"\b(torch|np\.random)\.(rand|randn|randint|randperm|rand_like|randn_like|normal|bernoulli|multinomial)\((?!.*generator=)"
+)
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NOTEBOOK_IDS)
@@ -262,13 +338,19 @@ def test_no_path_of_one_machine():
             text = (ROOT / name).read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        found += [f"{name}: {line.strip()[:100]}" for line in text.splitlines() if machine_path.search(line)]
+        found += [
+            f"{name}: {line.strip()[:100]}"
+            for line in text.splitlines()
+            if machine_path.search(line)
+        ]
     assert not found
 
 
 def test_links_of_the_front_page_lead_somewhere():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"[a-z]+:|#", t)]
+    targets = [
+        t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"[a-z]+:|#", t)
+    ]
     assert targets and [t for t in targets if not (ROOT / t).exists()] == []
 
 
@@ -281,7 +363,9 @@ def test_imports_run_one_way():
         name = module_name(path)
         graph[name] = own_imports(path)
         for other in graph[name]:
-            assert layer(other) <= layer(name), f"gas_nb.{name} imports gas_nb.{other}, which stands above it"
+            assert layer(other) <= layer(name), (
+                f"gas_nb.{name} imports gas_nb.{other}, which stands above it"
+            )
     list(TopologicalSorter(graph).static_order())
 
 
@@ -289,12 +373,16 @@ def test_only_figures_and_app_import_the_front_end():
     for path in MODULES:
         if module_name(path).split(".")[0] not in FRONT:
             front = {full.split(".")[0] for full in imports(path)} & FRONT_ONLY
-            assert not front, f"gas_nb.{module_name(path)} imports {sorted(front)}: that belongs into figures or app"
+            assert not front, (
+                f"gas_nb.{module_name(path)} imports {sorted(front)}: that belongs into figures or app"
+            )
 
 
 def test_import_of_a_module_loads_no_front_end():
     """Also through others: training a solver on a server needs no plotting library."""
-    names = [f"gas_nb.{module_name(p)}" for p in MODULES if module_name(p).split(".")[0] not in FRONT]
+    names = [
+        f"gas_nb.{module_name(p)}" for p in MODULES if module_name(p).split(".")[0] not in FRONT
+    ]
     code = f"import importlib, sys\nfor n in {names!r}: importlib.import_module(n)\n"
     code += f"print(sorted({FRONT_ONLY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -1,4 +1,5 @@
 """Times below the first step of a discrete schedule, and configurations that are none."""
+
 import pytest
 import torch
 
@@ -13,7 +14,9 @@ def test_below_the_first_step_the_noise_goes_to_nothing(steps):
     t = torch.logspace(-6, 0, 200, dtype=torch.float64)
     assert (schedule.lambda_(t).diff() < 0).all() and torch.isfinite(schedule.lambda_(t)).all()
     torch.testing.assert_close(schedule.t_of_lambda(schedule.lambda_(t)), t, rtol=1e-6, atol=0)
-    assert schedule.net_time(t).min() == 0 and schedule.net_time(1.0).item() == pytest.approx(steps - 1)
+    assert schedule.net_time(t).min() == 0 and schedule.net_time(1.0).item() == pytest.approx(
+        steps - 1
+    )
     moving = torch.tensor([0.2 / steps, 0.5557], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(schedule.lambda_, moving)
 
@@ -34,7 +37,19 @@ def test_a_teacher_may_end_below_the_first_step(kind, steps, t_eps):
     assert min(asked) >= 0
 
 
-@pytest.mark.parametrize("config", [None, "flow", [], {}, dict(kind=None), dict(kind=["flow"]), dict(kind="flow", speed=2), dict(kind="ddpm", steps="many")])
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        "flow",
+        [],
+        {},
+        dict(kind=None),
+        dict(kind=["flow"]),
+        dict(kind="flow", speed=2),
+        dict(kind="ddpm", steps="many"),
+    ],
+)
 def test_a_configuration_that_is_none(config):
     with pytest.raises(ValueError):
         NoiseSchedule.from_config(config)

@@ -1,4 +1,5 @@
 """The learned solver: what it starts as, what reaches its parameters, how it is copied and kept; and the fit behind it."""
+
 import copy
 import math
 
@@ -54,14 +55,20 @@ def digits():
     return load_teacher("digits", "cpu")
 
 
-@pytest.mark.parametrize("schedule", [VP, NoiseSchedule.vp_edm(), NoiseSchedule.discrete(betas=torch.linspace(1e-4, 0.02, 1000))], ids=repr)
+@pytest.mark.parametrize(
+    "schedule",
+    [VP, NoiseSchedule.vp_edm(), NoiseSchedule.discrete(betas=torch.linspace(1e-4, 0.02, 1000))],
+    ids=repr,
+)
 @pytest.mark.parametrize("nfe", [1, 2, 3, 5, 10])
 def test_zero_offsets_are_dpm_solver_pp_3m(schedule, nfe):
     mine = GeneralizedSolver(schedule, nfe, order=3).tableau()
     theirs = dpm_solver_pp(schedule, spacing(schedule, nfe, "time_uniform"), order=3)
     x = torch.randn(4, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     denoiser = Denoiser(wavy, schedule)
-    torch.testing.assert_close(sample(denoiser, x, mine), sample(denoiser, x, theirs), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        sample(denoiser, x, mine), sample(denoiser, x, theirs), rtol=1e-9, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("nfe", [2, 4, 7])
@@ -106,7 +113,9 @@ def test_every_classic_solver_is_some_setting_of_the_parameters(solver, kind):
     table = classic_tableau(solver, VP, 6, kind)
     back = GeneralizedSolver(VP, 6).load_tableau(table).tableau()
     x, denoiser = torch.randn(3, 5, dtype=torch.float64), Denoiser(wavy, VP)
-    torch.testing.assert_close(sample(denoiser, x, back), sample(denoiser, x, table), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        sample(denoiser, x, back), sample(denoiser, x, table), rtol=1e-9, atol=1e-9
+    )
 
 
 def test_stick_breaking_is_one_to_one():
@@ -123,8 +132,14 @@ def test_stick_breaking_is_one_to_one():
 
 def random_chart(n, seed=0):
     g = torch.Generator().manual_seed(seed)
-    s = torch.linspace(1, 0.2, n, dtype=torch.float64) + 0.02 * torch.rand(n, generator=g, dtype=torch.float64)
-    return Chart(s, torch.rand(n, generator=g, dtype=torch.float64), torch.randn(n, n, generator=g, dtype=torch.float64).tril() * 0.3)
+    s = torch.linspace(1, 0.2, n, dtype=torch.float64) + 0.02 * torch.rand(
+        n, generator=g, dtype=torch.float64
+    )
+    return Chart(
+        s,
+        torch.rand(n, generator=g, dtype=torch.float64),
+        torch.randn(n, n, generator=g, dtype=torch.float64).tril() * 0.3,
+    )
 
 
 @pytest.mark.parametrize("nfe", [1, 2, 4])
@@ -148,7 +163,9 @@ def test_sensitivities_are_the_derivative(digits, nfe):
 def test_normal_equations_do_not_depend_on_the_chunks(digits):
     pairs = make_pairs(digits, range(30), "random")
     chart = random_chart(3)
-    G, g, loss = normal_equations(digits.denoiser, chart, pairs, Distance("l2"), 0.1, max_batch=1000)
+    G, g, loss = normal_equations(
+        digits.denoiser, chart, pairs, Distance("l2"), 0.1, max_batch=1000
+    )
     for size in (7, 40):
         other = normal_equations(digits.denoiser, chart, pairs, Distance("l2"), 0.1, max_batch=size)
         torch.testing.assert_close(other[0], G, rtol=2e-2, atol=2e-2 * G.abs().max().item())
@@ -159,7 +176,11 @@ def test_the_table_of_a_chart_is_the_chart(digits):
     for s in ([1.1, 0.5, 0.6, 0.1], [0.6, 0.5, 0.3, 0.0005], [1.0, 0.9, 0.8, 0.7]):
         chart = Chart(torch.tensor(s, dtype=torch.float64), random_chart(4).a, random_chart(4).C)
         table = to_tableau(chart, digits.schedule, 1e-3)
-        assert table.times[0] == 1 and table.times[-1] == 1e-3 and torch.allclose(table.times[:-1] + table.offsets, chart.s)
+        assert (
+            table.times[0] == 1
+            and table.times[-1] == 1e-3
+            and torch.allclose(table.times[:-1] + table.offsets, chart.s)
+        )
         x, steps = torch.randn(3, 1, 8, 8, dtype=torch.float64), iter(s)
         direct = sample(lambda x, t, xi, c: digits.denoiser(x, next(steps)), x, chart.internal())
         torch.testing.assert_close(sample(digits.denoiser, x, table), direct, rtol=1e-6, atol=1e-6)
@@ -169,11 +190,19 @@ def test_the_table_of_a_chart_is_the_chart(digits):
 def test_every_tableau_has_a_chart(digits, solver):
     """Also with offsets, and with rows that read old states."""
     tab = classic_tableau(solver, digits.schedule, 5, "logSNR", 1e-3, order=3)
-    A = tab.A + 0.1 * torch.rand(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tril()
-    tab = Tableau(tab.times, torch.tensor([0.05, -0.02, 0.0, 0.01, 0.02], dtype=torch.float64), A, tab.C)
+    A = (
+        tab.A
+        + 0.1
+        * torch.rand(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tril()
+    )
+    tab = Tableau(
+        tab.times, torch.tensor([0.05, -0.02, 0.0, 0.01, 0.02], dtype=torch.float64), A, tab.C
+    )
     x = torch.randn(3, 1, 8, 8, dtype=torch.float64)
     same = to_tableau(to_chart(tab, digits.schedule), digits.schedule, 1e-3)
-    torch.testing.assert_close(sample(digits.denoiser, x, same), sample(digits.denoiser, x, tab), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        sample(digits.denoiser, x, same), sample(digits.denoiser, x, tab), rtol=1e-7, atol=1e-7
+    )
 
 
 def test_the_start_with_the_teachers_nfe_is_the_teacher(digits):
@@ -182,7 +211,10 @@ def test_the_start_with_the_teachers_nfe_is_the_teacher(digits):
     _, path = sample(digits.denoiser, pairs[:16].x_T, digits.tableau, return_trajectory=True)
     start = start_fit(digits.denoiser, 20, 1e-3, pairs[:16], pairs[16:], path, Distance())
     assert start.val_loss < 1e-4
-    assert evaluate(digits.denoiser, start.chart, make_pairs(digits, range(100, 110)), Distance()) < 1e-4
+    assert (
+        evaluate(digits.denoiser, start.chart, make_pairs(digits, range(100, 110)), Distance())
+        < 1e-4
+    )
 
 
 def test_the_damping_search_goes_where_the_loss_falls():
@@ -195,14 +227,18 @@ def test_the_damping_search_goes_where_the_loss_falls():
     assert search_damping(valley, 1e-1, bar=9.0).damping == pytest.approx(1e-4, rel=1e-3)
     assert search_damping(valley, 1e-6, bar=9.0).damping == pytest.approx(1e-4, rel=1e-3)
     asked.clear()
-    nowhere = search_damping(lambda damping: asked.append(damping) or Trial(float("nan"), damping, None), 1.0, bar=1.0)
+    nowhere = search_damping(
+        lambda damping: asked.append(damping) or Trial(float("nan"), damping, None), 1.0, bar=1.0
+    )
     assert not nowhere.loss < 1.0 and len(asked) <= 6 + len(LADDER)
 
     def two_valleys(damping):
         where = torch.tensor(damping).log10().item()
         return Trial(min(9.0 + abs(where - 3), 5.0 + abs(where + 5)), damping, None)
 
-    assert search_damping(two_valleys, 1e3, bar=9.05).damping == pytest.approx(1e-5, rel=1e-3)  # the near one gains too little
+    assert search_damping(two_valleys, 1e3, bar=9.05).damping == pytest.approx(
+        1e-5, rel=1e-3
+    )  # the near one gains too little
 
 
 @pytest.mark.parametrize("nfe", [1, 4, 9])
@@ -211,22 +247,36 @@ def test_straight_coordinates_keep_a_method_on_other_times(nfe):
     vp = NoiseSchedule.vp_linear()
     chart = random_chart(nfe)
     place = Straight(chart, vp, 1e-3)
-    torch.testing.assert_close(place.chart(place.origin).vector(), chart.vector(), rtol=1e-7, atol=1e-7)
-    exact = torch.autograd.functional.jacobian(lambda v: place.chart(v).vector()[nfe:], place.origin)[:, nfe:]
+    torch.testing.assert_close(
+        place.chart(place.origin).vector(), chart.vector(), rtol=1e-7, atol=1e-7
+    )
+    exact = torch.autograd.functional.jacobian(
+        lambda v: place.chart(v).vector()[nfe:], place.origin
+    )[:, nfe:]
     torch.testing.assert_close(place.derivative()[nfe:, nfe:], exact, rtol=1e-7, atol=1e-7)
     step = torch.zeros_like(place.origin)
     step[0] = 1e-4
-    change = (place.chart(place.origin + step).vector() - place.chart(place.origin - step).vector()) / 2e-4
-    torch.testing.assert_close(place.derivative()[:, 0], change, rtol=1e-3, atol=1e-3 * change.abs().max().item())
+    change = (
+        place.chart(place.origin + step).vector() - place.chart(place.origin - step).vector()
+    ) / 2e-4
+    torch.testing.assert_close(
+        place.derivative()[:, 0], change, rtol=1e-3, atol=1e-3 * change.abs().max().item()
+    )
 
     ddim = to_chart(classic_tableau("ddim", vp, nfe, "logSNR", 1e-3), vp)
     place = Straight(ddim, vp, 1e-3)
-    s = torch.linspace(1, 0.1, nfe, dtype=torch.float64) if nfe > 1 else torch.tensor([0.9], dtype=torch.float64)
+    s = (
+        torch.linspace(1, 0.1, nfe, dtype=torch.float64)
+        if nfe > 1
+        else torch.tensor([0.9], dtype=torch.float64)
+    )
     moved = place.chart(torch.cat([s, place.origin[nfe:]]))
     times = torch.cat([s, torch.tensor([1e-3], dtype=torch.float64)])
     lam, alpha = vp.lambda_(times), vp.alpha(times)
     torch.testing.assert_close(moved.a, vp.sigma(times)[1:] / vp.sigma(times)[:-1])
-    torch.testing.assert_close(moved.C, torch.diag(-alpha[1:] * torch.expm1(-lam.diff())), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        moved.C, torch.diag(-alpha[1:] * torch.expm1(-lam.diff())), rtol=1e-7, atol=1e-7
+    )
 
 
 def test_straight_coordinates_give_way_where_lambda_is_infinite_or_does_not_rise():
@@ -235,14 +285,23 @@ def test_straight_coordinates_give_way_where_lambda_is_infinite_or_does_not_rise
     back_and_forth = Chart(torch.tensor([1.0, 0.4, 0.6], dtype=torch.float64), chart.a, chart.C)
     for c, schedule in ((from_pure_noise, flow), (back_and_forth, NoiseSchedule.vp_linear())):
         place = Straight(c, schedule, 1e-3)
-        assert torch.equal(place.origin, c.vector()) and torch.equal(place.chart(c.vector()).vector(), c.vector())
+        assert torch.equal(place.origin, c.vector()) and torch.equal(
+            place.chart(c.vector()).vector(), c.vector()
+        )
         assert torch.equal(place.derivative(), torch.eye(len(c.vector()), dtype=torch.float64))
 
 
 def test_the_refitted_last_row_is_the_best_one(digits):
-    pairs, chart = make_pairs(digits, range(60)), to_chart(classic_tableau("ddim", digits.schedule, 4, "logSNR", 1e-3), digits.schedule)
+    pairs, chart = (
+        make_pairs(digits, range(60)),
+        to_chart(classic_tableau("ddim", digits.schedule, 4, "logSNR", 1e-3), digits.schedule),
+    )
     best = refit_last_row(digits.denoiser, chart, pairs, Distance("l2"), 0.1)
-    assert torch.equal(best.s, chart.s) and torch.equal(best.C[:-1], chart.C[:-1]) and torch.equal(best.a[:-1], chart.a[:-1])
+    assert (
+        torch.equal(best.s, chart.s)
+        and torch.equal(best.C[:-1], chart.C[:-1])
+        and torch.equal(best.a[:-1], chart.a[:-1])
+    )
     loss = evaluate(digits.denoiser, best, pairs, Distance("l2"))
     assert loss < evaluate(digits.denoiser, chart, pairs, Distance("l2"))
     for i in range(4):  # no coefficient of it can move without loss
@@ -250,9 +309,15 @@ def test_the_refitted_last_row_is_the_best_one(digits):
         for by in (-0.02, 0.02):
             C[-1, i] = best.C[-1, i] + by
             assert evaluate(digits.denoiser, Chart(best.s, best.a, C), pairs, Distance("l2")) > loss
-    l1, l1_refitted = (evaluate(digits.denoiser, c, pairs, Distance()) for c in (best, refit_last_row(digits.denoiser, best, pairs, Distance(), 0.1)))
+    l1, l1_refitted = (
+        evaluate(digits.denoiser, c, pairs, Distance())
+        for c in (best, refit_last_row(digits.denoiser, best, pairs, Distance(), 0.1))
+    )
     assert l1_refitted < l1
-    assert refit_last_row(digits.denoiser, chart, pairs, Distance("l1", lambda v: v.flatten(1)), 0.1) is chart
+    assert (
+        refit_last_row(digits.denoiser, chart, pairs, Distance("l1", lambda v: v.flatten(1)), 0.1)
+        is chart
+    )
 
 
 def test_a_flipped_sample_counts_as_eight_ordinary_errors():
@@ -266,7 +331,9 @@ def test_a_fit_takes_more_pairs_and_then_arrives(digits):
     """A step that cannot gain doubles the pairs; with all of them it says so and leaves the solver as it is."""
     pairs = make_pairs(digits, range(40))
     chart = random_chart(2)
-    state = FitStep(0, 0.0, 1.0, 0.1, chart, True, 8, typical=1.0, capped=0.0)  # nothing is below a loss of 0
+    state = FitStep(
+        0, 0.0, 1.0, 0.1, chart, True, 8, typical=1.0, capped=0.0
+    )  # nothing is below a loss of 0
     seen = []
     for _ in range(4):
         state = gauss_newton_step(digits.denoiser, state, pairs[:20], pairs[20:], Distance())
@@ -275,14 +342,35 @@ def test_a_fit_takes_more_pairs_and_then_arrives(digits):
     assert seen == [16, 20, 20, 20] and state.damping == ARRIVED
 
 
-def test_dampings_are_tried_on_few_held_out_pairs_and_the_step_is_judged_on_all(digits, monkeypatch):
+def test_dampings_are_tried_on_few_held_out_pairs_and_the_step_is_judged_on_all(
+    digits, monkeypatch
+):
     train, val = make_pairs(digits, range(100)), make_pairs(digits, range(100, 300))
-    rows = fit_rows(digits.denoiser, spacing(VP, 3, "power", power=1.75), train.x_T, train.x_0, sample(digits.denoiser, train.x_T, digits.tableau, return_trajectory=True)[1])
+    rows = fit_rows(
+        digits.denoiser,
+        spacing(VP, 3, "power", power=1.75),
+        train.x_T,
+        train.x_0,
+        sample(digits.denoiser, train.x_T, digits.tableau, return_trajectory=True)[1],
+    )
     loss, judged = evaluate(digits.denoiser, rows, val, Distance()), []
-    monkeypatch.setattr(fit, "sample_losses", lambda *a: judged.append(len(a[2])) or sample_losses(*a))
-    state = gauss_newton_step(digits.denoiser, FitStep(0, loss, loss, 0.1, rows, True, 80, typical=loss, capped=loss), train, val, Distance())
-    assert judged[-1] == 200 and set(judged[:-1]) == {80} and len(judged) >= 4  # the solver before, two dampings or more; the one taken
-    assert state.accepted and state.val_loss == evaluate(digits.denoiser, state.chart, val, Distance()) < loss
+    monkeypatch.setattr(
+        fit, "sample_losses", lambda *a: judged.append(len(a[2])) or sample_losses(*a)
+    )
+    state = gauss_newton_step(
+        digits.denoiser,
+        FitStep(0, loss, loss, 0.1, rows, True, 80, typical=loss, capped=loss),
+        train,
+        val,
+        Distance(),
+    )
+    assert (
+        judged[-1] == 200 and set(judged[:-1]) == {80} and len(judged) >= 4
+    )  # the solver before, two dampings or more; the one taken
+    assert (
+        state.accepted
+        and state.val_loss == evaluate(digits.denoiser, state.chart, val, Distance()) < loss
+    )
     judged.clear()
     gauss_newton_step(digits.denoiser, state._replace(pairs=8), train, val, Distance())
     assert set(judged[:-1]) == {fit.JUDGES}
@@ -309,7 +397,9 @@ def test_memory_of_a_step_grows_neither_with_nfe_nor_with_pairs(digits, monkeypa
     pairs, whole, held = make_pairs(digits, range(200)), fit.sensitivities, []
 
     def noted(denoiser, chart, x_T, *rest):
-        held.append(len(x_T) * len(chart.vector()) * chart.nfe)  # columns, times one dD per earlier evaluation
+        held.append(
+            len(x_T) * len(chart.vector()) * chart.nfe
+        )  # columns, times one dD per earlier evaluation
         return whole(denoiser, chart, x_T, *rest)
 
     monkeypatch.setattr(fit, "sensitivities", noted)
@@ -331,7 +421,16 @@ def test_the_grid_search_shares_the_first_call_and_sorts(digits):
             return digits.denoiser(x, t, offset, condition)
 
     _, path = sample(digits.denoiser, pairs[:40].x_T, digits.tableau, return_trajectory=True)
-    trials = search_grid(Counting(), 4, 1e-3, pairs[:40], pairs[40:], path, Distance(), grids=tuple(dict(kind="power", power=p) for p in (1.0, 1.5, 2.0)))
+    trials = search_grid(
+        Counting(),
+        4,
+        1e-3,
+        pairs[:40],
+        pairs[40:],
+        path,
+        Distance(),
+        grids=tuple(dict(kind="power", power=p) for p in (1.0, 1.5, 2.0)),
+    )
     assert [t.loss for t in trials] == sorted(t.loss for t in trials)
     assert calls.count(1.0) == 2  # one for the fitted pairs, one for the held-out ones
 
@@ -341,12 +440,21 @@ def test_a_fit_may_begin_with_its_first_evaluation_in_the_middle_of_its_step(dig
     pairs = make_pairs(digits, range(60))
     _, path = sample(digits.denoiser, pairs[:40].x_T, digits.tableau, return_trajectory=True)
     grids = (dict(kind="power", power=1.5), dict(kind="power", power=1.5, middle=True))
-    found = {trial.grid.get("middle", False): trial for trial in search_grid(digits.denoiser, 4, 1e-3, pairs[:40], pairs[40:], path, Distance(), grids=grids)}
+    found = {
+        trial.grid.get("middle", False): trial
+        for trial in search_grid(
+            digits.denoiser, 4, 1e-3, pairs[:40], pairs[40:], path, Distance(), grids=grids
+        )
+    }
     times = spacing(digits.schedule, 4, "power", power=1.5)
     assert found[False].chart.s.tolist() == pytest.approx(times[:-1].tolist())
-    assert found[True].chart.s.tolist() == pytest.approx([times[1].sqrt().item(), *times[1:-1].tolist()])
+    assert found[True].chart.s.tolist() == pytest.approx(
+        [times[1].sqrt().item(), *times[1:-1].tolist()]
+    )
     assert found[True].chart.a[0] != found[False].chart.a[0]
-    assert evaluate(digits.denoiser, found[True].chart, pairs[40:], Distance()) == pytest.approx(found[True].loss)
+    assert evaluate(digits.denoiser, found[True].chart, pairs[40:], Distance()) == pytest.approx(
+        found[True].loss
+    )
 
 
 def judged_grid(losses, **grid):
@@ -358,15 +466,31 @@ def test_of_grids_that_will_do_the_one_near_power_is_chosen():
     """Worse rows are forgiven while the same noises leave it open whether they are worse; another kind of grid is taken only where no power grid is left."""
     best = judged_grid([0.10, 0.08, 0.12, 0.10], kind="power", power=1.25, middle=True)
     other = judged_grid([0.11, 0.09, 0.13, 0.09], kind="logSNR", middle=True)
-    flipped = judged_grid([0.10, 0.08, 0.12, 0.30], kind="power", power=1.75, middle=True)  # half as bad again, for one sample's sake
-    worse = judged_grid([0.11, 0.09, 0.13, 0.11], kind="power", power=1.75, middle=True)  # a tenth, on every sample
+    flipped = judged_grid(
+        [0.10, 0.08, 0.12, 0.30], kind="power", power=1.75, middle=True
+    )  # half as bad again, for one sample's sake
+    worse = judged_grid(
+        [0.11, 0.09, 0.13, 0.11], kind="power", power=1.75, middle=True
+    )  # a tenth, on every sample
     assert choose_grid([best, other, flipped])["power"] == 1.75
     assert choose_grid([best, other, worse])["power"] == 1.25
-    assert choose_grid([best, other, judged_grid([0.1, 0.08, 0.12, 0.3], kind="power", power=2.5)])["power"] == 1.25
-    assert choose_grid([judged_grid([0.07, 0.05, 0.09, 0.07], kind="edm"), best, worse])["kind"] == "edm"
+    assert (
+        choose_grid([best, other, judged_grid([0.1, 0.08, 0.12, 0.3], kind="power", power=2.5)])[
+            "power"
+        ]
+        == 1.25
+    )
+    assert (
+        choose_grid([judged_grid([0.07, 0.05, 0.09, 0.07], kind="edm"), best, worse])["kind"]
+        == "edm"
+    )
     broken = judged_grid([0.1, float("nan"), 0.1, 0.1], kind="power", power=1.75)
-    assert choose_grid([best, broken])["power"] == 1.25 and not fit.comparable(judged_grid([math.inf] * 4), best)
-    assert fit.comparable(judged_grid([0.1]), judged_grid([0.1])) and not fit.comparable(judged_grid([0.11]), judged_grid([0.1]))
+    assert choose_grid([best, broken])["power"] == 1.25 and not fit.comparable(
+        judged_grid([math.inf] * 4), best
+    )
+    assert fit.comparable(judged_grid([0.1]), judged_grid([0.1])) and not fit.comparable(
+        judged_grid([0.11]), judged_grid([0.1])
+    )
 
 
 def test_a_hopeless_training_free_solver_is_not_judged_on_all_held_out_pairs(digits, monkeypatch):
@@ -374,7 +498,9 @@ def test_a_hopeless_training_free_solver_is_not_judged_on_all_held_out_pairs(dig
     pairs, seen = make_pairs(digits, range(140)), []
     train, val = pairs[:40], pairs[40:]
     _, path = sample(digits.denoiser, train.x_T, digits.tableau, return_trajectory=True)
-    monkeypatch.setattr(fit, "sample_losses", lambda *a: seen.append(len(a[2])) or sample_losses(*a))
+    monkeypatch.setattr(
+        fit, "sample_losses", lambda *a: seen.append(len(a[2])) or sample_losses(*a)
+    )
     start_fit(digits.denoiser, 4, 1e-3, train, val, path, Distance())
     assert seen.count(100) == 1 and set(seen) == {fit.FEW, 100}
     seen.clear()
@@ -389,7 +515,9 @@ def test_reweighted_squares_shrug_at_outliers():
     y[::10] += 5.0
     columns = [x, torch.ones_like(x)]
     plain = least_squares(columns, y)
-    weighed = least_squares(columns, y, weigh=lambda r: Distance("l1", delta=0.01).weights(r, 1.0), rounds=10)
+    weighed = least_squares(
+        columns, y, weigh=lambda r: Distance("l1", delta=0.01).weights(r, 1.0), rounds=10
+    )
     assert abs(plain[1] - 1) > 0.4
     assert weighed.tolist() == pytest.approx([2, 1], abs=0.02)
 
@@ -398,10 +526,18 @@ def test_the_last_row_of_a_start_is_fitted_as_it_is_judged(digits):
     pairs = make_pairs(digits, range(120))
     _, path = sample(digits.denoiser, pairs.x_T, digits.tableau, return_trajectory=True)
     times = spacing(digits.schedule, 4, "power", power=2.0)
-    plain, l1 = (fit_rows(digits.denoiser, times, pairs.x_T, pairs.x_0, path, distance=d) for d in (None, Distance("l1")))
+    plain, l1 = (
+        fit_rows(digits.denoiser, times, pairs.x_T, pairs.x_0, path, distance=d)
+        for d in (None, Distance("l1"))
+    )
     assert torch.equal(plain.C[:3], l1.C[:3]) and not torch.equal(plain.C[3], l1.C[3])
-    assert evaluate(digits.denoiser, l1, pairs, Distance("l1")) < 0.95 * evaluate(digits.denoiser, plain, pairs, Distance("l1"))
-    assert torch.equal(fit_rows(digits.denoiser, times, pairs.x_T, pairs.x_0, path, distance=Distance("l2")).C, plain.C)
+    assert evaluate(digits.denoiser, l1, pairs, Distance("l1")) < 0.95 * evaluate(
+        digits.denoiser, plain, pairs, Distance("l1")
+    )
+    assert torch.equal(
+        fit_rows(digits.denoiser, times, pairs.x_T, pairs.x_0, path, distance=Distance("l2")).C,
+        plain.C,
+    )
 
 
 def test_distance_kinds():
@@ -410,15 +546,23 @@ def test_distance_kinds():
     x, y = torch.randn(4, 6), torch.randn(4, 6)
     assert Distance("l1").loss(x - y).item() == pytest.approx((x - y).abs().mean().item())
     assert Distance("l1").losses(x - y).tolist() == pytest.approx((x - y).abs().mean(1).tolist())
-    assert Distance("l1").weights(torch.tensor([[0.0, 0.97]]), 0.1).flatten().tolist() == pytest.approx([1 / 0.03, 1.0])
+    assert Distance("l1").weights(
+        torch.tensor([[0.0, 0.97]]), 0.1
+    ).flatten().tolist() == pytest.approx([1 / 0.03, 1.0])
     J = torch.ones(2, 5, 6)
     J[:, 3] = 100.0  # one sample of five is a hundred times as sensitive
     assert calm(J).argmin() == 3 and calm(J)[3] < 0.01 and calm(J)[0] == pytest.approx(0.9)
-    assert (Distance("l1").weights(torch.ones(5, 6), 1.0, J)[3] < 0.01).all() and (Distance("l2").weights(torch.ones(5, 6), 1.0, J) == 1).all()
+    assert (Distance("l1").weights(torch.ones(5, 6), 1.0, J)[3] < 0.01).all() and (
+        Distance("l2").weights(torch.ones(5, 6), 1.0, J) == 1
+    ).all()
     off = torch.full((5, 6), 0.1)
     off[1] = -0.9  # one sample has landed on another image
-    plain, robust = (Distance("l1").weights(off, 0.1, J[:, [0, 1, 2, 4, 0]], *far) for far in ((), (0.3,)))
-    assert (robust / plain)[:, 0].tolist() == pytest.approx([1 / (1 + 1 / 9), 1 / (1 + 9), *[1 / (1 + 1 / 9)] * 3])
+    plain, robust = (
+        Distance("l1").weights(off, 0.1, J[:, [0, 1, 2, 4, 0]], *far) for far in ((), (0.3,))
+    )
+    assert (robust / plain)[:, 0].tolist() == pytest.approx(
+        [1 / (1 + 1 / 9), 1 / (1 + 9), *[1 / (1 + 1 / 9)] * 3]
+    )
     features = Distance("l2", lambda v: v[:, :2])
     assert features.residual(x, y).shape == (4, 2)
 
@@ -428,8 +572,18 @@ def test_guided_teacher_distils(digits):
     guided = digits.with_guidance(2.0)
     pairs = make_pairs(guided, range(40), "random")
     assert isinstance(pairs, Pairs)
-    _, path = sample(guided.denoiser, pairs.x_T, guided.tableau, pairs.condition, return_trajectory=True)
-    trials = search_grid(guided.denoiser, 4, 1e-3, pairs[:30], pairs[30:], type(path)(path.times, [s[:30] for s in path.states], [d[:30] for d in path.predictions]), Distance())
+    _, path = sample(
+        guided.denoiser, pairs.x_T, guided.tableau, pairs.condition, return_trajectory=True
+    )
+    trials = search_grid(
+        guided.denoiser,
+        4,
+        1e-3,
+        pairs[:30],
+        pairs[30:],
+        type(path)(path.times, [s[:30] for s in path.states], [d[:30] for d in path.predictions]),
+        Distance(),
+    )
     assert trials[0].loss < 0.2
 
 
@@ -452,12 +606,27 @@ def test_a_flow_model_distils(digits, method):
 
     recipe = dict(solver="dpm_solver_pp", nfe=40, spacing="time_uniform", t_eps=1e-3, order=2)
     teacher = Teacher("flow-digits", Denoiser(velocity, flow, "flow_prediction"), (1, 8, 8), recipe)
-    config = TrainConfig(teacher="flow-digits", method=method, condition="none", iterations=60, fit_steps=4, fit_pairs=150, n_pairs=200, n_val=100, adversarial_weight=0.0, device="cpu")
+    config = TrainConfig(
+        teacher="flow-digits",
+        method=method,
+        condition="none",
+        iterations=60,
+        fit_steps=4,
+        fit_pairs=150,
+        n_pairs=200,
+        n_val=100,
+        adversarial_weight=0.0,
+        device="cpu",
+    )
     pairs = make_training_pairs(config, teacher)
     judged = make_pairs(teacher, range(50_000, 50_100))
     for record in train(config, teacher, pairs=pairs):
         assert torch.isfinite(torch.tensor(record.loss))
     learned = measure(teacher, record.tableau, judged)[0]["l1"]
-    classic = measure(teacher, best_classic(teacher, "dpm_solver_pp", 4, pairs[1], ("time_uniform", "time_quadratic")), judged)[0]["l1"]
+    classic = measure(
+        teacher,
+        best_classic(teacher, "dpm_solver_pp", 4, pairs[1], ("time_uniform", "time_quadratic")),
+        judged,
+    )[0]["l1"]
     assert learned < (0.5 if method == "gauss_newton" else 1.0) * classic, (learned, classic)
     assert record.tableau.offsets[0] == 0

@@ -1,4 +1,5 @@
 """Sweeps: what is swept, what a folder remembers, kills and failures, tables, and what the app reads of them."""
+
 import json
 import os
 import signal
@@ -31,7 +32,9 @@ from gas_nb.tableau import Tableau
 from gas_nb.teacher import GaussianMixture
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = SweepConfig("digits", nfes="4 5", solvers="ddim unipc", n_samples=60, repeats=2, n_search=20, device="cpu")
+SMALL = SweepConfig(
+    "digits", nfes="4 5", solvers="ddim unipc", n_samples=60, repeats=2, n_search=20, device="cpu"
+)
 
 
 def quiet(line):
@@ -70,13 +73,25 @@ def test_results_are_complete_and_say_where_they_come_from(finished):
     frame = finished.write_results()
     assert len(frame) == len(sweep_cells(SMALL)) + 2 and (frame.n == 60).all()
     assert (frame[frame.solver == "teacher"].l1 == 0).all()
-    pd.testing.assert_frame_equal(pd.read_csv(finished.folder / "results.csv"), frame, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(finished.folder / "results.csv"), frame, check_dtype=False
+    )
     stored = json.loads((finished.folder / "results.json").read_text())
     assert len(stored["rows"]) == len(frame) and stored["config"]["n_samples"] == 60
-    assert set(stored["provenance"]) == set(provenance()) == {"date", "commit", "versions", "device", "device_name", "threads"}
-    assert stored["provenance"]["versions"]["torch"] == pd.Series([torch.__version__]).str.split("+").str[0][0] or "+" in torch.__version__
+    assert (
+        set(stored["provenance"])
+        == set(provenance())
+        == {"date", "commit", "versions", "device", "device_name", "threads"}
+    )
+    assert (
+        stored["provenance"]["versions"]["torch"]
+        == pd.Series([torch.__version__]).str.split("+").str[0][0]
+        or "+" in torch.__version__
+    )
     best = frame[(frame.solver == "unipc") & (frame.choice == "best")].groupby("nfe").l1.mean()
-    default = frame[(frame.solver == "unipc") & (frame.choice == "default")].groupby("nfe").l1.mean()
+    default = (
+        frame[(frame.solver == "unipc") & (frame.choice == "default")].groupby("nfe").l1.mean()
+    )
     assert (best <= default + 1e-3).all()
 
 
@@ -85,7 +100,11 @@ def test_the_spread_is_that_of_the_repeats(finished):
     rows = summary(frame).set_index(["solver", "choice", "nfe"])
     mine = frame[(frame.solver == "ddim") & (frame.choice == "best") & (frame.nfe == 4)].l1
     row = rows.loc[("ddim", "best", 4)]
-    assert row.l1 == pytest.approx(mine.mean()) and row.l1_std == pytest.approx(mine.std(ddof=1)) and row.repeats == 2
+    assert (
+        row.l1 == pytest.approx(mine.mean())
+        and row.l1_std == pytest.approx(mine.std(ddof=1))
+        and row.repeats == 2
+    )
 
 
 def test_the_table_has_a_row_per_solver_and_a_column_per_nfe(finished):
@@ -100,16 +119,29 @@ def test_the_table_has_a_row_per_solver_and_a_column_per_nfe(finished):
 def test_the_app_reads_a_sweep(finished):
     finished.write_results()
     rows = Workbench(finished.root, "cpu").sweep_rows("digits")
-    assert {(r["solver"], r["nfe"]) for r in rows} >= {("ddim", 4), ("ddim", 5), ("unipc", 4), ("unipc", 5), ("teacher", 20)}
+    assert {(r["solver"], r["nfe"]) for r in rows} >= {
+        ("ddim", 4),
+        ("ddim", 5),
+        ("unipc", 4),
+        ("unipc", 5),
+        ("teacher", 20),
+    }
     mean = summary(finished.results()).set_index(["solver", "choice", "nfe"]).l1
-    assert mean[("unipc", "best", 5)] == pytest.approx(min(r["l1"] for r in rows if (r["solver"], r["nfe"]) == ("unipc", 5)))
+    assert mean[("unipc", "best", 5)] == pytest.approx(
+        min(r["l1"] for r in rows if (r["solver"], r["nfe"]) == ("unipc", 5))
+    )
 
 
 def test_a_changed_setting_is_another_cell_and_an_unchanged_one_is_not(finished):
     cell = Cell("ddim", "default", 4, 0)
     name = finished.run_cell(cell)["cell"]
     assert Sweep(SMALL, finished.root).run_cell(cell)["cell"] == name
-    for change in (dict(n_samples=61), dict(condition="none"), dict(metrics="l1"), dict(reference="dataset")):
+    for change in (
+        dict(n_samples=61),
+        dict(condition="none"),
+        dict(metrics="l1"),
+        dict(reference="dataset"),
+    ):
         other = Sweep(replace(SMALL, **change), finished.root)
         other.frozen = True
         with pytest.raises(LookupError, match="not measured"):
@@ -119,7 +151,9 @@ def test_a_changed_setting_is_another_cell_and_an_unchanged_one_is_not(finished)
 
 def test_a_second_run_measures_nothing(finished, monkeypatch):
     again = Sweep(SMALL, finished.root)
-    assert again.teacher.config == finished.teacher.config                  # who it is takes a few questions, measuring none
+    assert (
+        again.teacher.config == finished.teacher.config
+    )  # who it is takes a few questions, measuring none
     monkeypatch.setattr(GaussianMixture, "forward", None)
     assert again.run(1, quiet) == []
     pd.testing.assert_frame_equal(again.results(), finished.results())
@@ -129,10 +163,14 @@ def test_cells_are_found_again_whatever_the_last_bits_of_the_reference(finished,
     """How many threads add up the statistics decides their rounding, and the reference's digest is part of a cell's name."""
     mean, covariance = finished.teacher.reference()
     again = Sweep(SMALL, finished.root)
-    again._teacher = replace(again.teacher, reference=lambda: (mean * (1 + 1e-12), covariance * (1 + 1e-11)))
+    again._teacher = replace(
+        again.teacher, reference=lambda: (mean * (1 + 1e-12), covariance * (1 + 1e-11))
+    )
     pd.testing.assert_frame_equal(again.results(), finished.results())
     assert again.judge.reference.digest == finished.judge.reference.digest
-    monkeypatch.setattr(fresh := Sweep(SMALL, finished.root), "_settle", lambda reference: reference)
+    monkeypatch.setattr(
+        fresh := Sweep(SMALL, finished.root), "_settle", lambda reference: reference
+    )
     fresh._teacher = again.teacher
     assert fresh.results().empty  # without it no cell would be found
 
@@ -145,21 +183,36 @@ def test_another_reference_takes_the_place_of_the_kept_one(tmp_path):
     sweep.frozen = True  # only looks
     assert sweep._settle(other) is other and sweep._settle(first).digest == first.digest
     sweep.frozen = False
-    assert sweep._settle(other) is other and sweep._settle(first) is first and sweep._settle(other) is other
+    assert (
+        sweep._settle(other) is other
+        and sweep._settle(first) is first
+        and sweep._settle(other) is other
+    )
     assert sweep._settle(replace(other, features=None)).features is None
     kept.write_bytes(b"cut short")
-    assert sweep._settle(first) is first and sweep._settle(replace(first, mean=first.mean + 1e-9)).digest == first.digest
+    assert (
+        sweep._settle(first) is first
+        and sweep._settle(replace(first, mean=first.mean + 1e-9)).digest == first.digest
+    )
 
 
 def test_a_killed_sweep_goes_on_where_it_was(finished, tmp_path):
     """SIGKILL in the middle; the cells that were finished stay as they are, and all rows come out as without a kill."""
     code = f"from gas_nb.sweep import *\nimport tests_config\nSweep(tests_config.SMALL, {str(tmp_path / 'runs')!r}).run(1, print)"
-    (tmp_path / "tests_config.py").write_text(f"from gas_nb.sweep import SweepConfig\nSMALL = {SMALL!r}\n")
+    (tmp_path / "tests_config.py").write_text(
+        f"from gas_nb.sweep import SweepConfig\nSMALL = {SMALL!r}\n"
+    )
     env = dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
-    process = subprocess.Popen([sys.executable, "-c", code], env=env, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
     cells = tmp_path / "runs" / "sweep-digits" / "cells"
     deadline = time.monotonic() + 300
-    while len(list(cells.glob("*.json"))) < 4 and time.monotonic() < deadline and process.poll() is None:
+    while (
+        len(list(cells.glob("*.json"))) < 4
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -175,25 +228,34 @@ def test_two_processes_give_the_rows_of_one_and_report_what_fails(finished, tmp_
     config = replace(SMALL, solvers="ddim unipc gs")
     sweep, lines = Sweep(config, tmp_path), []
     failed = sweep.run(2, lines.append)
-    assert len(failed) == 4 and all(line.startswith("gs (learned), NFE") and "make train" in line for line in failed)
+    assert len(failed) == 4 and all(
+        line.startswith("gs (learned), NFE") and "make train" in line for line in failed
+    )
     pd.testing.assert_frame_equal(untimed(sweep.results()), untimed(finished.results()))
     assert sum("to go" in line for line in lines) == 2
     assert sorted(p.name for p in (sweep.folder / "logs").iterdir()) == ["nfe-4.log", "nfe-5.log"]
     assert load_sweep(sweep.folder).config == config
-    assert main(["--job", str(sweep.folder), "--nfe", "4"]) == 1                 # the missing solver again, nothing else
+    assert (
+        main(["--job", str(sweep.folder), "--nfe", "4"]) == 1
+    )  # the missing solver again, nothing else
     with pytest.raises(ValueError, match="no sweep was started"):
         load_sweep(tmp_path)
 
 
 def test_training_on_the_way_is_done_once(tmp_path):
-    config = replace(SMALL, nfes="4", solvers="gs gas ddim", repeats=1, train=True, preset="quick", n_samples=40)
+    config = replace(
+        SMALL, nfes="4", solvers="gs gas ddim", repeats=1, train=True, preset="quick", n_samples=40
+    )
     sweep = Sweep(config, tmp_path)
     assert sweep.run(1, quiet) == []
     run = finished_run(tmp_path, training_config(config, 4))
     assert run is not None and (run / "gs.json").is_file() and (run / "gas.json").is_file()
     assert sweep.trained("gas", 4) == Tableau.load(run / "gas.json")
     stamp = {p: p.stat().st_mtime_ns for p in run.iterdir()}
-    assert Sweep(config, tmp_path).run(1, quiet) == [] and {p: p.stat().st_mtime_ns for p in run.iterdir()} == stamp
+    assert (
+        Sweep(config, tmp_path).run(1, quiet) == []
+        and {p: p.stat().st_mtime_ns for p in run.iterdir()} == stamp
+    )
     assert len(list(tmp_path.glob("digits-nfe4-*"))) == 1
     assert set(sweep.results().solver) == {"teacher", "gs", "gas", "ddim"}
     found = Sweep(replace(config, train=False), tmp_path / "other", tmp_path).trained("gs", 4)
@@ -203,9 +265,19 @@ def test_training_on_the_way_is_done_once(tmp_path):
 
     sweep.write_results()
     make_solvers.from_sweep(tmp_path, "digits", [4], tmp_path / "shipped")
-    kept, (row,) = Tableau.load(tmp_path / "shipped" / "digits-gs-4.json"), [r for r in sweep.results().to_dict("records") if r["solver"] == "gs"]
-    assert kept == found and kept.meta["weights"] == sweep.teacher.weights_hash and kept.meta["figures"]["l1"] == pytest.approx(row["l1"])
-    assert kept.meta["figures"]["best_training_free"]["solver"] == "ddim" and kept.meta["figures"]["n_eval"] == 40
+    kept, (row,) = (
+        Tableau.load(tmp_path / "shipped" / "digits-gs-4.json"),
+        [r for r in sweep.results().to_dict("records") if r["solver"] == "gs"],
+    )
+    assert (
+        kept == found
+        and kept.meta["weights"] == sweep.teacher.weights_hash
+        and kept.meta["figures"]["l1"] == pytest.approx(row["l1"])
+    )
+    assert (
+        kept.meta["figures"]["best_training_free"]["solver"] == "ddim"
+        and kept.meta["figures"]["n_eval"] == 40
+    )
     with pytest.raises(ValueError, match=r"no GS for \[6\] evaluations"):
         make_solvers.from_sweep(tmp_path, "digits", [4, 6], tmp_path / "shipped")
 
@@ -214,8 +286,14 @@ def test_a_solver_of_another_network_is_not_taken(tmp_path):
     sweep = Sweep(replace(SMALL, solvers="gs"), tmp_path)
     table = sweep.tableau(Cell("ddim", "default", 4, 0))
     folder = tmp_path / "run-1"
-    for meta, good in ((dict(teacher="fmnist"), False), (dict(teacher="digits", weights="other"), False), (dict(teacher="digits"), True)):
-        Tableau(table.times, table.offsets, table.A, table.C, dict(table.meta, **meta)).save(folder / "gs.json")
+    for meta, good in (
+        (dict(teacher="fmnist"), False),
+        (dict(teacher="digits", weights="other"), False),
+        (dict(teacher="digits"), True),
+    ):
+        Tableau(table.times, table.offsets, table.A, table.C, dict(table.meta, **meta)).save(
+            folder / "gs.json"
+        )
         if good:
             assert sweep.trained("gs", 4) == table
         else:
@@ -226,17 +304,34 @@ def test_a_solver_of_another_network_is_not_taken(tmp_path):
 
 
 def test_distance_to_the_exact_solution_falls_with_the_steps(tmp_path):
-    config = SweepConfig("digits", nfes="4 10", solvers="unipc", n_samples=30, repeats=1, n_search=20, exact_steps=200, device="cpu")
+    config = SweepConfig(
+        "digits",
+        nfes="4 10",
+        solvers="unipc",
+        n_samples=30,
+        repeats=1,
+        n_search=20,
+        exact_steps=200,
+        device="cpu",
+    )
     sweep = Sweep(config, tmp_path)
     assert sweep.run(1, quiet) == []
     exact = sweep.results().set_index(["solver", "choice", "nfe"]).l1_exact
-    assert 0 < exact[("teacher", "own", 20)] < exact[("unipc", "best", 10)] < exact[("unipc", "best", 4)]
+    assert (
+        0
+        < exact[("teacher", "own", 20)]
+        < exact[("unipc", "best", 10)]
+        < exact[("unipc", "best", 4)]
+    )
 
 
 def test_what_would_stop_a_sweep_later_stops_it_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    for change, error, message in ((dict(metrics="l1 beauty"), ValueError, "beauty"), (dict(features="inception"), FileNotFoundError, "Inception weights"),
-                                   (dict(reference="no/folder"), ValueError, "no folder of images")):
+    for change, error, message in (
+        (dict(metrics="l1 beauty"), ValueError, "beauty"),
+        (dict(features="inception"), FileNotFoundError, "Inception weights"),
+        (dict(reference="no/folder"), ValueError, "no folder of images"),
+    ):
         with pytest.raises(error, match=message):
             Sweep(replace(SMALL, **change), tmp_path).run(1, quiet)
     with pytest.raises(ValueError, match="processes=0"):
@@ -247,10 +342,35 @@ def test_what_would_stop_a_sweep_later_stops_it_at_once(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_papermill_runs_the_notebook(tmp_path):
     out = tmp_path / "out.ipynb"
-    options = dict(teacher="digits", nfes="4", solvers="ddim gs", n_samples="40", repeats="2", n_search="20", output_dir=str(tmp_path),
-                   device="cpu", train="True", preset="quick")
+    options = dict(
+        teacher="digits",
+        nfes="4",
+        solvers="ddim gs",
+        n_samples="40",
+        repeats="2",
+        n_search="20",
+        output_dir=str(tmp_path),
+        device="cpu",
+        train="True",
+        preset="quick",
+    )
     flags = [v for k, value in options.items() for v in ("-p", k, value)]
-    subprocess.run([sys.executable, "-m", "papermill", str(ROOT / "nbs" / "04_evaluate.ipynb"), str(out), *flags], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(ROOT / "nbs" / "04_evaluate.ipynb"),
+            str(out),
+            *flags,
+        ],
+        check=True,
+        capture_output=True,
+    )
     assert (tmp_path / "sweep-digits" / "table.md").read_text().count("**GS**") == 2
-    kinds = [set(o.get("data", {})) for c in json.loads(out.read_text())["cells"] for o in c.get("outputs", [])]
+    kinds = [
+        set(o.get("data", {}))
+        for c in json.loads(out.read_text())["cells"]
+        for o in c.get("outputs", [])
+    ]
     assert sum("application/vnd.plotly.v1+json" in kind for kind in kinds) >= 6

@@ -1,4 +1,5 @@
 """Teachers: values with checked fields, recognised by what they answer, and loaders that swallow nothing."""
+
 import copy
 import json
 import os
@@ -54,9 +55,20 @@ def digits():
 
 def test_teachers_of_one_name_are_told_apart_by_their_answers(tmp_path):
     small, large = scaled(0.2), scaled(0.9)
-    assert teacher_differences(small.config, large.config) and not teacher_differences(large.config, scaled(0.9).config)
-    config = TrainConfig(teacher="mine", nfe=3, adversarial_weight=0.0, n_pairs=16, n_val=8, fit_pairs=8, fit_steps=1, device="cpu",
-                         condition="none")
+    assert teacher_differences(small.config, large.config) and not teacher_differences(
+        large.config, scaled(0.9).config
+    )
+    config = TrainConfig(
+        teacher="mine",
+        nfe=3,
+        adversarial_weight=0.0,
+        n_pairs=16,
+        n_val=8,
+        fit_pairs=8,
+        fit_steps=1,
+        device="cpu",
+        condition="none",
+    )
     folder = tmp_path / "a"
     folder.mkdir()
     pairs = [make_training_pairs(config, t, folder)[0] for t in (large, small, large)]
@@ -64,20 +76,32 @@ def test_teachers_of_one_name_are_told_apart_by_their_answers(tmp_path):
     assert torch.equal(pairs[1].x_0, make_training_pairs(config, small)[0].x_0)
     assert len(list((tmp_path / "pairs").iterdir())) == 2
     assert list(train(config, large, folder))
-    assert not list(train(config, large, folder))                           # done
-    with pytest.raises(ValueError, match="made with another teacher.*answers equal questions otherwise.*another output directory"):
+    assert not list(train(config, large, folder))  # done
+    with pytest.raises(
+        ValueError,
+        match="made with another teacher.*answers equal questions otherwise.*another output directory",
+    ):
         list(train(config, small, folder))
 
 
-@pytest.mark.parametrize("change", [
-    dict(denoiser=Denoiser(halve, NoiseSchedule.ddpm(1e-4, 0.03))), dict(denoiser=Denoiser(halve, NoiseSchedule.vp_linear())),
-    dict(denoiser=Denoiser(halve, VP, "v_prediction")), dict(denoiser=Denoiser(lambda x, t: x * 0.51, VP)),
-    dict(denoiser=Denoiser(lambda x, t: x / 2 + 1e-5 * t[:, None], VP)), dict(recipe=dict(solver="ddim", nfe=20)), dict(weights_hash="b"),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        dict(denoiser=Denoiser(halve, NoiseSchedule.ddpm(1e-4, 0.03))),
+        dict(denoiser=Denoiser(halve, NoiseSchedule.vp_linear())),
+        dict(denoiser=Denoiser(halve, VP, "v_prediction")),
+        dict(denoiser=Denoiser(lambda x, t: x * 0.51, VP)),
+        dict(denoiser=Denoiser(lambda x, t: x / 2 + 1e-5 * t[:, None], VP)),
+        dict(recipe=dict(solver="ddim", nfe=20)),
+        dict(weights_hash="b"),
+    ],
+)
 def test_schedule_prediction_answers_and_what_was_told_belong_to_the_identity(change, tmp_path):
     teacher = Teacher("mine", Denoiser(halve, VP), (2,), R, weights_hash="a")
     other = replace(teacher, **change)
-    assert teacher_differences(teacher.config, other.config) and teacher_differences(other.config, teacher.config)
+    assert teacher_differences(teacher.config, other.config) and teacher_differences(
+        other.config, teacher.config
+    )
     assert json.loads(json.dumps(other.config)) == other.config
     generate_pairs(teacher, range(4), tmp_path / "d")
     with pytest.raises(ValueError, match="holds other pairs: teacher"):
@@ -91,7 +115,7 @@ def test_a_module_is_recognised_again_after_its_weights_change():
     known = replace(teacher, denoiser=replace(teacher.denoiser, net=Asked(net)))
     before = known.config
     with torch.no_grad():
-        net.weight[0, 0, 0, 0] += 1e-4                                      # less than any measured tolerance
+        net.weight[0, 0, 0, 0] += 1e-4  # less than any measured tolerance
     assert teacher_differences(before, known.config)
 
 
@@ -114,7 +138,7 @@ from dataclasses import replace
 from gas_nb.data import generate_pairs, pairs_folder
 from gas_nb.teacher import load_teacher
 teacher = replace(load_teacher("digits", "cpu"), batch_size=3)
-generate_pairs(teacher, range(10), Path({str(tmp_path / 'd')!r}))
+generate_pairs(teacher, range(10), Path({str(tmp_path / "d")!r}))
 print(pairs_folder("x", teacher, range(10)))
 """
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
@@ -131,14 +155,26 @@ def test_folders_of_before_are_taken_up_where_a_hash_vouches_for_them(digits, tm
     for teacher, vouched in ((digits, True), (scaled(0.5), False)):
         folder = pairs_folder(tmp_path, teacher, range(10))
         made = generate_pairs(teacher, range(10), folder)
-        write_json_atomic(folder / "manifest.json", made.manifest | dict(teacher={k: made.teacher[k] for k in old}))
+        write_json_atomic(
+            folder / "manifest.json",
+            made.manifest | dict(teacher={k: made.teacher[k] for k in old}),
+        )
         assert PairDataset(folder).verify()
         assert (pairs_folder(tmp_path, teacher, range(10)) == folder) == vouched
-    assert not teacher_differences({k: digits.config[k] for k in old} | dict(name="/somewhere/digits"), digits.config)
+    assert not teacher_differences(
+        {k: digits.config[k] for k in old} | dict(name="/somewhere/digits"), digits.config
+    )
 
 
 def test_what_a_manifest_says_about_answers_is_never_trusted(digits):
-    for broken in (None, 3, {}, dict(tolerance="x"), dict(tolerance=1, none="ab"), dict(tolerance=0.1, none=[[1.0]])):
+    for broken in (
+        None,
+        3,
+        {},
+        dict(tolerance="x"),
+        dict(tolerance=1, none="ab"),
+        dict(tolerance=0.1, none=[[1.0]]),
+    ):
         assert teacher_differences(digits.config | dict(answers=broken), digits.config)
     assert teacher_differences(None, digits.config)
 
@@ -156,21 +192,39 @@ def test_a_pipelines_betas_weights_and_text_encoders_belong_to_its_identity():
 
     plain = teacher().config
     assert not teacher_differences(plain, teacher().config)
-    for other in (teacher(lambda p: scale(p.text_encoder)), teacher(lambda p: scale(p.unet)),
-                  teacher(lambda p: p.register_modules(scheduler=type(p.scheduler).from_config(p.scheduler.config, beta_end=0.02)))):
+    for other in (
+        teacher(lambda p: scale(p.text_encoder)),
+        teacher(lambda p: scale(p.unet)),
+        teacher(
+            lambda p: p.register_modules(
+                scheduler=type(p.scheduler).from_config(p.scheduler.config, beta_end=0.02)
+            )
+        ),
+    ):
         assert teacher_differences(plain, other.config)
     mine = teacher()
     before = mine.config
-    scale(mine.pipeline.text_encoder)                                       # as a LoRA that is loaded later
+    scale(mine.pipeline.text_encoder)  # as a LoRA that is loaded later
     assert teacher_differences(before, mine.config)
 
 
 def test_sweeps_exact_teacher_keeps_everything_but_the_recipe(tmp_path):
     sweep = Sweep(SweepConfig("digits", exact_steps=30, device="cpu"), tmp_path)
-    sweep._teacher = DiffusersTeacher(pipelines.stable_diffusion(), "sd", PROMPTS, 2.0, size=16, batch_size=7)
+    sweep._teacher = DiffusersTeacher(
+        pipelines.stable_diffusion(), "sd", PROMPTS, 2.0, size=16, batch_size=7
+    )
     exact = sweep._exact()
-    assert exact.tableau.nfe == 30 and exact.prompts == PROMPTS and exact.batch_size == 7 and isinstance(exact, DiffusersTeacher)
-    assert exact.config["prompts"] == sweep.teacher.config["prompts"] != sweep.teacher.with_prompts(["a cat"]).config["prompts"]
+    assert (
+        exact.tableau.nfe == 30
+        and exact.prompts == PROMPTS
+        and exact.batch_size == 7
+        and isinstance(exact, DiffusersTeacher)
+    )
+    assert (
+        exact.config["prompts"]
+        == sweep.teacher.config["prompts"]
+        != sweep.teacher.with_prompts(["a cat"]).config["prompts"]
+    )
 
 
 # --- copies
@@ -178,13 +232,30 @@ def test_sweeps_exact_teacher_keeps_everything_but_the_recipe(tmp_path):
 
 def test_pipeline_teachers_are_copied_whole():
     grid = spacing(VP, 5, "time_uniform")
-    teacher = DiffusersTeacher(pipelines.stable_diffusion(), "sd", PROMPTS, 2.0, size=16, batch_size=5,
-                               recipe=dict(solver="mine"), tableau=lambda schedule: dpm_solver_pp(schedule, grid))
-    copies = (teacher.remembering(), teacher.with_guidance(2.0), replace(teacher, name="sd"), teacher.with_prompts(PROMPTS),
-              teacher.remembering().with_prompts(PROMPTS))
+    teacher = DiffusersTeacher(
+        pipelines.stable_diffusion(),
+        "sd",
+        PROMPTS,
+        2.0,
+        size=16,
+        batch_size=5,
+        recipe=dict(solver="mine"),
+        tableau=lambda schedule: dpm_solver_pp(schedule, grid),
+    )
+    copies = (
+        teacher.remembering(),
+        teacher.with_guidance(2.0),
+        replace(teacher, name="sd"),
+        teacher.with_prompts(PROMPTS),
+        teacher.remembering().with_prompts(PROMPTS),
+    )
     x = teacher.generate([0, 1], "a bag")
     for other in copies:
-        assert isinstance(other, DiffusersTeacher) and (other.batch_size, other.size, other.recipe) == (5, 16, dict(solver="mine"))
+        assert isinstance(other, DiffusersTeacher) and (
+            other.batch_size,
+            other.size,
+            other.recipe,
+        ) == (5, 16, dict(solver="mine"))
         assert other.tableau == teacher.tableau and torch.equal(other.generate([0, 1], "a bag"), x)
     changed = replace(teacher, name="other", recipe=R, make_tableau=None)
     assert changed.tableau.nfe == 20 and changed.name == "other" and teacher.name == "sd"
@@ -196,10 +267,14 @@ def test_teachers_can_be_pickled(digits):
     assert torch.equal(pickle.loads(pickle.dumps(digits)).generate(0), digits.generate(0))
     own = Teacher("own", Denoiser(halve, VP), (2,), R)
     other = pickle.loads(pickle.dumps(own))
-    assert torch.equal(other.features(torch.ones(2, 2)), torch.ones(2, 2)) and not teacher_differences(own.config, other.config)
+    assert torch.equal(
+        other.features(torch.ones(2, 2)), torch.ones(2, 2)
+    ) and not teacher_differences(own.config, other.config)
     pipe = DiffusersTeacher(pipelines.ddpm(), "ddpm")
     again = pickle.loads(pickle.dumps(pipe))
-    assert torch.equal(again.generate(0), pipe.generate(0)) and not teacher_differences(pipe.config, again.config)
+    assert torch.equal(again.generate(0), pipe.generate(0)) and not teacher_differences(
+        pipe.config, again.config
+    )
 
 
 def test_changed_fields_raise_and_copies_recompute(digits):
@@ -211,10 +286,23 @@ def test_changed_fields_raise_and_copies_recompute(digits):
 
 def test_a_teachers_name_holds_no_folders(tmp_path):
     pipelines.ddpm().save_pretrained(tmp_path / "runs" / "my-ddpm")
-    for path in (tmp_path / "runs" / "my-ddpm", f"{tmp_path}/runs/my-ddpm/", f"{tmp_path}/runs/../runs/my-ddpm"):
+    for path in (
+        tmp_path / "runs" / "my-ddpm",
+        f"{tmp_path}/runs/my-ddpm/",
+        f"{tmp_path}/runs/../runs/my-ddpm",
+    ):
         teacher = load_teacher(path, "cpu")
         assert teacher.name == "my-ddpm" and str(tmp_path) not in json.dumps(teacher.config)
-    config = TrainConfig(teacher="p", nfe=3, adversarial_weight=0.0, n_pairs=8, n_val=4, fit_pairs=8, fit_steps=1, device="cpu")
+    config = TrainConfig(
+        teacher="p",
+        nfe=3,
+        adversarial_weight=0.0,
+        n_pairs=8,
+        n_val=4,
+        fit_pairs=8,
+        fit_steps=1,
+        device="cpu",
+    )
     tableau = list(train(config, teacher))[-1].tableau
     assert tableau.meta["teacher"] == "my-ddpm" and str(tmp_path) not in tableau.to_json()
 
@@ -222,13 +310,20 @@ def test_a_teachers_name_holds_no_folders(tmp_path):
 # --- the network
 
 
-@pytest.mark.parametrize(("net", "prediction", "message"), [
-    (lambda x, t, c=None: x[:, :1, :1], "epsilon", "they must agree"),
-    (lambda x, t, c=None: x.mul_(0.5), "epsilon", "in place"),
-    (lambda x, t, c=None: torch.nn.functional.dropout(x, 0.1), "epsilon", r"net.eval\(\)"),
-    (lambda x, t, c=None: x / 0, "epsilon", "not finite"),
-    (lambda x, t, c=None: load_teacher("digits", "cpu").denoiser.net(x, t), "sample", "predicts epsilon"),
-])
+@pytest.mark.parametrize(
+    ("net", "prediction", "message"),
+    [
+        (lambda x, t, c=None: x[:, :1, :1], "epsilon", "they must agree"),
+        (lambda x, t, c=None: x.mul_(0.5), "epsilon", "in place"),
+        (lambda x, t, c=None: torch.nn.functional.dropout(x, 0.1), "epsilon", r"net.eval\(\)"),
+        (lambda x, t, c=None: x / 0, "epsilon", "not finite"),
+        (
+            lambda x, t, c=None: load_teacher("digits", "cpu").denoiser.net(x, t),
+            "sample",
+            "predicts epsilon",
+        ),
+    ],
+)
 def test_a_network_is_looked_at_before_pairs_are_made(net, prediction, message, tmp_path):
     teacher = Teacher("mine", Denoiser(net, VP, prediction), (1, 8, 8), R)
     with pytest.raises(ValueError, match=message):
@@ -249,13 +344,22 @@ def test_samples_much_larger_than_noise_are_warned_of(digits):
 # --- options
 
 
-@pytest.mark.parametrize(("name", "options", "message"), [
-    ("digits", dict(bandwith=0.5), "no option bandwith: there are bandwidth, guidance_scale"),
-    ("fmnist", dict(prompts=["a"]), "no option prompts"), ("digits", dict(weights="nowhere"), "leave weights empty"),
-    ("digits", dict(bandwidth=0), "bandwidth=0"), ("digits", dict(bandwidth="wide"), "bandwidth='wide'"),
-    ("digits", dict(guidance_scale=None), "guidance_scale=None"), ("cifar10", dict(guidance=3), "no option guidance"),
-    ("owner/name", dict(denoiser=1), "no option denoiser"), (None, {}, "teacher None"), (3, {}, "teacher 3"), (["digits"], {}, "teacher"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("digits", dict(bandwith=0.5), "no option bandwith: there are bandwidth, guidance_scale"),
+        ("fmnist", dict(prompts=["a"]), "no option prompts"),
+        ("digits", dict(weights="nowhere"), "leave weights empty"),
+        ("digits", dict(bandwidth=0), "bandwidth=0"),
+        ("digits", dict(bandwidth="wide"), "bandwidth='wide'"),
+        ("digits", dict(guidance_scale=None), "guidance_scale=None"),
+        ("cifar10", dict(guidance=3), "no option guidance"),
+        ("owner/name", dict(denoiser=1), "no option denoiser"),
+        (None, {}, "teacher None"),
+        (3, {}, "teacher 3"),
+        (["digits"], {}, "teacher"),
+    ],
+)
 def test_loaders_swallow_nothing(name, options, message):
     with pytest.raises(ValueError, match=message):
         load_teacher(name, "cpu", **options)
@@ -265,8 +369,16 @@ def test_options_that_exist_take_effect(tmp_path):
     assert load_teacher("digits", "cpu", bandwidth=0.5).denoiser.net.s == 0.5
     guided = load_teacher("fmnist", "cpu", guidance_scale=3)
     assert guided.denoiser.guidance_scale == 3.0
-    save_edm(EDMPrecond(img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, label_dim=3), tmp_path / "net.safetensors")
-    assert load_teacher(tmp_path / "net.safetensors", "cpu", guidance_scale=2).denoiser.guidance_scale == 2.0
+    save_edm(
+        EDMPrecond(
+            img_resolution=8, model_channels=8, channel_mult=(1, 2), num_blocks=1, label_dim=3
+        ),
+        tmp_path / "net.safetensors",
+    )
+    assert (
+        load_teacher(tmp_path / "net.safetensors", "cpu", guidance_scale=2).denoiser.guidance_scale
+        == 2.0
+    )
     with pytest.raises(ValueError, match="no option prompts"):
         load_teacher(tmp_path / "net.safetensors", "cpu", prompts="a cat")
     with pytest.raises(ValueError, match="no text model"):
@@ -276,9 +388,25 @@ def test_options_that_exist_take_effect(tmp_path):
 
 
 def test_weights_that_nobody_reads_stop_the_command_at_once(tmp_path):
-    names = dict(nfe=4, teacher="digits", weights="nowhere", prompts="", preset="auto", method="", loss="", condition="random",
-                 adversarial=-1.0, iterations=0, batch_size=0, n_pairs=0, n_eval=0, lr=0.0, seed=0, device="cpu",
-                 output_dir=str(tmp_path / "runs"))
+    names = dict(
+        nfe=4,
+        teacher="digits",
+        weights="nowhere",
+        prompts="",
+        preset="auto",
+        method="",
+        loss="",
+        condition="random",
+        adversarial=-1.0,
+        iterations=0,
+        batch_size=0,
+        n_pairs=0,
+        n_eval=0,
+        lr=0.0,
+        seed=0,
+        device="cpu",
+        output_dir=str(tmp_path / "runs"),
+    )
     with pytest.raises(ValueError, match="weights='nowhere'"):
         resolve(names)
     assert not (tmp_path / "runs").exists()
@@ -291,7 +419,17 @@ def test_one_text_is_one_prompt(tmp_path):
     assert teacher.prompts == PROMPTS and teacher.with_prompts("a dog").class_names == ["a dog"]
     (tmp_path / "captions.txt").write_text("a cat\n\na dog\n")
     assert teacher.with_prompts(tmp_path / "captions.txt").prompts == ["a cat", "a dog"]
-    for prompts in (["a cat", ""], [" "], [3], [None], 3, b"a cat", "", str(tmp_path / "captions.txt"), tmp_path / "none.txt"):
+    for prompts in (
+        ["a cat", ""],
+        [" "],
+        [3],
+        [None],
+        3,
+        b"a cat",
+        "",
+        str(tmp_path / "captions.txt"),
+        tmp_path / "none.txt",
+    ):
         with pytest.raises(ValueError, match="prompts"):
             teacher.with_prompts(prompts)
     pipe.save_pretrained(tmp_path / "sd")
@@ -304,16 +442,35 @@ def test_one_text_is_one_prompt(tmp_path):
 # --- fields, seeds, conditions
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (dict(recipe=dict(nfe=20)), "solver None"), (dict(recipe=None), "recipe=None"), (dict(recipe=R | dict(steps=3)), "unknown options steps"),
-    (dict(recipe=R | dict(nfe="20")), "nfe='20'"), (dict(recipe=R | dict(nfe=2.5)), "nfe=2.5"), (dict(recipe=dict(solver=3, nfe=3)), "solver 3"),
-    (dict(name=None), "name=None"), (dict(name=3), "name=3"), (dict(shape=(2, 0)), r"shape=\(2, 0\)"), (dict(shape=(-1,)), "shape="),
-    (dict(shape=()), "shape="), (dict(shape=2), "shape=2"), (dict(shape=None), "shape=None"), (dict(shape=(2.0,)), "shape="),
-    (dict(class_names="abc"), "class_names='abc'"), (dict(class_names=[1, 2]), "class_names holds 1"), (dict(class_names=3), "class_names=3"),
-    (dict(batch_size=0), "batch_size=0"), (dict(batch_size=2.0), "batch_size=2.0"), (dict(batch_size=None), "batch_size=None"),
-    (dict(device="gpu9"), "device='gpu9'"), (dict(device=None), "device=None"), (dict(denoiser=halve), "give Denoiser"),
-    (dict(features=3), "functions"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(recipe=dict(nfe=20)), "solver None"),
+        (dict(recipe=None), "recipe=None"),
+        (dict(recipe=R | dict(steps=3)), "unknown options steps"),
+        (dict(recipe=R | dict(nfe="20")), "nfe='20'"),
+        (dict(recipe=R | dict(nfe=2.5)), "nfe=2.5"),
+        (dict(recipe=dict(solver=3, nfe=3)), "solver 3"),
+        (dict(name=None), "name=None"),
+        (dict(name=3), "name=3"),
+        (dict(shape=(2, 0)), r"shape=\(2, 0\)"),
+        (dict(shape=(-1,)), "shape="),
+        (dict(shape=()), "shape="),
+        (dict(shape=2), "shape=2"),
+        (dict(shape=None), "shape=None"),
+        (dict(shape=(2.0,)), "shape="),
+        (dict(class_names="abc"), "class_names='abc'"),
+        (dict(class_names=[1, 2]), "class_names holds 1"),
+        (dict(class_names=3), "class_names=3"),
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(batch_size=2.0), "batch_size=2.0"),
+        (dict(batch_size=None), "batch_size=None"),
+        (dict(device="gpu9"), "device='gpu9'"),
+        (dict(device=None), "device=None"),
+        (dict(denoiser=halve), "give Denoiser"),
+        (dict(features=3), "functions"),
+    ],
+)
 def test_fields_that_do_not_fit_are_refused(change, message):
     fields = dict(name="a", denoiser=Denoiser(halve, VP), shape=(2,), recipe=R)
     assert Teacher(**fields, class_names=None).n_classes == 0
@@ -321,7 +478,10 @@ def test_fields_that_do_not_fit_are_refused(change, message):
         Teacher(**(fields | change))
 
 
-@pytest.mark.parametrize("seeds", [-1, 1.5, 2**31, None, "12", True, [], [0.5], [[1]], torch.tensor([0.5]), torch.tensor([[1]])])
+@pytest.mark.parametrize(
+    "seeds",
+    [-1, 1.5, 2**31, None, "12", True, [], [0.5], [[1]], torch.tensor([0.5]), torch.tensor([[1]])],
+)
 def test_seeds_that_are_none_are_refused(digits, seeds):
     with pytest.raises(ValueError, match="seed"):
         digits.generate(seeds)
@@ -332,7 +492,10 @@ def test_seeds_of_numpy_and_torch_are_seeds(digits):
         assert torch.equal(digits.generate(seed), digits.generate(3))
 
 
-@pytest.mark.parametrize("condition", ["nine", [1, "2"], [None, 1], 0.5, True, -1, 10, object(), {}, [[1, 2]], [], [1, 2, 3], 1j])
+@pytest.mark.parametrize(
+    "condition",
+    ["nine", [1, "2"], [None, 1], 0.5, True, -1, 10, object(), {}, [[1, 2]], [], [1, 2, 3], 1j],
+)
 def test_conditions_that_a_teacher_does_not_have_are_refused(digits, condition):
     with pytest.raises(ValueError, match="condition|labels"):
         digits.generate([0, 1], condition)
@@ -359,5 +522,7 @@ def test_a_name_of_no_kind_is_refused_in_words():
     for name in (None, 3, True, b"digits", ""):
         with pytest.raises(ValueError, match="teacher"):
             teacher_kind(name)
-    assert teacher_kind("digits") == "embedded" and isinstance(Tableau.from_json(load_teacher("digits", "cpu").tableau.to_json()), Tableau)
+    assert teacher_kind("digits") == "embedded" and isinstance(
+        Tableau.from_json(load_teacher("digits", "cpu").tableau.to_json()), Tableau
+    )
     assert RECIPE["solver"] == "unipc"

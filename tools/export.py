@@ -5,6 +5,7 @@
 writes README.md. With `--check` the same runs in a temporary copy, from which the exported modules were deleted
 first; exits 1 and names each file that came out different.
 """
+
 import argparse
 import json
 import re
@@ -31,13 +32,19 @@ def notebooks(root: Path) -> list[Path]:
     """The notebooks that nbdev reads: folders and files that begin with `_` or `.` are drafts."""
     folder = root / settings(root)["nbs_path"]
     found = sorted(folder.rglob("*.ipynb"))
-    return [nb for nb in found if not any(part.startswith(("_", ".")) for part in nb.relative_to(folder).parts)]
+    return [
+        nb
+        for nb in found
+        if not any(part.startswith(("_", ".")) for part in nb.relative_to(folder).parts)
+    ]
 
 
 def modules(root: Path) -> list[Path]:
     """Every exported module, nbdev's index apart, by its header."""
     folder = root / settings(root)["lib_path"]
-    return [p for p in sorted(folder.rglob("*.py")) if HEADER in p.read_text(encoding="utf-8")[:2000]]
+    return [
+        p for p in sorted(folder.rglob("*.py")) if HEADER in p.read_text(encoding="utf-8")[:2000]
+    ]
 
 
 def wanted(root: Path) -> set[Path]:
@@ -78,15 +85,29 @@ def tree_files(root: Path) -> list[str]:
     """The project's files, relative to `root`: what git tracks or would add; without git, all but build outputs."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        names = subprocess.run(listing, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0")
+        names = subprocess.run(
+            listing, cwd=root, capture_output=True, text=True, check=True
+        ).stdout.split("\0")
     except (OSError, subprocess.CalledProcessError):
-        names = [path.relative_to(root).as_posix() for path in root.rglob("*") if not is_output(path.relative_to(root))]
+        names = [
+            path.relative_to(root).as_posix()
+            for path in root.rglob("*")
+            if not is_output(path.relative_to(root))
+        ]
     return sorted({name for name in names if name and (root / name).is_file()})
 
 
 def is_output(path: Path) -> bool:
     """Whether a path relative to the root is one of the outputs that .gitignore names."""
-    folders = {".git", ".ipynb_checkpoints", ".pytest_cache", ".ruff_cache", "__pycache__", "_docs", "_proc"}
+    folders = {
+        ".git",
+        ".ipynb_checkpoints",
+        ".pytest_cache",
+        ".ruff_cache",
+        "__pycache__",
+        "_docs",
+        "_proc",
+    }
     top = path.parts[0]
     return (
         not folders.isdisjoint(path.parts)
@@ -115,7 +136,11 @@ def differences(before: Path, after: Path, names: list[str], lib: str) -> list[s
             found.append(f"{name}: no notebook exports to it")
         elif (before / name).read_bytes() != (after / name).read_bytes():
             found.append(f"{name}: differs from what the notebooks make")
-    made = {p.relative_to(after).as_posix() for p in [*(after / lib).rglob("*.py"), after / "README.md"] if p.exists()}
+    made = {
+        p.relative_to(after).as_posix()
+        for p in [*(after / lib).rglob("*.py"), after / "README.md"]
+        if p.exists()
+    }
     return found + [f"{name}: missing, or git ignores it" for name in sorted(made - set(names))]
 
 
@@ -132,15 +157,24 @@ def check(root: Path) -> int:
     for line in found:
         print(line, file=sys.stderr)
     if found:
-        print("notebooks, modules and README are out of step: run `make export` and commit the result", file=sys.stderr)
+        print(
+            "notebooks, modules and README are out of step: run `make export` and commit the result",
+            file=sys.stderr,
+        )
     return 1 if found else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Bring gas_nb/ and README.md in step with the notebooks")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when something is out of step")
-    parser.add_argument("--root", type=Path, default=ROOT, help="root of the project (default: this one)")
+    parser = argparse.ArgumentParser(
+        description="Bring gas_nb/ and README.md in step with the notebooks"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 when something is out of step"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="root of the project (default: this one)"
+    )
     args = parser.parse_args(argv)
     if args.check:
         return check(args.root.resolve())

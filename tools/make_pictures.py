@@ -3,6 +3,7 @@
 results.png is the figure of the newest finished run of `make train` in --runs. The app is started, photographed by a headless Chromium and
 stopped again.
 """
+
 import argparse
 import base64
 import io
@@ -34,7 +35,9 @@ def browser(width: int, height: int, dark: bool = False):
 
     program, driver_program = (shutil.which(name) for name in ("chromium", "chromedriver"))
     if not (program and driver_program):
-        raise SystemExit("no Chromium or chromedriver; on Debian: apt-get install chromium chromium-driver")
+        raise SystemExit(
+            "no Chromium or chromedriver; on Debian: apt-get install chromium chromium-driver"
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = program
     with tempfile.TemporaryDirectory() as profile:
@@ -59,7 +62,13 @@ def server(command: list[str]):
         port = s.getsockname()[1]
     with tempfile.TemporaryFile("w+") as log:
         quiet = dict(os.environ, GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1")
-        process = subprocess.Popen([part.format(port=port) for part in command], cwd=ROOT, stdout=log, stderr=log, env=quiet)
+        process = subprocess.Popen(
+            [part.format(port=port) for part in command],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            env=quiet,
+        )
         try:
             for _ in range(240):
                 try:
@@ -81,7 +90,9 @@ def wait(driver, condition: str, what: str, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not driver.execute_script(f"return {condition}"):
         if time.monotonic() > end:
-            raise SystemExit(f"waited {seconds} s for {what}: {driver.execute_script('return document.body.innerText')[:800]}")
+            raise SystemExit(
+                f"waited {seconds} s for {what}: {driver.execute_script('return document.body.innerText')[:800]}"
+            )
         time.sleep(0.2)
     time.sleep(1.0)  # fonts and transitions
 
@@ -89,9 +100,13 @@ def wait(driver, condition: str, what: str, seconds: float = 180) -> None:
 def shot(driver, height: float | None = None, scale: float = 1) -> Image.Image:
     """The page from its top, as high as its content or `height`; `scale` pixels for each of its own."""
     width = driver.execute_script("return window.innerWidth")
-    height = height or driver.execute_script("return document.querySelector('main, body').getBoundingClientRect().bottom + scrollY")
+    height = height or driver.execute_script(
+        "return document.querySelector('main, body').getBoundingClientRect().bottom + scrollY"
+    )
     clip = dict(x=0, y=0, width=width, height=height, scale=scale)
-    data = driver.execute_cdp_cmd("Page.captureScreenshot", dict(format="png", clip=clip, captureBeyondViewport=True))["data"]
+    data = driver.execute_cdp_cmd(
+        "Page.captureScreenshot", dict(format="png", clip=clip, captureBeyondViewport=True)
+    )["data"]
     return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
 
 
@@ -105,8 +120,13 @@ def results_picture(svg: Path, scale: float = 1) -> Image.Image:
     """An SVG drawn at `scale` times its own size."""
     with browser(1500, 900) as driver:
         driver.get(svg.resolve().as_uri())
-        width, height = driver.execute_script("const e = document.documentElement; return [e.width.baseVal.value, e.height.baseVal.value]")
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=int(width), height=int(height), deviceScaleFactor=1, mobile=False))
+        width, height = driver.execute_script(
+            "const e = document.documentElement; return [e.width.baseVal.value, e.height.baseVal.value]"
+        )
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            dict(width=int(width), height=int(height), deviceScaleFactor=1, mobile=False),
+        )
         driver.get(svg.resolve().as_uri())
         return shot(driver, int(height), scale)
 
@@ -115,9 +135,15 @@ def app_wide(address: str) -> Image.Image:
     """The tab Compare with one cell in large."""
     with browser(1262, 900) as driver:
         driver.get(address)
-        wait(driver, "document.querySelector('#status')?.innerText.includes('pictures in')", "the grid")
+        wait(
+            driver,
+            "document.querySelector('#status')?.innerText.includes('pictures in')",
+            "the grid",
+        )
         driver.execute_script(f'document.querySelector("{CELL}").click()')
-        wait(driver, "document.body.innerText.includes('difference to the teacher')", "the error map")
+        wait(
+            driver, "document.body.innerText.includes('difference to the teacher')", "the error map"
+        )
         return shot(driver)
 
 
@@ -126,11 +152,19 @@ def app_phone(address: str, height: int = 1540) -> Image.Image:
     pictures = []
     with browser(390, 844, dark=True) as driver:
         driver.get(address + "/?__theme=dark")
-        wait(driver, "document.querySelector('#status')?.innerText.includes('pictures in')", "the grid")
+        wait(
+            driver,
+            "document.querySelector('#status')?.innerText.includes('pictures in')",
+            "the grid",
+        )
         pictures.append(shot(driver, height))
         tabs = "[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText.trim() == 'Look inside')"
         driver.execute_script(f"{tabs}.click()")
-        wait(driver, "document.querySelectorAll('.js-plotly-plot .main-svg').length > 3", "the figures")
+        wait(
+            driver,
+            "document.querySelectorAll('.js-plotly-plot .main-svg').length > 3",
+            "the figures",
+        )
         pictures.append(shot(driver, height))
     sheet = Image.new("RGB", (2 * 390 + 20, height), "white")
     for i, picture in enumerate(pictures):
@@ -140,22 +174,58 @@ def app_phone(address: str, height: int = 1540) -> Image.Image:
 
 def newest(runs: Path, teacher: str, nfe: int) -> Path:
     """The newest finished run with a picture."""
-    found = sorted((p for p in runs.glob(f"{teacher}-nfe{nfe}-*/samples.svg") if (p.parent / "metrics.json").is_file()), key=lambda p: p.stat().st_mtime)
+    found = sorted(
+        (
+            p
+            for p in runs.glob(f"{teacher}-nfe{nfe}-*/samples.svg")
+            if (p.parent / "metrics.json").is_file()
+        ),
+        key=lambda p: p.stat().st_mtime,
+    )
     if not found:
-        raise SystemExit(f"no finished run of {teacher} with {nfe} evaluations in {runs}: `make train` makes one")
+        raise SystemExit(
+            f"no finished run of {teacher} with {nfe} evaluations in {runs}: `make train` makes one"
+        )
     return found[-1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where `make train` left its run (default: runs)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=ROOT / "runs",
+        help="where `make train` left its run (default: runs)",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "nbs" / "images")
-    parser.add_argument("--only", nargs="+", choices=("results", "app", "app-phone"), default=["results", "app", "app-phone"])
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=("results", "app", "app-phone"),
+        default=["results", "app", "app-phone"],
+    )
     a = parser.parse_args()
     if "results" in a.only:
         keep(results_picture(newest(a.runs, "fmnist", 4), 1.6), a.out / "results.png")
     if {"app", "app-phone"} & set(a.only):
-        with tempfile.TemporaryDirectory() as empty, server([sys.executable, "-m", "gas_nb.app", "--port", "{port}", "--runs", empty, "--device", "cpu"]) as address:
+        with (
+            tempfile.TemporaryDirectory() as empty,
+            server(
+                [
+                    sys.executable,
+                    "-m",
+                    "gas_nb.app",
+                    "--port",
+                    "{port}",
+                    "--runs",
+                    empty,
+                    "--device",
+                    "cpu",
+                ]
+            ) as address,
+        ):
             for name, take in (("app", app_wide), ("app-phone", app_phone)):
                 if name in a.only:
                     keep(take(address), a.out / f"{name}.png")

@@ -3,6 +3,7 @@
 
 `python tools/make_readme.py` writes README.md; with `--check` it only compares and exits 1 when the two differ.
 """
+
 import argparse
 import os
 import re
@@ -54,7 +55,9 @@ def output_text(output: dict) -> tuple[str, str] | None:
     data = output.get("data", {})
     if "text/markdown" in data:
         return data["text/markdown"], "markdown"
-    if "text/plain" in data and not any(kind.startswith(("image/", "application/")) for kind in data):
+    if "text/plain" in data and not any(
+        kind.startswith(("image/", "application/")) for kind in data
+    ):
         return ANSI.sub("", data["text/plain"]), "text"
     return None
 
@@ -69,15 +72,23 @@ def render_code(cell: dict, folder: str) -> list[str]:
     """The blocks of one code cell: its source without directives, then its text outputs."""
     lines = cell["source"].split("\n")
     directives = {m[1] for line in lines if (m := DIRECTIVE.match(line))}
-    if directives & {"hide", "include: false"} or any(d.startswith("default_exp") for d in directives):
+    if directives & {"hide", "include: false"} or any(
+        d.startswith("default_exp") for d in directives
+    ):
         return []
     source = "\n".join(line for line in lines if not DIRECTIVE.match(line)).strip("\n")
-    blocks = [fenced(source, "python")] if source and not directives & {"hide_input", "echo: false"} else []
+    blocks = (
+        [fenced(source, "python")]
+        if source and not directives & {"hide_input", "echo: false"}
+        else []
+    )
     if directives & {"hide_output", "output: false"}:
         return blocks
     for text, kind in filter(None, map(output_text, cell.get("outputs", []))):
         if text.strip():
-            blocks.append(rebase_links(text.strip("\n"), folder) if kind == "markdown" else fenced(text))
+            blocks.append(
+                rebase_links(text.strip("\n"), folder) if kind == "markdown" else fenced(text)
+            )
     return blocks
 
 
@@ -105,18 +116,27 @@ def write(path: Path, text: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description="Render nbs/index.ipynb to README.md")
-    parser.add_argument("--check", action="store_true", help="compare only; exit 1 when README.md is out of step")
-    parser.add_argument("--root", type=Path, default=ROOT, help="root of the project (default: this one)")
+    parser.add_argument(
+        "--check", action="store_true", help="compare only; exit 1 when README.md is out of step"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="root of the project (default: this one)"
+    )
     args = parser.parse_args(argv)
     notebook, readme = args.root / "nbs" / "index.ipynb", args.root / "README.md"
     if not notebook.exists():
-        print(f"make_readme: {notebook} does not exist: the README is made from it", file=sys.stderr)
+        print(
+            f"make_readme: {notebook} does not exist: the README is made from it", file=sys.stderr
+        )
         return 1
     text = render(notebook, args.root)
     if args.check:
         if readme.exists() and readme.read_text(encoding="utf-8") == text:
             return 0
-        print("README.md is out of step with nbs/index.ipynb: run `make readme` and commit the result", file=sys.stderr)
+        print(
+            "README.md is out of step with nbs/index.ipynb: run `make readme` and commit the result",
+            file=sys.stderr,
+        )
         return 1
     write(readme, text)
     return 0

@@ -41,10 +41,14 @@ def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:
     summary = json.loads((sweep.folder / "results.json").read_text(encoding="utf-8"))["summary"]
     rows = {n: [r for r in summary if r["nfe"] == n] for n in nfes}
     if lacking := [n for n in nfes if not any(r["solver"] == "gs" for r in rows[n])]:
-        raise ValueError(f"the sweep in {sweep.folder} has no GS for {lacking} evaluations; it has {sweep.config.nfes}")
+        raise ValueError(
+            f"the sweep in {sweep.folder} has no GS for {lacking} evaluations; it has {sweep.config.nfes}"
+        )
     for n in nfes:
         gs = next(r for r in rows[n] if r["solver"] == "gs")
-        classic = min((r for r in rows[n] if r["choice"] in ("best", "default")), key=lambda r: r["l1"])
+        classic = min(
+            (r for r in rows[n] if r["choice"] in ("best", "default")), key=lambda r: r["l1"]
+        )
         figures = dict(l1=gs["l1"], l2=gs["l2"], frechet=gs["frechet"], n_eval=gs["n"], repeats=gs["repeats"],
                        best_training_free=dict(solver=CLASSIC[classic["solver"]][0], **{k: classic[k] for k in ("spacing", "l1", "frechet")}))  # fmt: skip
         keep(out, sweep.teacher, sweep.trained("gs", n), sweep.config.condition, figures)
@@ -52,31 +56,54 @@ def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--teacher", default="fmnist")
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 5, 6, 8, 10])
     parser.add_argument("--preset", default="auto")
     parser.add_argument("--fit-steps", type=int, help="Gauss-Newton steps (default: the preset's)")
-    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help="where the pairs are kept (default: runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=ROOT / "runs", help="where the pairs are kept (default: runs)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "gas_nb" / "solvers")
-    parser.add_argument("--from-sweep", action="store_true", help="take the solvers of the finished sweep in --runs")
-    parser.add_argument("--bundle-only", action="store_true", help="write the scheduler from the solvers that are there")
+    parser.add_argument(
+        "--from-sweep", action="store_true", help="take the solvers of the finished sweep in --runs"
+    )
+    parser.add_argument(
+        "--bundle-only",
+        action="store_true",
+        help="write the scheduler from the solvers that are there",
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.bundle_only:
-        print(f"{args.out / args.teacher}: solvers for {bundle(args.out, args.teacher).nfes} evaluations")
+        print(
+            f"{args.out / args.teacher}: solvers for {bundle(args.out, args.teacher).nfes} evaluations"
+        )
         return
     if args.from_sweep:
         from_sweep(args.runs, args.teacher, args.nfe, args.out)
-        print(f"{args.out / args.teacher}: solvers for {bundle(args.out, args.teacher).nfes} evaluations")
+        print(
+            f"{args.out / args.teacher}: solvers for {bundle(args.out, args.teacher).nfes} evaluations"
+        )
         return
     teacher = load_teacher(args.teacher)
     for nfe in args.nfe:
-        config = preset_config(args.preset, teacher=args.teacher, nfe=nfe, adversarial_weight=0.0, fit_steps=args.fit_steps)
+        config = preset_config(
+            args.preset,
+            teacher=args.teacher,
+            nfe=nfe,
+            adversarial_weight=0.0,
+            fit_steps=args.fit_steps,
+        )
         pairs = make_training_pairs(config, teacher, args.runs / "shipped")
         judged = make_eval_pairs(config, teacher, args.runs / "shipped")
         for record in train(config, teacher, pairs=pairs):
-            print(f"nfe {nfe}, {record.phase} {record.step}/{record.steps}: held-out {record.val_loss:.4f}", flush=True)
+            print(
+                f"nfe {nfe}, {record.phase} {record.step}/{record.steps}: held-out {record.val_loss:.4f}",
+                flush=True,
+            )
         gs, _ = measure(teacher, record.tableau, judged, teacher.reference())
         tables = training_free(teacher, nfe, pairs[1][:32]).values()
         rows = [measure(teacher, table, judged, teacher.reference())[0] for table in tables]

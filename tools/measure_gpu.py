@@ -4,6 +4,7 @@
 cpu) and writes seconds, evaluations and peak memory to WORK/distillation.json after every run; then WORK/runs/sweep-fmnist,
 its solvers trained, all numbers of evaluations at once. `--dry`: the least that passes through everything.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -54,12 +55,22 @@ def distil_once(teacher: Teacher, nfe: int, dtype: torch.dtype | None, preset: s
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     pairs = make_training_pairs(config, mine)
-    row = dict(nfe=nfe, precision="bfloat16" if dtype else "float32", pairs_seconds=time.perf_counter() - start,
-               pairs_samples=net.samples, preset=preset)
+    row = dict(
+        nfe=nfe,
+        precision="bfloat16" if dtype else "float32",
+        pairs_seconds=time.perf_counter() - start,
+        pairs_samples=net.samples,
+        preset=preset,
+    )
     for record in train(config, mine, pairs=pairs):
         if record.val_loss is not None:
-            row[record.phase] = dict(seconds=record.seconds, steps=record.step, held_out=record.val_loss, calls=net.calls,
-                                     samples=net.samples)
+            row[record.phase] = dict(
+                seconds=record.seconds,
+                steps=record.step,
+                held_out=record.val_loss,
+                calls=net.calls,
+                samples=net.samples,
+            )
     if cuda:
         torch.cuda.synchronize()
         row["peak_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
@@ -78,10 +89,15 @@ def distillation(work: Path, teacher: Teacher, until: float, dry: bool) -> None:
             rows.append(distil_once(teacher, nfe, dtype, "quick" if dry else "cpu"))
         except Exception as error:
             traceback.print_exc()
-            rows.append(dict(nfe=nfe, precision="bfloat16" if dtype else "float32", error=str(error)))
+            rows.append(
+                dict(nfe=nfe, precision="bfloat16" if dtype else "float32", error=str(error))
+            )
         took = time.time() - start
         print(rows[-1], flush=True)
-        write_json_atomic(work / "distillation.json", dict(weights=teacher.weights_hash, provenance=provenance(teacher.device), rows=rows))
+        write_json_atomic(
+            work / "distillation.json",
+            dict(weights=teacher.weights_hash, provenance=provenance(teacher.device), rows=rows),
+        )
 
 
 def pack(runs: Path, to: Path) -> None:
@@ -98,28 +114,51 @@ def sweep_to_end(config: SweepConfig, runs: Path, processes: int) -> None:
 
 
 def sweep_config(device: str, dry: bool) -> SweepConfig:
-    tiny = dict(nfes=(2, 3), solvers=("ddim", "gs"), n_samples=8, repeats=2, n_search=4, preset="quick") if dry else dict(preset="cpu")
+    tiny = (
+        dict(
+            nfes=(2, 3), solvers=("ddim", "gs"), n_samples=8, repeats=2, n_search=4, preset="quick"
+        )
+        if dry
+        else dict(preset="cpu")
+    )
     return SweepConfig(teacher="fmnist", train=True, device=device, **tiny)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("work", type=Path)
     parser.add_argument("--seconds", type=float, default=190)
-    parser.add_argument("--distil-seconds", type=float, default=75, help="of these, for the runs one by one")
+    parser.add_argument(
+        "--distil-seconds", type=float, default=75, help="of these, for the runs one by one"
+    )
     parser.add_argument("--processes", type=int, default=6)
     parser.add_argument("--dry", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--sweep", action="store_true", help="only the sweep: what this program starts for itself")
+    parser.add_argument(
+        "--sweep", action="store_true", help="only the sweep: what this program starts for itself"
+    )
     args = parser.parse_args(argv)
     began, runs = time.time(), args.work.resolve() / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     if args.sweep:
         sweep_to_end(sweep_config(args.device, args.dry), runs, args.processes)
         return 0
-    distillation(args.work, load_teacher("fmnist", args.device), began + args.distil_seconds, args.dry)
-    command = [sys.executable, __file__, str(args.work), "--sweep", "--device", args.device, "--processes", str(args.processes)]
+    distillation(
+        args.work, load_teacher("fmnist", args.device), began + args.distil_seconds, args.dry
+    )
+    command = [
+        sys.executable,
+        __file__,
+        str(args.work),
+        "--sweep",
+        "--device",
+        args.device,
+        "--processes",
+        str(args.processes),
+    ]
     left = began + args.seconds - time.time() - 5
     process = subprocess.Popen(command + ["--dry"] * args.dry, start_new_session=True)
     try:

@@ -7,6 +7,7 @@
 in full, is run and keeps its outputs, so that it can be read where nothing runs. Only what a sweep has measured is
 written. Run by `make results`.
 """
+
 import argparse
 import json
 import re
@@ -29,7 +30,9 @@ def compact(results: dict) -> dict:
     for name in ("teacher", "reference"):
         config[name] = Path(config[name]).name
     keep = ("metrics", "features", "reference", "provenance", "failed", "summary")
-    kept = {k: results[k] for k in keep} | dict(config=config, weights_hash=results["teacher"].get("weights"))
+    kept = {k: results[k] for k in keep} | dict(
+        config=config, weights_hash=results["teacher"].get("weights")
+    )
     if kept["reference"]:
         kept["reference"] = re.sub(r"\S*/(\S+)", r"\1", kept["reference"])
     return kept
@@ -45,24 +48,46 @@ def entry(row: dict | None) -> str:
 
 def front_table(results: dict) -> str:
     """L1 to the teacher by NFE: the best training-free solver of each column, GS and GAS; dated, with sample sizes."""
-    rows = [row for row in results["summary"] if row["solver"] != "teacher" and row.get("l1") is not None]
+    rows = [
+        row
+        for row in results["summary"]
+        if row["solver"] != "teacher" and row.get("l1") is not None
+    ]
     nfes = sorted({row["nfe"] for row in rows})
     free, best = [row for row in rows if row["solver"] in CLASSIC], {}
     for row in sorted(free, key=lambda row: row["l1"], reverse=True):
         best[row["nfe"]] = row
     learned = {(row["solver"], row["nfe"]): row for row in rows if row["solver"] not in CLASSIC}
-    named = {name: best.get(nfe) and NAMES[best[nfe]["solver"]] for name, nfe in (("few", nfes[0]), ("many", nfes[-1]))}
+    named = {
+        name: best.get(nfe) and NAMES[best[nfe]["solver"]]
+        for name, nfe in (("few", nfes[0]), ("many", nfes[-1]))
+    }
     lines = [
         "| solver | " + " | ".join(f"NFE {n}" for n in nfes) + " |",
         "| --- " * (len(nfes) + 1) + "|",
         "| best training-free | " + " | ".join(entry(best.get(n)) for n in nfes) + " |",
     ]
     for solver in dict.fromkeys(solver for solver, _ in learned):
-        lines.append(f"| {NAMES[solver]} | " + " | ".join(entry(learned.get((solver, n))) for n in nfes) + " |")
+        lines.append(
+            f"| {NAMES[solver]} | "
+            + " | ".join(entry(learned.get((solver, n))) for n in nfes)
+            + " |"
+        )
     config, made = results["config"], results["provenance"]
-    sets = f", mean ± standard deviation over {config['repeats']} sets of seeds" if config["repeats"] > 1 else ""
-    best_of = f" Best training-free: {named['few']} with {nfes[0]}, {named['many']} with {nfes[-1]}." if all(named.values()) else ""
-    lines += ["", f"`{config['teacher']}`, {made['date'][:10]}: {config['n_samples']:,} samples{sets}; {made['device_name']}.{best_of}"]
+    sets = (
+        f", mean ± standard deviation over {config['repeats']} sets of seeds"
+        if config["repeats"] > 1
+        else ""
+    )
+    best_of = (
+        f" Best training-free: {named['few']} with {nfes[0]}, {named['many']} with {nfes[-1]}."
+        if all(named.values())
+        else ""
+    )
+    lines += [
+        "",
+        f"`{config['teacher']}`, {made['date'][:10]}: {config['n_samples']:,} samples{sets}; {made['device_name']}.{best_of}",
+    ]
     return "\n".join(lines)
 
 
@@ -90,7 +115,9 @@ def publish(folder: Path, root: Path) -> str:
 def execute(notebook: Path) -> None:
     """Run a notebook in its folder and store its outputs."""
     nb = nbformat.read(notebook, as_version=4)
-    NotebookClient(nb, timeout=600, record_timing=False, resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    NotebookClient(
+        nb, timeout=600, record_timing=False, resources={"metadata": {"path": str(notebook.parent)}}
+    ).execute()
     nb.metadata = {"kernelspec": nb.metadata["kernelspec"]}
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -103,13 +130,21 @@ def execute(notebook: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", type=Path, nargs="?", default=ROOT / "runs")
-    parser.add_argument("--teacher", nargs="+", help="only these (default: every sweep that is there)")
-    parser.add_argument("--root", type=Path, default=ROOT, help="root of the project (default: this one)")
+    parser.add_argument(
+        "--teacher", nargs="+", help="only these (default: every sweep that is there)"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=ROOT, help="root of the project (default: this one)"
+    )
     args = parser.parse_args(argv)
     folders = [p.parent for p in sorted(args.runs.glob("sweep-*/results.json"))]
-    folders = [f for f in folders if not args.teacher or f.name.removeprefix("sweep-") in args.teacher]
+    folders = [
+        f for f in folders if not args.teacher or f.name.removeprefix("sweep-") in args.teacher
+    ]
     for folder in folders:
         print(f"{publish(folder, args.root)}: {folder}")
     if not folders:

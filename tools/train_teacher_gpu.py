@@ -7,6 +7,7 @@ when that has worked and is faster. The base ends before the clock does; guidanc
 sampling, and the best of them are trained in, in float32. WORK/candidates/NAME holds every network in diffusers' layout with
 its training.json, WORK/figures.json what was measured; both are written as the run goes. `--dry`: everything tiny, on any device.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -31,20 +32,34 @@ from gas_nb.data import eval_seeds, noise, random_labels
 from gas_nb.denoiser import Denoiser
 from gas_nb.files import write_json_atomic
 from gas_nb.teacher import LabelledUNet, Teacher, load_fmnist_teacher
-from gas_nb.teachers.fmnist import (NO_LABEL, WEIGHTS, Draws, TeacherConfig, ddpm_alphas_cumprod, loss_weights,
-                                    make_network, noise_errors, save_diffusers)
+from gas_nb.teachers.fmnist import (
+    NO_LABEL,
+    WEIGHTS,
+    Draws,
+    TeacherConfig,
+    ddpm_alphas_cumprod,
+    loss_weights,
+    make_network,
+    noise_errors,
+    save_diffusers,
+)
 from gas_nb.teachers.fmnist_card import distribution, nearest_images
 from gas_nb.teachers.fmnist_classifier import load_classifier
 from gas_nb.teachers.fmnist_data import load_fashion_mnist, to_unit_range
 
 LONGEST = 400_000  # steps for which there is room in the tables of rates
 DATA = "Fashion-MNIST, 60,000 training images, padded to 32x32 with black, scaled to [-1, 1]"
-FAMILIES = {"everywhere": (0, 1000, (1.1, 1.2, 1.35, 1.5)), "middle": (100, 650, (1.3, 1.6, 2.0)), "late": (0, 500, (1.5, 2.0))}
+FAMILIES = {
+    "everywhere": (0, 1000, (1.1, 1.2, 1.35, 1.5)),
+    "middle": (100, 650, (1.3, 1.6, 2.0)),
+    "late": (0, 500, (1.5, 2.0)),
+}
 
 
 @dataclass(frozen=True)
 class Guidance:
     """Scale `scale` at timesteps from..to-1, 1 elsewhere."""
+
     scale: float = 1.0
     start: int = 0
     stop: int = 1000
@@ -52,17 +67,20 @@ class Guidance:
     def table(self) -> Tensor:
         """The scale at each timestep (1000,)."""
         table = torch.ones(1000)
-        table[self.start:self.stop] = self.scale
+        table[self.start : self.stop] = self.scale
         return table
 
     @property
     def name(self) -> str:
-        return f"guided-{self.scale:g}" + ("" if (self.start, self.stop) == (0, 1000) else f"-{self.start}-{self.stop}")
+        return f"guided-{self.scale:g}" + (
+            "" if (self.start, self.stop) == (0, 1000) else f"-{self.start}-{self.stop}"
+        )
 
 
 @dataclass
 class Clock:
     """What is written down as the run goes: figures.json, and lines with the seconds since the start."""
+
     work: Path
     began: float
     seconds: float
@@ -102,7 +120,10 @@ class Optimisers:
 
     def __init__(self, network: nn.Module, config: TeacherConfig):
         named = list(network.named_parameters())
-        inside = [p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "class_embedding")) for name, p in named]
+        inside = [
+            p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "class_embedding"))
+            for name, p in named
+        ]
         self.config = config
         self.all = [p for _, p in named]
         self.matrices = [p for (_, p), which in zip(named, inside) if which]
@@ -111,7 +132,9 @@ class Optimisers:
         self.mean = [torch.zeros_like(p) for p in self.others]
         self.square = [torch.zeros_like(p) for p in self.others]
         shapes = [tuple(p.flatten(1).shape) for p in self.matrices]
-        self.alike = [[i for i, s in enumerate(shapes) if s == shape] for shape in dict.fromkeys(shapes)]
+        self.alike = [
+            [i for i, s in enumerate(shapes) if s == shape] for shape in dict.fromkeys(shapes)
+        ]
 
     def tensors(self) -> list[Tensor]:
         return [*self.momentum, *self.mean, *self.square]
@@ -136,7 +159,11 @@ class Optimisers:
                 self.matrices[i].sub_(u.reshape(self.matrices[i].shape))
 
     def _adam(self, factor: Tensor, done: Tensor) -> None:
-        grads, rate, count = [p.grad for p in self.others], factor * self.config.vector_lr, done.float() + 1
+        grads, rate, count = (
+            [p.grad for p in self.others],
+            factor * self.config.vector_lr,
+            done.float() + 1,
+        )
         torch._foreach_lerp_(self.mean, grads, 0.1)
         torch._foreach_mul_(self.square, 0.99)
         torch._foreach_addcmul_(self.square, grads, grads, 0.01)
@@ -151,12 +178,26 @@ class Optimisers:
 
 class Run:
     """A training whose step is a fixed sequence of operations of the device, so that it can be one CUDA graph."""
+
     graphs = True  # False: where they do not work
 
-    def __init__(self, config: TeacherConfig, images: Tensor, labels: Tensor, guided: bool = False, start: nn.Module | None = None):
+    def __init__(
+        self,
+        config: TeacherConfig,
+        images: Tensor,
+        labels: Tensor,
+        guided: bool = False,
+        start: nn.Module | None = None,
+    ):
         device = images.device
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.config, self.images, self.labels, self.guided, self.device = config, images, labels, guided, device
+        self.config, self.images, self.labels, self.guided, self.device = (
+            config,
+            images,
+            labels,
+            guided,
+            device,
+        )
         self.network = make_network(config).to(device, memory_format=layout).train()
         if start is not None:
             self.network.load_state_dict(start.state_dict())
@@ -183,14 +224,24 @@ class Run:
 
     def draws(self) -> Draws:
         n = self.config.batch_size
-        timesteps = (((torch.rand(1, device=self.device) + self.spread) % 1.0) * 1000).long().clamp(max=999)
+        timesteps = (
+            (((torch.rand(1, device=self.device) + self.spread) % 1.0) * 1000).long().clamp(max=999)
+        )
         indices = torch.randint(len(self.images), (n,), device=self.device)
         shape = (n, 1, self.config.size, self.config.size)
-        return Draws(indices, timesteps, torch.randn(shape, device=self.device),
-                     torch.rand(n, device=self.device) < self.config.label_dropout)
+        return Draws(
+            indices,
+            timesteps,
+            torch.randn(shape, device=self.device),
+            torch.rand(n, device=self.device) < self.config.label_dropout,
+        )
 
-    def predict(self, network: nn.Module, noisy: Tensor, timesteps: Tensor, shown: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+    def predict(
+        self, network: nn.Module, noisy: Tensor, timesteps: Tensor, shown: Tensor
+    ) -> Tensor:
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False
+        ):
             return network(noisy, timesteps, class_labels=shown, return_dict=False)[0].float()
 
     def loss(self) -> tuple[Tensor, Tensor]:
@@ -220,7 +271,9 @@ class Run:
             torch._foreach_mul_(average, kept)
             torch._foreach_add_(average, torch._foreach_mul(self.optimisers.all, 1 - kept))
             new = torch.stack([loss.detach(), error])
-            self.smoothed.copy_(torch.where(self.smoothed.isnan(), new, self.smoothed.lerp(new, 0.02)))
+            self.smoothed.copy_(
+                torch.where(self.smoothed.isnan(), new, self.smoothed.lerp(new, 0.02))
+            )
             self.done.add_(1)
 
     def capture(self, forward: nn.Module | None = None, warm: int = 4) -> None:
@@ -268,7 +321,9 @@ class Run:
         if total is not None:
             factors = torch.minimum(factors, ((total - k) / max(decay, 1)).clamp(0, 1))
         self.factors.copy_(factors.float())
-        self.kept.copy_(torch.minimum(torch.tensor(ema, dtype=torch.float64), (1 + k) / (10 + k)).float())
+        self.kept.copy_(
+            torch.minimum(torch.tensor(ema, dtype=torch.float64), (1 + k) / (10 + k)).float()
+        )
 
     def reset(self, start: nn.Module, guidance: Guidance) -> None:
         """Begin anew, in place, from the weights of `start`, to build `guidance` in."""
@@ -284,7 +339,9 @@ class Run:
         self.steps = 0
 
 
-def choose_batch(config: TeacherConfig, images: Tensor, labels: Tensor, batches: tuple[int, ...], clock: Clock) -> int:
+def choose_batch(
+    config: TeacherConfig, images: Tensor, labels: Tensor, batches: tuple[int, ...], clock: Clock
+) -> int:
     """The smallest batch whose images per second, uncompiled, come to 85 % of the best."""
     rates = {}
     for batch in batches:
@@ -296,8 +353,13 @@ def choose_batch(config: TeacherConfig, images: Tensor, labels: Tensor, batches:
         except Exception:
             traceback.print_exc()
     clock.keep("batches", rates)
-    clock.say(f"images per second by batch, uncompiled: {({b: round(r) for b, r in rates.items()})}")
-    return next((b for b in batches if b in rates and rates[b] >= 0.85 * max(rates.values())), config.batch_size)
+    clock.say(
+        f"images per second by batch, uncompiled: { ({b: round(r) for b, r in rates.items()}) }"
+    )
+    return next(
+        (b for b in batches if b in rates and rates[b] >= 0.85 * max(rates.values())),
+        config.batch_size,
+    )
 
 
 class Compiler:
@@ -306,7 +368,9 @@ class Compiler:
     def __init__(self, config: TeacherConfig, clock: Clock):
         self.log = clock.work / "compile.log"
         command = [sys.executable, __file__, str(clock.work), "--warm", json.dumps(asdict(config))]
-        self.process = subprocess.Popen(command, stdout=self.log.open("w"), stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(
+            command, stdout=self.log.open("w"), stderr=subprocess.STDOUT
+        )
 
     def finished(self) -> int | None:
         """Its exit status, None as long as it works."""
@@ -355,7 +419,9 @@ def restore(run: Run, snapshot: list[Tensor]) -> None:
     run.steps = int(run.done.item())
 
 
-def train_base(run: Run, clock: Clock, until: float, compiler: Compiler | None, chunk: int, decay: float = 0.4) -> dict:
+def train_base(
+    run: Run, clock: Clock, until: float, compiler: Compiler | None, chunk: int, decay: float = 0.4
+) -> dict:
     """Train until the clock says `until`, the rate falling over the last `decay` of all steps; what training.json tells."""
     run.plan(None, 0, run.config.ema_decay)
     began, curve, total, falling, mode = clock.now(), [], None, 0, "plain"
@@ -363,13 +429,17 @@ def train_base(run: Run, clock: Clock, until: float, compiler: Compiler | None, 
     since, snapshot, speed = run.steps, None, 0.0
     while total is None or run.steps < total:
         try:
-            loss, error = run.advance(chunk if total is None else max(1, min(chunk, total - run.steps)))
+            loss, error = run.advance(
+                chunk if total is None else max(1, min(chunk, total - run.steps))
+            )
         except FloatingPointError as problem:
             if snapshot is None:
                 raise
             clock.say(f"{problem}: back to the last good state, at half the rates")
             restore(run, snapshot)
-            run.optimisers.config = run.config = replace(run.config, lr=run.config.lr / 2, vector_lr=run.config.vector_lr / 2)
+            run.optimisers.config = run.config = replace(
+                run.config, lr=run.config.lr / 2, vector_lr=run.config.vector_lr / 2
+            )
             run.capture(run.forward)
             continue
         now = clock.now()
@@ -389,7 +459,9 @@ def train_base(run: Run, clock: Clock, until: float, compiler: Compiler | None, 
                 ema = 1 - 1 / max(20.0, falling / 8)
                 run.config = replace(run.config, steps=total, decay_steps=falling, ema_decay=ema)
                 run.plan(total, falling, ema)
-                clock.say(f"the rate falls from step {run.steps} to {total}, average over {falling / 8:.0f} steps")
+                clock.say(
+                    f"the rate falls from step {run.steps} to {total}, average over {falling / 8:.0f} steps"
+                )
                 if compiler:
                     compiler.stop()
                     compiler = None
@@ -398,19 +470,53 @@ def train_base(run: Run, clock: Clock, until: float, compiler: Compiler | None, 
             break
         if now - logged > 5 or run.steps == total:
             snapshot, logged = [t.clone() for t in run.tensors()], now
-            curve.append(dict(images=run.steps * run.config.batch_size, hours=round((now - began) / 3600, 4), error=round(error, 5)))
-            clock.say(f"step {run.steps}: loss {loss:.5f}, error {error:.5f}, {speed * run.config.batch_size:.0f} images/s")
+            curve.append(
+                dict(
+                    images=run.steps * run.config.batch_size,
+                    hours=round((now - began) / 3600, 4),
+                    error=round(error, 5),
+                )
+            )
+            clock.say(
+                f"step {run.steps}: loss {loss:.5f}, error {error:.5f}, {speed * run.config.batch_size:.0f} images/s"
+            )
     return told(run, clock, loss, error, curve, clock.now() - began, mode)
 
 
-def told(run: Run, clock: Clock, loss: float, error: float, curve: list[dict], seconds: float, mode: str, **more) -> dict:
+def told(
+    run: Run,
+    clock: Clock,
+    loss: float,
+    error: float,
+    curve: list[dict],
+    seconds: float,
+    mode: str,
+    **more,
+) -> dict:
     """training.json: what `export_weights` writes, and where it ran."""
     cuda = run.device.type == "cuda"
-    where = dict(device=torch.cuda.get_device_name() if cuda else "cpu", torch=torch.__version__, seconds=round(seconds, 1),
-                 network=mode, step="a CUDA graph" if run.graph else "eager", tf32=cuda, draws="on the device", program="tools/train_teacher_gpu.py")
-    return dict(data=DATA, parameters=sum(p.numel() for p in run.network.parameters()), steps_done=run.steps,
-                images_seen=run.steps * run.config.batch_size, loss=loss, noise_error=error, config=asdict(run.config),
-                ran=where, curve=curve, **more)
+    where = dict(
+        device=torch.cuda.get_device_name() if cuda else "cpu",
+        torch=torch.__version__,
+        seconds=round(seconds, 1),
+        network=mode,
+        step="a CUDA graph" if run.graph else "eager",
+        tf32=cuda,
+        draws="on the device",
+        program="tools/train_teacher_gpu.py",
+    )
+    return dict(
+        data=DATA,
+        parameters=sum(p.numel() for p in run.network.parameters()),
+        steps_done=run.steps,
+        images_seen=run.steps * run.config.batch_size,
+        loss=loss,
+        noise_error=error,
+        config=asdict(run.config),
+        ran=where,
+        curve=curve,
+        **more,
+    )
 
 
 def save(network: nn.Module, training: dict, clock: Clock, name: str) -> Path:
@@ -436,7 +542,9 @@ class GuidedNet(nn.Module):
 
     def forward(self, x: Tensor, net_time: Tensor, label: Tensor) -> Tensor:
         null = torch.full_like(label, NO_LABEL)
-        c, n = self.net(torch.cat([x, x]), torch.cat([net_time, net_time]), torch.cat([label, null])).chunk(2)
+        c, n = self.net(
+            torch.cat([x, x]), torch.cat([net_time, net_time]), torch.cat([label, null])
+        ).chunk(2)
         scale = self.table[net_time.round().long().clamp(0, 999)].view(-1, 1, 1, 1)
         return n + scale * (c - n)
 
@@ -444,6 +552,7 @@ class GuidedNet(nn.Module):
 @dataclass
 class Judge:
     """The figures of the card, on the same noises for all."""
+
     images: Tensor  # uint8, on the CPU
     device: torch.device
     n: int = 10_000
@@ -462,21 +571,36 @@ class Judge:
         """Median distance to the nearest training image: of samples, and of training images to another one."""
         x, images = teacher.sample(self.x_T[:n], self.condition[:n]).cpu(), self.images
         gap = nearest_images(x, images, 1)[0].median().item()
-        return dict(samples=gap, real=nearest_images(to_unit_range(images[:n]), images[n:], 1)[0].median().item())
+        return dict(
+            samples=gap,
+            real=nearest_images(to_unit_range(images[:n]), images[n:], 1)[0].median().item(),
+        )
 
 
-def sampler(network: nn.Module, guidance: Guidance | None, device: torch.device, batch: int) -> Teacher:
+def sampler(
+    network: nn.Module, guidance: Guidance | None, device: torch.device, batch: int
+) -> Teacher:
     """A teacher of `network` on the device as it is, with guidance at sampling."""
     shipped = load_fmnist_teacher(device)
     net = LabelledUNet(network) if guidance is None else GuidedNet(network, guidance, device)
-    denoiser = Denoiser(net, shipped.schedule, "epsilon", null_condition=torch.tensor(NO_LABEL),
-                        autocast=torch.bfloat16 if device.type == "cuda" else None)
+    denoiser = Denoiser(
+        net,
+        shipped.schedule,
+        "epsilon",
+        null_condition=torch.tensor(NO_LABEL),
+        autocast=torch.bfloat16 if device.type == "cuda" else None,
+    )
     return replace(shipped, denoiser=denoiser, batch_size=batch)
 
 
-def scan(network: nn.Module, judge: Judge, clock: Clock, until: float) -> list[tuple[Guidance, dict]]:
+def scan(
+    network: nn.Module, judge: Judge, clock: Clock, until: float
+) -> list[tuple[Guidance, dict]]:
     """What guidance at sampling does with the base, the most promising first, as long as there is time."""
-    order = sorted(((f, i) for f, (_, _, scales) in FAMILIES.items() for i in range(len(scales))), key=lambda v: (v[1] in (0, 3), v[0] == "late"))
+    order = sorted(
+        ((f, i) for f, (_, _, scales) in FAMILIES.items() for i in range(len(scales))),
+        key=lambda v: (v[1] in (0, 3), v[0] == "late"),
+    )
     found = [(Guidance(), judge(sampler(network, None, judge.device, 2000)))]
     for family, i in order:
         if clock.now() > until:
@@ -485,7 +609,9 @@ def scan(network: nn.Module, judge: Judge, clock: Clock, until: float) -> list[t
         guidance = Guidance(scales[i], start, stop)
         found.append((guidance, judge(sampler(network, guidance, judge.device, 2000))))
     for guidance, d in found:
-        clock.say(f"at sampling, {guidance.name}: share {d['share']:.4f}, Frechet {d['frechet']:.4f}, {d['ratio']:.2f} times")
+        clock.say(
+            f"at sampling, {guidance.name}: share {d['share']:.4f}, Frechet {d['frechet']:.4f}, {d['ratio']:.2f} times"
+        )
     clock.keep("scan", [dict(asdict(g), **d) for g, d in found])
     return found
 
@@ -513,7 +639,15 @@ def ends(found: list[tuple[Guidance, dict]], share: float = 0.943) -> list[Guida
     return list(dict.fromkeys(chosen)) or [Guidance(1.2), Guidance(1.5)]
 
 
-def train_end(run: Run, base: nn.Module, training: dict, sha: str, guidance: Guidance, clock: Clock, seconds: float) -> dict:
+def train_end(
+    run: Run,
+    base: nn.Module,
+    training: dict,
+    sha: str,
+    guidance: Guidance,
+    clock: Clock,
+    seconds: float,
+) -> dict:
     """Build `guidance` into the weights of `base` in `seconds`, the rate falling all the while; training.json."""
     began = clock.now()
     run.reset(base, guidance)
@@ -525,13 +659,24 @@ def train_end(run: Run, base: nn.Module, training: dict, sha: str, guidance: Gui
     speed = probe / max(time.perf_counter() - start, 1e-9)
     total = run.steps + max(probe, int(speed * max(seconds - (clock.now() - began), 0)))
     ema = 1 - 1 / max(10.0, total / 12)
-    run.config = replace(run.config, steps=total, decay_steps=total, guidance_scale=guidance.scale, ema_decay=ema)
+    run.config = replace(
+        run.config, steps=total, decay_steps=total, guidance_scale=guidance.scale, ema_decay=ema
+    )
     run.plan(total, total, ema)
     curve = []
     while run.steps < total:
         loss, error = run.advance(min(max(1, total // 10), total - run.steps))
-        curve.append(dict(images=run.steps * run.config.batch_size, hours=round((clock.now() - began) / 3600, 4), error=round(error, 5)))
-    more = dict(guidance_interval=[guidance.start, guidance.stop], before=dict(sha256=sha, training=training))
+        curve.append(
+            dict(
+                images=run.steps * run.config.batch_size,
+                hours=round((clock.now() - began) / 3600, 4),
+                error=round(error, 5),
+            )
+        )
+    more = dict(
+        guidance_interval=[guidance.start, guidance.stop],
+        before=dict(sha256=sha, training=training),
+    )
     return told(run, clock, loss, error, curve, clock.now() - began, "plain", **more)
 
 
@@ -539,19 +684,35 @@ def train_end(run: Run, base: nn.Module, training: dict, sha: str, guidance: Gui
 def error_by_thirds(network: nn.Module, images: Tensor, labels: Tensor, n: int) -> list[float]:
     """Noise error on n fixed draws of test images, by thirds of t from clean to noisy."""
     generator = torch.Generator().manual_seed(0)
-    device, sums, third = next(network.parameters()).device, torch.zeros(3), (torch.arange(n) * 1000 // n) * 3 // 1000
-    draws = Draws(torch.randint(len(images), (n,), generator=generator), torch.arange(n) * 1000 // n,
-                  torch.randn(n, 1, 32, 32, generator=generator), torch.zeros(n, dtype=torch.bool))
+    device, sums, third = (
+        next(network.parameters()).device,
+        torch.zeros(3),
+        (torch.arange(n) * 1000 // n) * 3 // 1000,
+    )
+    draws = Draws(
+        torch.randint(len(images), (n,), generator=generator),
+        torch.arange(n) * 1000 // n,
+        torch.randn(n, 1, 32, 32, generator=generator),
+        torch.zeros(n, dtype=torch.bool),
+    )
     for rows in torch.arange(n).split(1000):
-        part = Draws(draws.indices[rows], draws.timesteps[rows], draws.noise[rows], draws.hidden[rows])
-        sums.index_add_(0, third[rows], noise_errors(network, images.to(device), labels.to(device), part).cpu())
+        part = Draws(
+            draws.indices[rows], draws.timesteps[rows], draws.noise[rows], draws.hidden[rows]
+        )
+        sums.index_add_(
+            0, third[rows], noise_errors(network, images.to(device), labels.to(device), part).cpu()
+        )
     return (sums / torch.bincount(third, minlength=3)).tolist()
 
 
 def choose(judged: dict[str, dict], share: float = 0.94) -> str:
     """The candidate nearest to real images of those with enough of the class asked for; else that with most of it."""
     enough = {k: v for k, v in judged.items() if v["share"] >= share}
-    return min(enough, key=lambda k: enough[k]["frechet"]) if enough else max(judged, key=lambda k: judged[k]["share"])
+    return (
+        min(enough, key=lambda k: enough[k]["frechet"])
+        if enough
+        else max(judged, key=lambda k: judged[k]["share"])
+    )
 
 
 def judge_all(names: list[str], judge: Judge, clock: Clock, until: float) -> str:
@@ -560,15 +721,21 @@ def judge_all(names: list[str], judge: Judge, clock: Clock, until: float) -> str
     for name in names:
         if judged and clock.now() > until:
             break
-        teacher = replace(load_fmnist_teacher(judge.device, clock.work / "candidates" / name), batch_size=1000)
+        teacher = replace(
+            load_fmnist_teacher(judge.device, clock.work / "candidates" / name), batch_size=1000
+        )
         judged[name] = judge(teacher)
         judged[name]["copying"] = judge.copying(teacher, min(500, judge.n))
         clock.keep("candidates", judged)
         d = judged[name]
-        clock.say(f"{name}: share {d['share']:.4f}, Frechet {d['frechet']:.4f}, {d['ratio']:.2f} times that of training images, "
-                  f"mean pixel {d['mean_pixel']:.3f}, nearest {d['copying']['samples']:.3f} (real {d['copying']['real']:.3f})")
+        clock.say(
+            f"{name}: share {d['share']:.4f}, Frechet {d['frechet']:.4f}, {d['ratio']:.2f} times that of training images, "
+            f"mean pixel {d['mean_pixel']:.3f}, nearest {d['copying']['samples']:.3f} (real {d['copying']['real']:.3f})"
+        )
         chosen = choose(judged)
-        shutil.copytree(clock.work / "candidates" / chosen, clock.work / "chosen", dirs_exist_ok=True)
+        shutil.copytree(
+            clock.work / "candidates" / chosen, clock.work / "chosen", dirs_exist_ok=True
+        )
         clock.keep("chosen", chosen)
     return chosen
 
@@ -577,14 +744,34 @@ def recipe(dry: bool, cuda: bool) -> TeacherConfig:
     """The base's settings; steps, decay and average follow from the clock."""
     precision = "bfloat16" if cuda else "float32"
     if dry:
-        return TeacherConfig(widths=(8, 16), attention_size=16, head_dim=8, batch_size=8, steps=1, decay_steps=0, warmup_steps=5, precision=precision)
-    return TeacherConfig(batch_size=512, lr=4e-3, vector_lr=2e-3, warmup_steps=300, steps=1, decay_steps=0, precision=precision, seed=2)
+        return TeacherConfig(
+            widths=(8, 16),
+            attention_size=16,
+            head_dim=8,
+            batch_size=8,
+            steps=1,
+            decay_steps=0,
+            warmup_steps=5,
+            precision=precision,
+        )
+    return TeacherConfig(
+        batch_size=512,
+        lr=4e-3,
+        vector_lr=2e-3,
+        warmup_steps=300,
+        steps=1,
+        decay_steps=0,
+        precision=precision,
+        seed=2,
+    )
 
 
 def data(dry: bool, split: str) -> tuple[Tensor, Tensor]:
     if dry:
         generator = torch.Generator().manual_seed(1)
-        return torch.randint(0, 256, (400, 1, 32, 32), dtype=torch.uint8, generator=generator), torch.arange(400) % 10
+        return torch.randint(
+            0, 256, (400, 1, 32, 32), dtype=torch.uint8, generator=generator
+        ), torch.arange(400) % 10
     return load_fashion_mnist(split, dtype=torch.uint8, download=False)
 
 
@@ -616,24 +803,48 @@ def whole_run(clock: Clock, dry: bool, device: torch.device) -> str:
     try:
         test_images, test_labels = data(dry, "test")
         n = 300 if dry else 12_000
-        thirds = dict(test=error_by_thirds(base, test_images, test_labels, n), training=error_by_thirds(base, cpu_images, cpu_labels, n))
+        thirds = dict(
+            test=error_by_thirds(base, test_images, test_labels, n),
+            training=error_by_thirds(base, cpu_images, cpu_labels, n),
+        )
         clock.keep("noise_error_by_thirds", thirds)
         clock.say(f"noise error by thirds of t: {thirds}")
         found = scan(base, judge, clock, until["scan"])
     except Exception:
         traceback.print_exc()
     try:
-        names += train_ends(config, images, labels, base, training, sha, ends(found), clock, until["ends"])
+        names += train_ends(
+            config, images, labels, base, training, sha, ends(found), clock, until["ends"]
+        )
     except Exception:
         traceback.print_exc()
     return judge_all(names[1:] + names[:1], judge, clock, until["judge"])
 
 
-def train_ends(config: TeacherConfig, images: Tensor, labels: Tensor, base: nn.Module, training: dict, sha: str,
-               wanted: list[Guidance], clock: Clock, until: float, most: int = 4) -> list[str]:
+def train_ends(
+    config: TeacherConfig,
+    images: Tensor,
+    labels: Tensor,
+    base: nn.Module,
+    training: dict,
+    sha: str,
+    wanted: list[Guidance],
+    clock: Clock,
+    until: float,
+    most: int = 4,
+) -> list[str]:
     """Train and save the ends that there is time for; their names."""
-    settings = replace(config, batch_size=config.batch_size // 2, lr=2e-3, vector_lr=1e-3, warmup_steps=20, precision="float32",
-                       guidance_scale=wanted[0].scale, ema_decay=0.99, seed=config.seed + 1)
+    settings = replace(
+        config,
+        batch_size=config.batch_size // 2,
+        lr=2e-3,
+        vector_lr=1e-3,
+        warmup_steps=20,
+        precision="float32",
+        guidance_scale=wanted[0].scale,
+        ema_decay=0.99,
+        seed=config.seed + 1,
+    )
     run, names, wanted = Run(settings, images, labels, guided=True, start=base), [], wanted[:most]
     run.plan(None, 0, settings.ema_decay)
     run.capture()
@@ -642,7 +853,9 @@ def train_ends(config: TeacherConfig, images: Tensor, labels: Tensor, base: nn.M
         if names and seconds < 5:
             break
         told_of_end = train_end(run, base, training, sha, guidance, clock, seconds)
-        clock.say(f"{guidance.name}: {told_of_end['steps_done']} steps, error {told_of_end['noise_error']:.5f}")
+        clock.say(
+            f"{guidance.name}: {told_of_end['steps_done']} steps, error {told_of_end['noise_error']:.5f}"
+        )
         save(run.average, told_of_end, clock, guidance.name)
         names.append(guidance.name)
     return names
@@ -650,14 +863,24 @@ def train_ends(config: TeacherConfig, images: Tensor, labels: Tensor, base: nn.M
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("work", type=Path, help="folder for candidates and figures")
-    parser.add_argument("--seconds", type=float, default=530, help="when to be done, from --began on")
-    parser.add_argument("--began", type=float, help="the time (seconds since 1970) to count from; default: now")
-    parser.add_argument("--dry", action="store_true", help="tiny networks, random data, a few steps")
+    parser.add_argument(
+        "--seconds", type=float, default=530, help="when to be done, from --began on"
+    )
+    parser.add_argument(
+        "--began", type=float, help="the time (seconds since 1970) to count from; default: now"
+    )
+    parser.add_argument(
+        "--dry", action="store_true", help="tiny networks, random data, a few steps"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-graphs", action="store_true", help="no CUDA graphs and no compiler")
-    parser.add_argument("--warm", metavar="CONFIG", help="only compile, for the process that trains")
+    parser.add_argument(
+        "--warm", metavar="CONFIG", help="only compile, for the process that trains"
+    )
     args = parser.parse_args(argv)
     device = torch.device(args.device)
     torch.set_float32_matmul_precision("high")
@@ -668,7 +891,9 @@ def main(argv: list[str] | None = None) -> int:
         warm(config, images.to(device), labels.to(device))
         return 0
     clock = Clock(args.work, args.began or time.time(), args.seconds)
-    clock.say(f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}, torch {torch.__version__}")
+    clock.say(
+        f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}, torch {torch.__version__}"
+    )
     Run.graphs = not args.no_graphs
     try:
         chosen = whole_run(clock, args.dry, device)
@@ -677,7 +902,16 @@ def main(argv: list[str] | None = None) -> int:
         if args.no_graphs or (clock.work / "candidates" / "base" / WEIGHTS).is_file():
             return 1
         clock.say("once more, without graphs")
-        given = [str(args.work), "--seconds", str(args.seconds), "--began", str(clock.began), "--device", args.device, "--no-graphs"]
+        given = [
+            str(args.work),
+            "--seconds",
+            str(args.seconds),
+            "--began",
+            str(clock.began),
+            "--device",
+            args.device,
+            "--no-graphs",
+        ]
         os.execv(sys.executable, [sys.executable, __file__, *given, *["--dry"] * args.dry])
     clock.say(f"chosen: {chosen}; done")
     return 0

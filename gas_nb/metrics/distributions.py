@@ -58,7 +58,7 @@ def _finite(features: Tensor) -> Tensor:
         raise ValueError("features hold NaN or infinity")
     return rows
 
-
+# %% ../../nbs/metrics/distributions.ipynb #9d4d7fe7
 def _two_sets(x: Tensor, y: Tensor, least: int) -> tuple[Tensor, Tensor]:
     "Rows (n, F) and (m, F) of one width, at least `least` of each."
     x, y = _finite(x), _finite(y)

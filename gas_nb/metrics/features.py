@@ -58,7 +58,7 @@ def _refuse_other_than_tensors(file: Path) -> None:
         reason = type(e).__name__
         raise ValueError(f"{file} does not hold weights: {reason}; download it again") from None
 
-
+# %% ../../nbs/metrics/features.ipynb #eb8568f8
 def _to_bytes(x: Tensor) -> Tensor:
     return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
 

@@ -20,14 +20,16 @@ from .distributions import frechet_distance
 from .features import feature_network
 from .moments import FeatureStatistics
 from .reference import Reference, load_reference
+
+# %% auto #0
+__all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'RUN_METRICS', 'Judge', 'evaluate', 'frechet', 'measure']
+
+# %% ../../nbs/metrics/judge.ipynb #426d061c
 from .samples import block_size, blocks, fill, sample_block, sample_pairs
 from .spec import Metric, all_metrics, find_metric
 from ..parallel import in_order
 from ..tableau import Tableau
 from ..teacher import Teacher
-
-# %% auto #0
-__all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'RUN_METRICS', 'Judge', 'evaluate', 'frechet', 'measure']
 
 # %% ../../nbs/metrics/judge.ipynb #mju0names
 PAIRED = tuple(metric.name for metric in all_metrics() if metric.per_sample)
@@ -61,7 +63,7 @@ def _function_of(metric: Metric, teacher: Teacher, optional: bool) -> Callable |
     except (FileNotFoundError, ImportError):
         return None
 
-
+# %% ../../nbs/metrics/judge.ipynb #e247336e
 def _missing(metric: Metric, reference: Reference | None) -> str | None:
     "Why `metric` has nothing to compare with, or None."
     if metric.per_sample:
@@ -168,7 +170,7 @@ def _json_number(value: Any) -> Any:
     "None where a number does not exist (the PSNR of equal images)."
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
-
+# %% ../../nbs/metrics/judge.ipynb #7447e8d7
 def _row(judge: Judge, tally: _Tally) -> dict[str, Any]:
     "The result as numbers that JSON can hold."
     if not tally.n:

@@ -127,7 +127,7 @@ def _array(values: Array) -> np.ndarray:
         values = values.detach().cpu()
     return np.asarray(values, dtype=np.float64)
 
-
+# %% ../../nbs/metrics/moments.ipynb #76a20af1
 def checked_moments(mean: Array, covariance: Array, which: str) -> tuple[np.ndarray, np.ndarray]:
     "(F,) and symmetric (F, F) as float64. ValueError, naming `which`, for what is no Gaussian."
     mu, sigma = _array(mean), _array(covariance)

@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 import torch
 from torch import nn, Tensor
-import gas_nb.compat                                   # torchvision has to be mended before diffusers loads it
+
+# %% auto #0
+__all__ = ['FLOW_RECIPE', 'diffusers_betas', 'schedule_from_scheduler', 'PromptTable', 'Parts', 'pipeline_parts',
+           'checked_prompts', 'PipelineNet', 'DiffusersTeacher', 'load_diffusers_teacher']
+
+# %% ../../nbs/teachers/diffusers.ipynb #52af6384
 from ..compat import default_device
 from ..data import is_whole
 from ..denoiser import Denoiser, fingerprint
 from ..schedule import NoiseSchedule
 from ..teacher import RECIPE, Teacher, checked_names, plain
-
-# %% auto #0
-__all__ = ['FLOW_RECIPE', 'diffusers_betas', 'schedule_from_scheduler', 'PromptTable', 'Parts', 'pipeline_parts',
-           'checked_prompts', 'PipelineNet', 'DiffusersTeacher', 'load_diffusers_teacher']
 
 # %% ../../nbs/teachers/diffusers.ipynb #b1ff0f6c
 def diffusers_betas(beta_schedule: str, beta_start: float, beta_end: float, n: int) -> Tensor:
@@ -37,21 +38,25 @@ def diffusers_betas(beta_schedule: str, beta_start: float, beta_end: float, n: i
     def line(a: float, b: float) -> Tensor:
         return torch.linspace(a, b, n, dtype=torch.float64)
 
-    if beta_schedule == "linear": return line(beta_start, beta_end)
-    if beta_schedule == "scaled_linear": return line(beta_start ** 0.5, beta_end ** 0.5) ** 2
+    if beta_schedule == "linear":
+        return line(beta_start, beta_end)
+    if beta_schedule == "scaled_linear":
+        return line(beta_start**0.5, beta_end**0.5) ** 2
     angle = ((line(0, 1 - 1 / n) + torch.tensor([[0.0], [1 / n]])) + 0.008) / 1.008 * math.pi / 2
     before, after = angle.cos() ** 2
     return (1 - after / before).clamp(max=0.999)
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #fe484999
 def _check_betas(name: Any, start: Any, end: Any, n: Any) -> None:
     if name not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
-        raise ValueError(f"beta_schedule {name!r}: known are linear, scaled_linear and "
-                         "squaredcos_cap_v2")
+        raise ValueError(
+            f"beta_schedule {name!r}: known are linear, scaled_linear and squaredcos_cap_v2"
+        )
     if type(n) is not int or not 2 <= n <= _MOST_TIMESTEPS:
         raise ValueError(f"{n!r} training timesteps: need a whole number, 2 to {_MOST_TIMESTEPS}")
     for what, value in (("beta_start", start), ("beta_end", end)):
-        if name == "squaredcos_cap_v2": continue
+        if name == "squaredcos_cap_v2":
+            continue
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not (number and 0 < value < 1):
             raise ValueError(f"{what}={value!r}: need a number between 0 and 1")
@@ -62,37 +67,67 @@ _MOST_TIMESTEPS = 100_000
 # %% ../../nbs/teachers/diffusers.ipynb #249f9569
 def _zero_terminal(alphas_cumprod: Tensor, prediction: str) -> Tensor:
     if prediction == "epsilon":
-        raise ValueError("rescale_betas_zero_snr with an epsilon prediction: at t=1 the noise says nothing about the image; "
-                         "such a network has to predict v_prediction or sample")
+        raise ValueError(
+            "rescale_betas_zero_snr with an epsilon prediction: at t=1 the noise says nothing about the image; "
+            "such a network has to predict v_prediction or sample"
+        )
     root = alphas_cumprod.sqrt()
     rescaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return torch.cat([rescaled[:-1] ** 2, (rescaled[-2:-1] ** 2 / 4).clamp(max=2.0 ** -24)])
+    return torch.cat([rescaled[:-1] ** 2, (rescaled[-2:-1] ** 2 / 4).clamp(max=2.0**-24)])
 
 # %% ../../nbs/teachers/diffusers.ipynb #3b5d21f0
 _EDM, _DISCRETE = "EDM's scaling of the input", "a discrete process"
 _VE, _STAGES = "a variance-exploding process", "a flow in stages of several resolutions"
 _CONSISTENCY = "a consistency model, which has no ODE to solve"
 _REFUSED = {
-    "EDMEulerScheduler": _EDM, "EDMDPMSolverMultistepScheduler": _EDM,
-    "CosineDPMSolverMultistepScheduler": _EDM, "ScoreSdeVeScheduler": _VE, "KarrasVeScheduler": _VE,
+    "EDMEulerScheduler": _EDM,
+    "EDMDPMSolverMultistepScheduler": _EDM,
+    "CosineDPMSolverMultistepScheduler": _EDM,
+    "ScoreSdeVeScheduler": _VE,
+    "KarrasVeScheduler": _VE,
     "ScoreSdeVpScheduler": "a process in continuous time whose network time it does not say",
-    "CMStochasticIterativeScheduler": _CONSISTENCY, "ConsistencyDecoderScheduler": _CONSISTENCY,
-    "LCMScheduler": _CONSISTENCY, "TCDScheduler": _CONSISTENCY,
-    "FlowMatchLCMScheduler": _CONSISTENCY, "PiflowScheduler": _CONSISTENCY,
+    "CMStochasticIterativeScheduler": _CONSISTENCY,
+    "ConsistencyDecoderScheduler": _CONSISTENCY,
+    "LCMScheduler": _CONSISTENCY,
+    "TCDScheduler": _CONSISTENCY,
+    "FlowMatchLCMScheduler": _CONSISTENCY,
+    "PiflowScheduler": _CONSISTENCY,
     "FlowMapEulerDiscreteScheduler": "a flow map, which is asked about two times at once",
-    "HeliosScheduler": _STAGES, "HeliosDMDScheduler": _STAGES,
+    "HeliosScheduler": _STAGES,
+    "HeliosDMDScheduler": _STAGES,
     "MiniMaxH3Scheduler": "a flow whose time runs from the noise to the data",
     "RFD4ProteinaScheduler": "a process on the structure of proteins",
-    "SCMScheduler": "a trigonometric flow", "IPNDMScheduler": "a process whose time is an angle",
+    "SCMScheduler": "a trigonometric flow",
+    "IPNDMScheduler": "a process whose time is an angle",
     "DDPMWuerstchenScheduler": "a process in continuous time of its own",
-    "VQDiffusionScheduler": _DISCRETE, "AmusedScheduler": _DISCRETE,
-    "BlockRefinementScheduler": _DISCRETE, "DiscreteDDIMScheduler": _DISCRETE,
-    "EntropyBoundScheduler": _DISCRETE}
-_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler",
-         "LTXEulerAncestralRFScheduler")
-_PROCESS = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "trained_betas",
-            "prediction_type", "rescale_betas_zero_snr", "snr_shift_scale", "use_flow_sigmas")
-_SAMPLING = frozenset("""
+    "VQDiffusionScheduler": _DISCRETE,
+    "AmusedScheduler": _DISCRETE,
+    "BlockRefinementScheduler": _DISCRETE,
+    "DiscreteDDIMScheduler": _DISCRETE,
+    "EntropyBoundScheduler": _DISCRETE,
+}
+
+# %% ../../nbs/teachers/diffusers.ipynb #e570227a
+_FLOW = (
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "LTXEulerAncestralRFScheduler",
+)
+_PROCESS = (
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "snr_shift_scale",
+    "use_flow_sigmas",
+)
+
+# %% ../../nbs/teachers/diffusers.ipynb #ad1dedef
+_SAMPLING = frozenset(
+    """
     timestep_spacing steps_offset set_alpha_to_one skip_prk_steps variance_type solver_order
     solver_type solver_p algorithm_type predict_x0 disable_corrector predictor_order corrector_order
     lower_order_final euler_at_final final_sigmas_type lambda_min_clipped
@@ -100,7 +135,8 @@ _SAMPLING = frozenset("""
     use_lu_lambdas shift flow_shift shift_terminal use_dynamic_shifting time_shift_type base_shift
     max_shift base_image_seq_len max_image_seq_len eta s_noise tau_func noise_sampler_seed
     clip_sample clip_sample_range thresholding dynamic_thresholding_ratio sample_max_value
-    original_inference_steps timestep_scaling solvers schedule card""".split())
+    original_inference_steps timestep_scaling solvers schedule card""".split()
+)
 
 # %% ../../nbs/teachers/diffusers.ipynb #91d4c7e2
 def _full_config(scheduler: Any) -> dict:
@@ -110,9 +146,12 @@ def _full_config(scheduler: Any) -> dict:
     elif isinstance(getattr(scheduler, "config", None), Mapping):
         config = dict(scheduler.config, _class_name=type(scheduler).__name__)
     else:
-        raise ValueError(f"{str(scheduler)[:80]!r} is no scheduler: give a diffusers scheduler or "
-                         "its config, pipe.scheduler for example")
+        raise ValueError(
+            f"{str(scheduler)[:80]!r} is no scheduler: give a diffusers scheduler or "
+            "its config, pipe.scheduler for example"
+        )
     from diffusers import schedulers
+
     kind = getattr(schedulers, str(config.get("_class_name", "")), None)
     wanted = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}
     defaults = {k: p.default for k, p in wanted.items() if p.default is not inspect.Parameter.empty}
@@ -120,12 +159,19 @@ def _full_config(scheduler: Any) -> dict:
 
 # %% ../../nbs/teachers/diffusers.ipynb #f5c2a3b6
 _USUAL = {
-    "timestep_type": ("discrete", "the network is asked at log sigma, not at a number of the table"),
-    "interpolation_type": ("linear", "the network is asked at times that its noise levels do not have"),
+    "timestep_type": (
+        "discrete",
+        "the network is asked at log sigma, not at a number of the table",
+    ),
+    "interpolation_type": (
+        "linear",
+        "the network is asked at times that its noise levels do not have",
+    ),
     "invert_sigmas": (False, "its time runs from the noise to the data"),
-    "stochastic_sampling": (False, "its few steps add new noise, which is no ODE")}
+    "stochastic_sampling": (False, "its few steps add new noise, which is no ODE"),
+}
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #691b1e85
 def _check_keys(config: Mapping) -> None:
     "ValueError if the class or a key describes a process that the teacher would not follow."
     name = config.get("_class_name") or "the scheduler"
@@ -135,25 +181,31 @@ def _check_keys(config: Mapping) -> None:
         if config.get(key, usual) != usual:
             raise ValueError(f"{name} is not supported with {key}={config[key]!r}: {reason}")
     for key in sorted(set(config) - _SAMPLING - set(_PROCESS) - set(_USUAL)):
-        if key.startswith("_") or config[key] is None or config[key] is False: continue
-        raise ValueError(f"{name} is not supported with {key}={str(config[key])[:60]}: it may "
-                         "change what the network was trained with, and is not known here")
+        if key.startswith("_") or config[key] is None or config[key] is False:
+            continue
+        raise ValueError(
+            f"{name} is not supported with {key}={str(config[key])[:60]}: it may "
+            "change what the network was trained with, and is not known here"
+        )
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #d1f7742c
 def _warn_of_clipping(config: Mapping) -> None:
     name = str(config.get("_class_name", ""))
     clips = name.startswith(("DDIM", "DDPM", "Heun", "UnCLIP", "RePaint"))
     for key in ("thresholding", *(["clip_sample"] if clips else [])):
         if config.get(key):
-            warnings.warn(f"{key}: {name or 'this scheduler'} clips every prediction. A teacher "
-                          "solves the network's equation without, so its samples can differ from "
-                          "the pipeline's", stacklevel=3)
+            warnings.warn(
+                f"{key}: {name or 'this scheduler'} clips every prediction. A teacher "
+                "solves the network's equation without, so its samples can differ from "
+                "the pipeline's",
+                stacklevel=3,
+            )
 
 # %% ../../nbs/teachers/diffusers.ipynb #d2308da4
 def schedule_from_scheduler(scheduler: Any) -> tuple[NoiseSchedule, str]:
     """(schedule, prediction) of a diffusers scheduler or its saved config. ValueError, with the
     reason, for one that is not supported; a warning where it clips predictions."""
-    if isinstance(getattr(scheduler, "schedule", None), NoiseSchedule):      # one of ours
+    if isinstance(getattr(scheduler, "schedule", None), NoiseSchedule):  # one of ours
         return scheduler.schedule, scheduler.config.prediction_type
     config = _full_config(scheduler)
     _check_keys(config)
@@ -162,14 +214,20 @@ def schedule_from_scheduler(scheduler: Any) -> tuple[NoiseSchedule, str]:
         return _flow_of_config(config), _flow_prediction(config)
     betas = {"beta_schedule", "trained_betas"} & set(config)
     if "num_train_timesteps" not in config or not betas:
-        raise ValueError(f"{name or 'the scheduler'} is not supported: its config has no "
-                         "num_train_timesteps and beta_schedule")
+        raise ValueError(
+            f"{name or 'the scheduler'} is not supported: its config has no "
+            "num_train_timesteps and beta_schedule"
+        )
     if prediction == "flow_prediction":
-        raise ValueError("prediction_type 'flow_prediction' is not supported without "
-                         "use_flow_sigmas: the config's betas are not those of a flow")
+        raise ValueError(
+            "prediction_type 'flow_prediction' is not supported without "
+            "use_flow_sigmas: the config's betas are not those of a flow"
+        )
     if prediction not in ("epsilon", "sample", "v_prediction"):
-        raise ValueError(f"prediction_type {prediction!r} is not supported: the network has to "
-                         "predict epsilon, sample, v_prediction or flow_prediction")
+        raise ValueError(
+            f"prediction_type {prediction!r} is not supported: the network has to "
+            "predict epsilon, sample, v_prediction or flow_prediction"
+        )
     _warn_of_clipping(config)
     schedule = _schedule_of_betas(config, prediction)
     _check_against(schedule, scheduler)
@@ -188,10 +246,12 @@ def _flow_prediction(config: Mapping) -> str:
     prediction = config.get("prediction_type", "flow_prediction")
     if config.get("_class_name") in _FLOW or prediction in ("flow_prediction", "sample"):
         return "sample" if prediction == "sample" else "flow_prediction"
-    raise ValueError(f"use_flow_sigmas with prediction_type {prediction!r} is not supported: such "
-                     "a network has to predict flow_prediction or sample")
+    raise ValueError(
+        f"use_flow_sigmas with prediction_type {prediction!r} is not supported: such "
+        "a network has to predict flow_prediction or sample"
+    )
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #75d7ad2b
 def _schedule_of_betas(config: Mapping, prediction: str) -> NoiseSchedule:
     keys = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
     kind, start, end, n = (config.get(k) for k in keys)
@@ -207,41 +267,51 @@ def _schedule_of_betas(config: Mapping, prediction: str) -> NoiseSchedule:
         if isinstance(shift, bool) or not isinstance(shift, (int, float)) or not shift > 0:
             raise ValueError(f"snr_shift_scale={shift!r}: need a positive number")
         alphas_cumprod = alphas_cumprod / (shift + (1 - shift) * alphas_cumprod)
-    if zero: alphas_cumprod = _zero_terminal(alphas_cumprod, prediction)
+    if zero:
+        alphas_cumprod = _zero_terminal(alphas_cumprod, prediction)
     return NoiseSchedule.discrete(alphas_cumprod=alphas_cumprod)
 
 # %% ../../nbs/teachers/diffusers.ipynb #e8027d5b
 def _trained_betas(betas: Any, n: int) -> Tensor:
-    try: values = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
+    try:
+        values = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"trained_betas={str(betas)[:60]!r}: need a list of numbers") from None
     if values.ndim != 1 or len(values) != n:
-        raise ValueError(f"trained_betas of shape {tuple(values.shape)} for {n} training "
-                         "timesteps: alphas_cumprod has a value for each")
+        raise ValueError(
+            f"trained_betas of shape {tuple(values.shape)} for {n} training "
+            "timesteps: alphas_cumprod has a value for each"
+        )
     return values
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #bb16606c
 def _check_against(schedule: NoiseSchedule, scheduler: Any) -> None:
     "ValueError unless a live scheduler's own table is that of `schedule`."
     table = getattr(scheduler, "alphas_cumprod", None)
-    if not isinstance(table, Tensor) or table.ndim != 1: return
+    if not isinstance(table, Tensor) or table.ndim != 1:
+        return
     theirs = table.double().cpu()[:-1]
     t = torch.arange(1, len(theirs) + 1, dtype=torch.float64) / len(table)
     ours = schedule.alpha(t) ** 2
     if getattr(schedule, "n", None) != len(table) or (ours - theirs).abs().max() > 1e-4:
-        raise ValueError(f"{type(scheduler).__name__} is not supported: its table alphas_cumprod "
-                         "is not what its config says")
+        raise ValueError(
+            f"{type(scheduler).__name__} is not supported: its table alphas_cumprod "
+            "is not what its config says"
+        )
 
 # %% ../../nbs/teachers/diffusers.ipynb #b42d35ed
 class PromptTable:
     "Embeddings by number: labels (B,) to a dict of tensors (B, ...). `encode(prompt or None)` gives one sample's; None is the empty prompt."
+
     def __init__(self, encode: Callable, prompts: Sequence[str], keep: int = 256):
         self.encode, self.prompts, self.keep, self.rows = encode, list(prompts), keep, OrderedDict()
 
     def row(self, k: int) -> dict[str, Tensor]:
         if k not in self.rows:
-            with torch.no_grad(): self.rows[k] = self.encode(self.prompts[k] if k < len(self.prompts) else None)
-            while len(self.rows) > self.keep: self.rows.popitem(last=False)
+            with torch.no_grad():
+                self.rows[k] = self.encode(self.prompts[k] if k < len(self.prompts) else None)
+            while len(self.rows) > self.keep:
+                self.rows.popitem(last=False)
         self.rows.move_to_end(k)
         return self.rows[k]
 
@@ -255,6 +325,7 @@ class PromptTable:
 class Parts:
     """`network`: the module; `net(x, time, label, embed)`; `classes`: names, or None; `encode`: prompt to embeddings, or None;
     `guidance`: the usual scale."""
+
     network: nn.Module
     net: Callable
     shape: tuple
@@ -263,126 +334,237 @@ class Parts:
     encode: Callable | None = None
     guidance: float = 1.0
 
-def _square(size: int | Sequence[int]) -> tuple[int, int]: return (size, size) if isinstance(size, int) else tuple(size)
 
+def _square(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+# %% ../../nbs/teachers/diffusers.ipynb #92ea6021
 def _decoder(vae: nn.Module) -> Callable:
     "Latents to images; the latents' scale and shift are the autoencoder's."
-    scale, shift = getattr(vae.config, "scaling_factor", None) or 1.0, getattr(vae.config, "shift_factor", None) or 0.0
-    return torch.no_grad()(lambda z: vae.decode((z / scale + shift).to(vae.dtype), return_dict=False)[0].to(z.dtype))
+    scale, shift = (
+        getattr(vae.config, "scaling_factor", None) or 1.0,
+        getattr(vae.config, "shift_factor", None) or 0.0,
+    )
+    return torch.no_grad()(
+        lambda z: vae.decode((z / scale + shift).to(vae.dtype), return_dict=False)[0].to(z.dtype)
+    )
 
-def _vae_factor(vae: nn.Module) -> int: return 2 ** (len(vae.config.block_out_channels) - 1)
+
+def _vae_factor(vae: nn.Module) -> int:
+    return 2 ** (len(vae.config.block_out_channels) - 1)
 
 # %% ../../nbs/teachers/diffusers.ipynb #d033d2de
 def _unconditional(pipe: Any, size: int | None) -> Parts:
     unet, vae = pipe.unet, pipe.components.get("vqvae") or pipe.components.get("vae")
     if unet.config.num_class_embeds or unet.config.class_embed_type:
-        raise ValueError("a UNet2DModel with classes in an unconditional pipeline: its pipeline would not give it labels")
+        raise ValueError(
+            "a UNet2DModel with classes in an unconditional pipeline: its pipeline would not give it labels"
+        )
     c = unet.config.in_channels
-    shape = (c, *_square(size // _vae_factor(vae) if size and vae else size or unet.config.sample_size))
-    net = lambda x, t, label=None, embed=None: unet(x, t, return_dict=False)[0][:, :c]
+    shape = (
+        c,
+        *_square(size // _vae_factor(vae) if size and vae else size or unet.config.sample_size),
+    )
+
+    def net(x, t, label=None, embed=None):
+        return unet(x, t, return_dict=False)[0][:, :c]
+
     return Parts(unet, net, shape, _decoder(vae) if vae else (lambda x: x))
 
 # %% ../../nbs/teachers/diffusers.ipynb #ee7f873f
 def _class_conditional(pipe: Any, size: int | None) -> Parts:
     net, c = pipe.transformer, pipe.transformer.config.in_channels
-    n, names = net.config.num_embeds_ada_norm, {v: k for k, v in reversed(list(pipe.labels.items()))}
-    call = lambda x, t, label, embed=None: net(x, timestep=t, class_labels=label, return_dict=False)[0][:, :c]
+    n, names = (
+        net.config.num_embeds_ada_norm,
+        {v: k for k, v in reversed(list(pipe.labels.items()))},
+    )
+
+    def call(x, t, label, embed=None):
+        return net(x, timestep=t, class_labels=label, return_dict=False)[0][:, :c]
+
     shape = (c, *_square(size // _vae_factor(pipe.vae) if size else net.config.sample_size))
-    return Parts(net, call, shape, _decoder(pipe.vae), [names.get(i, str(i)) for i in range(n)], guidance=4.0)
+    return Parts(
+        net, call, shape, _decoder(pipe.vae), [names.get(i, str(i)) for i in range(n)], guidance=4.0
+    )
 
 # %% ../../nbs/teachers/diffusers.ipynb #11684320
 def _stable_diffusion(pipe: Any, size: int | None) -> Parts:
     unet = pipe.unet
     if unet.config.in_channels != pipe.vae.config.latent_channels:
-        raise ValueError(f"the U-Net takes {unet.config.in_channels} channels for {pipe.vae.config.latent_channels} of latents: inpainting and "
-                         "instruction pipelines are not supported")
+        raise ValueError(
+            f"the U-Net takes {unet.config.in_channels} channels for {pipe.vae.config.latent_channels} of latents: inpainting and "
+            "instruction pipelines are not supported"
+        )
     side = _square(size // _vae_factor(pipe.vae) if size else unet.config.sample_size)
+
     def encode(prompt):
         positive, negative = pipe.encode_prompt(prompt or "", pipe.device, 1, prompt is None)[:2]
         return dict(states=(positive if prompt is not None else negative)[0])
-    net = lambda x, t, label, embed: unet(x, t, encoder_hidden_states=embed(label)["states"], return_dict=False)[0]
+
+    def net(x, t, label, embed):
+        return unet(x, t, encoder_hidden_states=embed(label)["states"], return_dict=False)[0]
+
     return Parts(unet, net, (unet.config.in_channels, *side), _decoder(pipe.vae), None, encode, 7.5)
 
+# %% ../../nbs/teachers/diffusers.ipynb #b6e29d26
 def _stable_diffusion_xl(pipe: Any, size: int | None) -> Parts:
     unet, parts = pipe.unet, _stable_diffusion(pipe, size)
     pixels = tuple(s * _vae_factor(pipe.vae) for s in parts.shape[1:])
     ids = torch.tensor([*pixels, 0, 0, *pixels], dtype=unet.dtype, device=pipe.device)
+
     def encode(prompt):
-        out = pipe.encode_prompt(prompt or "", device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=prompt is None)
+        out = pipe.encode_prompt(
+            prompt or "",
+            device=pipe.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=prompt is None,
+        )
         return dict(states=out[prompt is None][0], pooled=out[2 + (prompt is None)][0])
+
     def net(x, t, label, embed):
         e = embed(label)
         added = dict(text_embeds=e["pooled"], time_ids=ids.expand(len(x), -1))
-        return unet(x, t, encoder_hidden_states=e["states"], added_cond_kwargs=added, return_dict=False)[0]
+        return unet(
+            x, t, encoder_hidden_states=e["states"], added_cond_kwargs=added, return_dict=False
+        )[0]
+
     return Parts(unet, net, parts.shape, parts.decode, None, encode, 5.0)
 
 # %% ../../nbs/teachers/diffusers.ipynb #26605789
 def _stable_diffusion_3(pipe: Any, size: int | None) -> Parts:
     net = pipe.transformer
     side = _square(size // _vae_factor(pipe.vae) if size else net.config.sample_size)
+
     def encode(prompt):
-        out = pipe.encode_prompt(prompt or "", None, None, device=pipe.device, do_classifier_free_guidance=prompt is None)
+        out = pipe.encode_prompt(
+            prompt or "", None, None, device=pipe.device, do_classifier_free_guidance=prompt is None
+        )
         return dict(states=out[prompt is None][0], pooled=out[2 + (prompt is None)][0])
+
     def call(x, t, label, embed):
         e = embed(label)
-        return net(hidden_states=x, timestep=t, encoder_hidden_states=e["states"], pooled_projections=e["pooled"], return_dict=False)[0]
+        return net(
+            hidden_states=x,
+            timestep=t,
+            encoder_hidden_states=e["states"],
+            pooled_projections=e["pooled"],
+            return_dict=False,
+        )[0]
+
     return Parts(net, call, (net.config.in_channels, *side), _decoder(pipe.vae), None, encode, 7.0)
 
 # %% ../../nbs/teachers/diffusers.ipynb #526a78dd
 def _flux(pipe: Any, size: int | None, embedded_guidance: float = 3.5) -> Parts:
     net, c = pipe.transformer, pipe.transformer.config.in_channels // 4
     h, w = _square((size // _vae_factor(pipe.vae) if size else pipe.default_sample_size) // 2 * 2)
-    place = torch.stack(torch.meshgrid(torch.zeros(1), torch.arange(h // 2.0), torch.arange(w // 2.0), indexing="ij"), -1).reshape(-1, 3)
-    pack = lambda x: x.reshape(-1, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, h * w // 4, 4 * c)
-    unpack = lambda y: y.reshape(-1, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1, c, h, w)
+    place = torch.stack(
+        torch.meshgrid(
+            torch.zeros(1), torch.arange(h // 2.0), torch.arange(w // 2.0), indexing="ij"
+        ),
+        -1,
+    ).reshape(-1, 3)
+
+    def pack(x):
+        return (
+            x.reshape(-1, c, h // 2, 2, w // 2, 2)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(-1, h * w // 4, 4 * c)
+        )
+
+    def unpack(y):
+        return y.reshape(-1, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1, c, h, w)
+
     def encode(prompt):
         states, pooled, _ = pipe.encode_prompt(prompt or "", None, device=pipe.device)
         return dict(states=states[0], pooled=pooled[0])
+
     def call(x, t, label, embed):
         e = embed(label)
-        guidance = torch.full((len(x),), embedded_guidance, device=x.device) if net.config.guidance_embeds else None
-        out = net(hidden_states=pack(x), timestep=t / 1000, guidance=guidance, pooled_projections=e["pooled"], encoder_hidden_states=e["states"],
-                  txt_ids=x.new_zeros(e["states"].shape[1], 3), img_ids=place.to(x), return_dict=False)[0]
+        guidance = (
+            torch.full((len(x),), embedded_guidance, device=x.device)
+            if net.config.guidance_embeds
+            else None
+        )
+        out = net(
+            hidden_states=pack(x),
+            timestep=t / 1000,
+            guidance=guidance,
+            pooled_projections=e["pooled"],
+            encoder_hidden_states=e["states"],
+            txt_ids=x.new_zeros(e["states"].shape[1], 3),
+            img_ids=place.to(x),
+            return_dict=False,
+        )[0]
         return unpack(out)
+
     return Parts(net, call, (c, h, w), _decoder(pipe.vae), None, encode, 1.0)
 
 # %% ../../nbs/teachers/diffusers.ipynb #99a40a7c
-_FAMILIES = {"UNet2DModel": _unconditional, "DiTTransformer2DModel": _class_conditional, "UNet2DConditionModel": _stable_diffusion,
-             "SD3Transformer2DModel": _stable_diffusion_3, "FluxTransformer2DModel": _flux}
+_FAMILIES = {
+    "UNet2DModel": _unconditional,
+    "DiTTransformer2DModel": _class_conditional,
+    "UNet2DConditionModel": _stable_diffusion,
+    "SD3Transformer2DModel": _stable_diffusion_3,
+    "FluxTransformer2DModel": _flux,
+}
+
 
 def pipeline_parts(pipe: Any, size: int | None = None) -> Parts:
     "How to call a pipeline's network; `size`: image side in pixels. ValueError names a network that is not supported."
     network = pipe.components.get("unet") or pipe.components.get("transformer")
     kind = type(network).__name__
     if kind not in _FAMILIES:
-        raise ValueError(f"{type(pipe).__name__} with a network {kind} is not supported: known networks are {', '.join(_FAMILIES)}")
+        raise ValueError(
+            f"{type(pipe).__name__} with a network {kind} is not supported: known networks are {', '.join(_FAMILIES)}"
+        )
     xl = kind == "UNet2DConditionModel" and network.config.addition_embed_type == "text_time"
-    if kind == "UNet2DConditionModel" and not xl and (network.config.addition_embed_type or network.config.class_embed_type):
+    if (
+        kind == "UNet2DConditionModel"
+        and not xl
+        and (network.config.addition_embed_type or network.config.class_embed_type)
+    ):
         extra = network.config.addition_embed_type or network.config.class_embed_type
         raise ValueError(f"{type(pipe).__name__}: a U-Net with {extra} embeddings is not supported")
     return (_stable_diffusion_xl if xl else _FAMILIES[kind])(pipe, size)
 
 # %% ../../nbs/teachers/diffusers.ipynb #2c0b2b25
-FLOW_RECIPE = dict(solver="unipc", nfe=40, spacing="time_quadratic", t_eps=1e-3, order=3, variant="bh2")
+FLOW_RECIPE = dict(
+    solver="unipc", nfe=40, spacing="time_quadratic", t_eps=1e-3, order=3, variant="bh2"
+)
+
 
 def checked_prompts(prompts: Any) -> list[str]:
     "A list of prompts: one text is one prompt, a `Path` a file with one prompt a line. ValueError for anything else, and for empty prompts."
     if isinstance(prompts, Path):
-        try: return checked_names([p for p in prompts.read_text(encoding="utf-8").splitlines() if p.strip()], "prompts")
-        except (OSError, UnicodeDecodeError) as e: raise ValueError(f"prompts={str(prompts)!r} cannot be read ({e})") from None
-    if not isinstance(prompts, str): return checked_names(prompts, "prompts")
+        try:
+            return checked_names(
+                [p for p in prompts.read_text(encoding="utf-8").splitlines() if p.strip()],
+                "prompts",
+            )
+        except (OSError, UnicodeDecodeError) as e:
+            raise ValueError(f"prompts={str(prompts)!r} cannot be read ({e})") from None
+    if not isinstance(prompts, str):
+        return checked_names(prompts, "prompts")
     if prompts and len(prompts) < 1000 and "\n" not in prompts and Path(prompts).is_file():
-        raise ValueError(f"prompts={prompts!r} is a file: give Path({prompts!r}) for its lines, or [{prompts!r}] for that prompt")
+        raise ValueError(
+            f"prompts={prompts!r} is a file: give Path({prompts!r}) for its lines, or [{prompts!r}] for that prompt"
+        )
     return checked_names([prompts], "prompts")
 
+# %% ../../nbs/teachers/diffusers.ipynb #4e368884
 def _check_size(size: Any) -> None:
-    sides = [size] if isinstance(size, int) else list(size) if isinstance(size, (list, tuple)) else []
+    sides = (
+        [size] if isinstance(size, int) else list(size) if isinstance(size, (list, tuple)) else []
+    )
     if size is not None and not (sides and all(is_whole(s, 8) for s in sides)):
-        raise ValueError(f"size={size!r}: give the side of an image in pixels, a whole number, at least 8")
+        raise ValueError(
+            f"size={size!r}: give the side of an image in pixels, a whole number, at least 8"
+        )
 
 # %% ../../nbs/teachers/diffusers.ipynb #e512abd1
 class PipelineNet(nn.Module):
     "net(x, time[, label]) and decode(x) of a diffusers pipeline; label k is prompt or class k, the one behind the last is none."
+
     def __init__(self, pipeline: Any, prompts: Sequence[str] = (), size: int | None = None):
         super().__init__()
         _check_size(size)
@@ -393,17 +575,26 @@ class PipelineNet(nn.Module):
         self.classes = self.prompts if self.parts.encode else list(self.parts.classes or [])
         self.table = PromptTable(self.parts.encode, self.prompts) if self.parts.encode else None
         self.network = self.parts.network
-        encoders = {k: v for k, v in pipeline.components.items() if k.startswith("text_encoder") and isinstance(v, nn.Module)}
+        encoders = {
+            k: v
+            for k, v in pipeline.components.items()
+            if k.startswith("text_encoder") and isinstance(v, nn.Module)
+        }
         self.encoders = nn.ModuleDict(encoders if self.table else {})
 
     @property
     def null(self) -> Tensor | None:
         "The label of no condition."
         return torch.tensor(len(self.classes)) if self.parts.encode or self.parts.classes else None
+
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         return self.parts.net(x.to(self.network.dtype), time, label, self.table).to(x.dtype)
-    def decode(self, x: Tensor) -> Tensor: return self.parts.decode(x)
-    def __reduce__(self): return PipelineNet, (self.pipeline, self.prompts, self.size)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return self.parts.decode(x)
+
+    def __reduce__(self):
+        return PipelineNet, (self.pipeline, self.prompts, self.size)
 
 # %% ../../nbs/teachers/diffusers.ipynb #ac26c31b
 def _fields(pipeline, name, prompts, guidance_scale, recipe, size, tableau) -> dict:
@@ -412,96 +603,186 @@ def _fields(pipeline, name, prompts, guidance_scale, recipe, size, tableau) -> d
     schedule, prediction = schedule_from_scheduler(pipeline.scheduler)
     null, usual = net.null, net.parts.guidance
     if null is None and guidance_scale not in (None, 1):
-        raise ValueError(f"guidance_scale={guidance_scale}: {type(pipeline).__name__} has no condition to guide towards")
+        raise ValueError(
+            f"guidance_scale={guidance_scale}: {type(pipeline).__name__} has no condition to guide towards"
+        )
     scale = 1.0 if null is None else usual if guidance_scale is None else guidance_scale
-    if recipe is None: recipe = FLOW_RECIPE if schedule.config["kind"] == "flow" else RECIPE
-    return dict(name=name or type(pipeline).__name__, denoiser=Denoiser(net, schedule, prediction, scale, null), shape=net.parts.shape,
-                recipe=recipe, device=net.network.device, class_names=net.classes, decode=net.decode,
-                weights_hash=fingerprint(net.network), make_tableau=tableau)
+    if recipe is None:
+        recipe = FLOW_RECIPE if schedule.config["kind"] == "flow" else RECIPE
+    return dict(
+        name=name or type(pipeline).__name__,
+        denoiser=Denoiser(net, schedule, prediction, scale, null),
+        shape=net.parts.shape,
+        recipe=recipe,
+        device=net.network.device,
+        class_names=net.classes,
+        decode=net.decode,
+        weights_hash=fingerprint(net.network),
+        make_tableau=tableau,
+    )
 
 # %% ../../nbs/teachers/diffusers.ipynb #6cb93e96
 class DiffusersTeacher(Teacher):
     """A `Teacher` around a diffusers pipeline, kept as `.pipeline`. A text teacher's classes are its `prompts`, a list (an equal one twice
     is drawn twice as often); one text is one prompt. `tableau(schedule)` replaces the solver that `recipe` names."""
-    def __init__(self, pipe: Any = None, name: str = "", prompts: Sequence[str] = (), guidance_scale: float | None = None,
-                 recipe: dict | None = None, size: int | None = None, batch_size: int = 16, tableau: Callable | None = None, **copied: Any):
-        made = dict(copied, name=name, recipe=recipe) if copied else _fields(pipe, name, prompts, guidance_scale, recipe, size, tableau)
+
+    def __init__(
+        self,
+        pipe: Any = None,
+        name: str = "",
+        prompts: Sequence[str] = (),
+        guidance_scale: float | None = None,
+        recipe: dict | None = None,
+        size: int | None = None,
+        batch_size: int = 16,
+        tableau: Callable | None = None,
+        **copied: Any,
+    ):
+        made = (
+            dict(copied, name=name, recipe=recipe)
+            if copied
+            else _fields(pipe, name, prompts, guidance_scale, recipe, size, tableau)
+        )
         super().__init__(**made, batch_size=batch_size)
         if self._net.table and self.class_names != self.prompts:
-            raise ValueError(f"class_names={self.class_names[:3]}: those of a text teacher are its prompts, use with_prompts")
+            raise ValueError(
+                f"class_names={self.class_names[:3]}: those of a text teacher are its prompts, use with_prompts"
+            )
 
     @property
-    def _net(self) -> PipelineNet: return self.denoiser.net
+    def _net(self) -> PipelineNet:
+        return self.denoiser.net
+
     @property
-    def pipeline(self) -> Any: return self._net.pipeline
+    def pipeline(self) -> Any:
+        return self._net.pipeline
+
     @property
-    def prompts(self) -> list[str]: return self._net.prompts
+    def prompts(self) -> list[str]:
+        return self._net.prompts
+
     @property
-    def size(self) -> int | None: return self._net.size
+    def size(self) -> int | None:
+        return self._net.size
+
     @property
     def config(self) -> dict:
-        prompts = hashlib.sha256("\0".join(self.prompts).encode()).hexdigest() if self.prompts else None
+        prompts = (
+            hashlib.sha256("\0".join(self.prompts).encode()).hexdigest() if self.prompts else None
+        )
         return dict(super().config, prompts=prompts)
+
     def with_prompts(self, prompts: Sequence[str]) -> DiffusersTeacher:
         "The same text teacher with another list of prompts as its classes."
         net = PipelineNet(self.pipeline, prompts, self.size)
-        if not net.table: raise ValueError(f"{self.name} has no text encoder: it takes no prompts")
+        if not net.table:
+            raise ValueError(f"{self.name} has no text encoder: it takes no prompts")
         denoiser = replace(plain(self.denoiser), net=net, null_condition=net.null)
         return replace(self, denoiser=denoiser, class_names=net.classes, decode=net.decode)
+
     def labels(self, condition: Any, n: int) -> Tensor | None:
         "As `Teacher.labels`; for a text that is not among the prompts the ValueError names `with_prompts`."
-        try: return super().labels(condition, n)
+        try:
+            return super().labels(condition, n)
         except ValueError as e:
-            hint = "; for other texts make a teacher with teacher.with_prompts([...])" if self._net.table else ""
+            hint = (
+                "; for other texts make a teacher with teacher.with_prompts([...])"
+                if self._net.table
+                else ""
+            )
             raise ValueError(f"{e}{hint}") from None
 
 # %% ../../nbs/teachers/diffusers.ipynb #b79339d6
-_MAY_BE_ABSENT = ("text_encoder_3", "tokenizer_3", "safety_checker", "feature_extractor", "image_encoder")
+_MAY_BE_ABSENT = (
+    "text_encoder_3",
+    "tokenizer_3",
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+)
+
 
 def _absent_components(folder: Path) -> dict[str, None]:
     "Components that a pipeline can do without and that were not saved: None has to be said."
     import diffusers
-    try: index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e: raise ValueError(f"{folder / 'model_index.json'} is not JSON: {e}") from None
-    kind = getattr(diffusers, str(index.get("_class_name") if isinstance(index, dict) else ""), None)
+
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{folder / 'model_index.json'} is not JSON: {e}") from None
+    kind = getattr(
+        diffusers, str(index.get("_class_name") if isinstance(index, dict) else ""), None
+    )
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
         raise ValueError(f"{folder / 'model_index.json'} names no pipeline of diffusers")
     wanted = inspect.signature(kind.__init__).parameters
     for name in ("unet", "transformer", "scheduler"):
         if name in wanted and not (isinstance(index.get(name), list) and all(index[name])):
-            raise ValueError(f"{folder / 'model_index.json'} has no {name}: a {kind.__name__} needs one")
-    return {name: None for name in _MAY_BE_ABSENT if name in wanted and (index.get(name) or [None])[0] is None}
+            raise ValueError(
+                f"{folder / 'model_index.json'} has no {name}: a {kind.__name__} needs one"
+            )
+    return {
+        name: None
+        for name in _MAY_BE_ABSENT
+        if name in wanted and (index.get(name) or [None])[0] is None
+    }
 
 # %% ../../nbs/teachers/diffusers.ipynb #958e9f16
 def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | None) -> Any:
     from diffusers import DiffusionPipeline
+
     local = Path(path).is_dir()
     if local and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} has no model_index.json: give the folder of a diffusers pipeline")
-    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)): raise ValueError(f"{path} is neither a folder nor a hub id (owner/name)")
+    if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
+        raise ValueError(f"{path} is neither a folder nor a hub id (owner/name)")
     absent = _absent_components(Path(path)) if local else {}
     try:
-        pipe = DiffusionPipeline.from_pretrained(str(path), use_safetensors=True, local_files_only=local, dtype=dtype or torch.float32, **absent)
+        pipe = DiffusionPipeline.from_pretrained(
+            str(path),
+            use_safetensors=True,
+            local_files_only=local,
+            dtype=dtype or torch.float32,
+            **absent,
+        )
         return pipe.to(device)
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        if "meta tensor" in reason: reason = "its weight files lack some of the network's tensors"
-        if local: raise ValueError(f"{path} cannot be loaded as a diffusers pipeline: {reason}") from e
-        raise ValueError(f"{path} is not in the local cache and could not be downloaded (offline?): {reason}. Download it where there is a network "
-                         f"(`hf download {path}`) and give that folder") from e
+        if "meta tensor" in reason:
+            reason = "its weight files lack some of the network's tensors"
+        if local:
+            raise ValueError(f"{path} cannot be loaded as a diffusers pipeline: {reason}") from e
+        raise ValueError(
+            f"{path} is not in the local cache and could not be downloaded (offline?): {reason}. Download it where there is a network "
+            f"(`hf download {path}`) and give that folder"
+        ) from e
 
 # %% ../../nbs/teachers/diffusers.ipynb #dd95c32e
-def load_diffusers_teacher(path: str | Path, device: str | torch.device = "auto", dtype: torch.dtype | None = None,
-                           prompts: Sequence[str] | str | Path = (), guidance_scale: float | None = None, recipe: dict | None = None,
-                           size: int | None = None, batch_size: int = 16, tableau: Callable | None = None) -> DiffusersTeacher:
+def load_diffusers_teacher(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    prompts: Sequence[str] | str | Path = (),
+    guidance_scale: float | None = None,
+    recipe: dict | None = None,
+    size: int | None = None,
+    batch_size: int = 16,
+    tableau: Callable | None = None,
+) -> DiffusersTeacher:
     """The teacher in a pipeline's folder or hub id, called by the folder's own name or the id. The other arguments are those of
     `DiffusersTeacher`. ValueError for what is not supported."""
-    if dtype is not None and not isinstance(dtype, torch.dtype): raise ValueError(f"dtype={dtype!r}: give a torch.dtype, as in torch.float16")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype={dtype!r}: give a torch.dtype, as in torch.float16")
     prompts = checked_prompts(prompts)
     pipe = _load_pipeline(path, default_device(device), dtype)
     pipe.set_progress_bar_config(disable=True)
     for module in pipe.components.values():
-        if isinstance(module, nn.Module): module.eval().requires_grad_(False)
+        if isinstance(module, nn.Module):
+            module.eval().requires_grad_(False)
     name = Path(path).resolve().name if Path(path).is_dir() else str(path)
-    try: return DiffusersTeacher(pipe, name, prompts, guidance_scale, recipe, size, batch_size, tableau)
-    except ValueError as e: raise ValueError(f"{path}: {e}") from e
+    try:
+        return DiffusersTeacher(
+            pipe, name, prompts, guidance_scale, recipe, size, batch_size, tableau
+        )
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e

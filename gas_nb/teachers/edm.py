@@ -16,31 +16,49 @@ from safetensors import safe_open
 from ..compat import default_device
 from ..denoiser import Denoiser
 from ..files import save_safetensors_atomic
-from ..pickles import Inert, Unreadable, module_record, module_state, read_pickle
-from ..schedule import NoiseSchedule
-from ..teacher import Teacher
+from ..pickles import Inert, module_record, module_state, read_pickle
 
 # %% auto #0
 __all__ = ['EDM_RECIPE', 'Conv2d', 'group_norm', 'positional_embedding', 'UNetBlock', 'SongUNet', 'EDMPrecond', 'EDMTeacherNet',
            'read_edm_pickle', 'build_edm', 'save_edm', 'read_edm', 'load_edm_teacher']
 
+# %% ../../nbs/teachers/edm.ipynb #a266254f
+from ..schedule import NoiseSchedule
+from ..teacher import Teacher
+
 # %% ../../nbs/teachers/edm.ipynb #ee4d2d84
 class Conv2d(nn.Module):
     "k x k convolution (k = 0: none) of (B, in, H, W), after doubling (`up`) or halving (`down`) H and W."
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, up: bool = False, down: bool = False):
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, up: bool = False, down: bool = False
+    ):
         super().__init__()
         self.up, self.down, self.kernel = up, down, kernel
         if kernel:
-            self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel, kernel) / math.sqrt(in_channels * kernel**2))
+            self.weight = nn.Parameter(
+                torch.randn(out_channels, in_channels, kernel, kernel)
+                / math.sqrt(in_channels * kernel**2)
+            )
             self.bias = nn.Parameter(torch.zeros(out_channels))
-        if up or down: self.register_buffer("resample_filter", torch.full((1, 1, 2, 2), 0.25))
+        if up or down:
+            self.register_buffer("resample_filter", torch.full((1, 1, 2, 2), 0.25))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.up or self.down:
             box, c = self.resample_filter.to(x.dtype).expand(x.shape[1], 1, 2, 2), x.shape[1]
-            x = F.conv_transpose2d(x, 4 * box, stride=2, groups=c) if self.up else F.conv2d(x, box, stride=2, groups=c)
-        return F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.kernel // 2) if self.kernel else x
+            x = (
+                F.conv_transpose2d(x, 4 * box, stride=2, groups=c)
+                if self.up
+                else F.conv2d(x, box, stride=2, groups=c)
+            )
+        return (
+            F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.kernel // 2)
+            if self.kernel
+            else x
+        )
 
+# %% ../../nbs/teachers/edm.ipynb #07952947
 def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
     "Groups of at least four channels, at most 32 groups."
     return nn.GroupNorm(min(32, channels // 4), channels, eps)
@@ -49,25 +67,48 @@ def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
 def positional_embedding(c_noise: Tensor, channels: int) -> Tensor:
     "(B,) to (B, channels): sin then cos of c_noise at channels / 2 frequencies from 1 down to 1e-4 (arXiv 1706.03762, end point included)."
     n = channels // 2
-    frequencies = 1e-4 ** (torch.arange(n, dtype=torch.float32, device=c_noise.device) / max(n - 1, 1))
+    frequencies = 1e-4 ** (
+        torch.arange(n, dtype=torch.float32, device=c_noise.device) / max(n - 1, 1)
+    )
     angle = c_noise.float()[:, None] * frequencies
     return torch.cat([angle.sin(), angle.cos()], 1)
 
 # %% ../../nbs/teachers/edm.ipynb #da1bd511
 _HALF = math.sqrt(0.5)
 
+
 class UNetBlock(nn.Module):
     "(B, in, H, W) and an embedding (B, E) to (B, out, H', W'), with one attention head if `attention`."
-    def __init__(self, in_channels: int, out_channels: int, emb_channels: int, up: bool = False, down: bool = False, attention: bool = False,
-                 dropout: float = 0.0):
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_channels: int,
+        up: bool = False,
+        down: bool = False,
+        attention: bool = False,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.in_channels, self.dropout = in_channels, dropout
-        self.norm0, self.conv0 = group_norm(in_channels), Conv2d(in_channels, out_channels, 3, up, down)
+        self.norm0, self.conv0 = (
+            group_norm(in_channels),
+            Conv2d(in_channels, out_channels, 3, up, down),
+        )
         self.affine = nn.Linear(emb_channels, out_channels)
         self.norm1, self.conv1 = group_norm(out_channels), Conv2d(out_channels, out_channels, 3)
-        self.skip = Conv2d(in_channels, out_channels, 1, up, down) if in_channels != out_channels or up or down else None
+        self.skip = (
+            Conv2d(in_channels, out_channels, 1, up, down)
+            if in_channels != out_channels or up or down
+            else None
+        )
         self.norm2 = group_norm(out_channels) if attention else None
-        self.qkv, self.proj = (Conv2d(out_channels, 3 * out_channels, 1), Conv2d(out_channels, out_channels, 1)) if attention else (None, None)
+        self.qkv, self.proj = (
+            (Conv2d(out_channels, 3 * out_channels, 1), Conv2d(out_channels, out_channels, 1))
+            if attention
+            else (None, None)
+        )
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         y = self.conv0(F.silu(self.norm0(x))) + self.affine(emb)[:, :, None, None]
@@ -83,46 +124,87 @@ class UNetBlock(nn.Module):
 class SongUNet(nn.Module):
     """F(x, c_noise, label): x (B, in, R, R), c_noise (B,), label (B, label_dim) or None. DDPM++ settings only: positional embedding, standard
     encoder and decoder. `augment_dim`: the network was trained with augmentation labels, which stay zero here."""
-    def __init__(self, img_resolution: int, in_channels: int = 3, out_channels: int = 3, label_dim: int = 0, augment_dim: int = 0,
-                 model_channels: int = 128, channel_mult: tuple = (1, 2, 2, 2), channel_mult_emb: int = 4, num_blocks: int = 4,
-                 attn_resolutions: tuple = (16,), dropout: float = 0.1, channel_mult_noise: int = 1):
+
+    def __init__(
+        self,
+        img_resolution: int,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        label_dim: int = 0,
+        augment_dim: int = 0,
+        model_channels: int = 128,
+        channel_mult: tuple = (1, 2, 2, 2),
+        channel_mult_emb: int = 4,
+        num_blocks: int = 4,
+        attn_resolutions: tuple = (16,),
+        dropout: float = 0.1,
+        channel_mult_noise: int = 1,
+    ):
         super().__init__()
         emb, noise = model_channels * channel_mult_emb, model_channels * channel_mult_noise
-        self.noise_channels, self.label_dim, self.shape = noise, label_dim, (in_channels, img_resolution, img_resolution)
+        self.noise_channels, self.label_dim, self.shape = (
+            noise,
+            label_dim,
+            (in_channels, img_resolution, img_resolution),
+        )
         self.map_label = nn.Linear(label_dim, noise) if label_dim else None
         self.map_augment = nn.Linear(augment_dim, noise, bias=False) if augment_dim else None
         self.map_layer0, self.map_layer1 = nn.Linear(noise, emb), nn.Linear(emb, emb)
-        widths, sides = [model_channels * m for m in channel_mult], [img_resolution >> i for i in range(len(channel_mult))]
-        block = lambda *a, **k: UNetBlock(*a, emb, dropout=dropout, **k)
+        widths, sides = (
+            [model_channels * m for m in channel_mult],
+            [img_resolution >> i for i in range(len(channel_mult))],
+        )
+
+        def block(*a, **k):
+            return UNetBlock(*a, emb, dropout=dropout, **k)
+
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
-        kept = self._build_encoder(block, in_channels, model_channels, widths, sides, num_blocks, attn_resolutions)
+        kept = self._build_encoder(
+            block, in_channels, model_channels, widths, sides, num_blocks, attn_resolutions
+        )
         self._build_decoder(block, kept, widths, sides, num_blocks, attn_resolutions)
         last = f"{sides[0]}x{sides[0]}"
-        self.dec[f"{last}_aux_norm"], self.dec[f"{last}_aux_conv"] = group_norm(widths[0]), Conv2d(widths[0], out_channels, 3)
+        self.dec[f"{last}_aux_norm"], self.dec[f"{last}_aux_conv"] = (
+            group_norm(widths[0]),
+            Conv2d(widths[0], out_channels, 3),
+        )
 
 # %% ../../nbs/teachers/edm.ipynb #8ac5e1b5
-def _build_encoder(self: SongUNet, block, in_channels, first, widths, sides, num_blocks, attention) -> list[int]:
+def _build_encoder(
+    self: SongUNet, block, in_channels, first, widths, sides, num_blocks, attention
+) -> list[int]:
     "Returns the channels of every result that the decoder will take."
     c, kept = first, [first]
     for level, (width, side) in enumerate(zip(widths, sides)):
-        if level == 0: self.enc[f"{side}x{side}_conv"] = Conv2d(in_channels, first, 3)
-        else: self.enc[f"{side}x{side}_down"] = block(c, c, down=True); kept.append(c)
+        if level == 0:
+            self.enc[f"{side}x{side}_conv"] = Conv2d(in_channels, first, 3)
+        else:
+            self.enc[f"{side}x{side}_down"] = block(c, c, down=True)
+            kept.append(c)
         for i in range(num_blocks):
             self.enc[f"{side}x{side}_block{i}"] = block(c, width, attention=side in attention)
             c = width
             kept.append(c)
     return kept
 
+# %% ../../nbs/teachers/edm.ipynb #3400e5bd
 def _build_decoder(self: SongUNet, block, kept, widths, sides, num_blocks, attention) -> None:
     c = widths[-1]
     for level, (width, side) in reversed(list(enumerate(zip(widths, sides)))):
         if level + 1 == len(widths):
-            self.dec[f"{side}x{side}_in0"], self.dec[f"{side}x{side}_in1"] = block(c, c, attention=True), block(c, c)
-        else: self.dec[f"{side}x{side}_up"] = block(c, c, up=True)
+            self.dec[f"{side}x{side}_in0"], self.dec[f"{side}x{side}_in1"] = (
+                block(c, c, attention=True),
+                block(c, c),
+            )
+        else:
+            self.dec[f"{side}x{side}_up"] = block(c, c, up=True)
         for i in range(num_blocks + 1):
-            self.dec[f"{side}x{side}_block{i}"] = block(c + kept.pop(), width, attention=i == num_blocks and side in attention)
+            self.dec[f"{side}x{side}_block{i}"] = block(
+                c + kept.pop(), width, attention=i == num_blocks and side in attention
+            )
             c = width
 
+# %% ../../nbs/teachers/edm.ipynb #847415a4
 def _forward(self: SongUNet, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
     emb = positional_embedding(c_noise, self.noise_channels).to(x.dtype)
     if self.map_label is not None:
@@ -135,18 +217,29 @@ def _forward(self: SongUNet, x: Tensor, c_noise: Tensor, label: Tensor | None = 
         kept.append(x)
     *blocks, norm, out = self.dec.values()
     for layer in blocks:
-        if x.shape[1] != layer.in_channels: x = torch.cat([x, kept.pop()], 1)
+        if x.shape[1] != layer.in_channels:
+            x = torch.cat([x, kept.pop()], 1)
         x = layer(x, emb)
     return out(F.silu(norm(x)))
 
-SongUNet._build_encoder, SongUNet._build_decoder, SongUNet.forward = _build_encoder, _build_decoder, _forward
+# %% ../../nbs/teachers/edm.ipynb #6e9730b3
+SongUNet._build_encoder, SongUNet._build_decoder, SongUNet.forward = (
+    _build_encoder,
+    _build_decoder,
+    _forward,
+)
 
 # %% ../../nbs/teachers/edm.ipynb #449b06a2
 class EDMPrecond(nn.Module):
     "D(x, sigma, label): x (B, C, R, R) = clean + sigma noise, sigma (B,) or (); label (B, label_dim), or None for no class."
+
     def __init__(self, sigma_data: float = 0.5, **network: Any):
         super().__init__()
-        self.sigma_data, self.config, self.model = float(sigma_data), dict(network, sigma_data=float(sigma_data)), SongUNet(**network)
+        self.sigma_data, self.config, self.model = (
+            float(sigma_data),
+            dict(network, sigma_data=float(sigma_data)),
+            SongUNet(**network),
+        )
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         sigma = sigma.to(x.dtype).expand(len(x)).reshape(-1, 1, 1, 1)
@@ -157,6 +250,7 @@ class EDMPrecond(nn.Module):
 # %% ../../nbs/teachers/edm.ipynb #b01b729c
 class EDMTeacherNet(nn.Module):
     "net(x, net_time[, label]) to x_0 on the schedule `vp_edm`; label (B,), `label_dim` standing for no class."
+
     def __init__(self, precond: EDMPrecond, schedule: NoiseSchedule):
         super().__init__()
         self.precond, self.schedule = precond, schedule
@@ -168,26 +262,63 @@ class EDMTeacherNet(nn.Module):
         return self.precond(x / alpha.reshape(-1, 1, 1, 1).to(x.dtype), level, rows)
 
 # %% ../../nbs/teachers/edm.ipynb #0c6db74e
-_INERT = ("torch_utils.persistence", "training", "dnnlib.util", "torch.nn.modules", "torch.nn.parameter", "numpy")
-_FIXED = dict(embedding_type="positional", encoder_type="standard", decoder_type="standard", resample_filter=[1, 1], channel_mult_noise=1)
-_TAKEN = ("img_resolution", "label_dim", "augment_dim", "model_channels", "channel_mult", "channel_mult_emb", "num_blocks", "attn_resolutions", "dropout",
-          "sigma_data")
+_INERT = (
+    "torch_utils.persistence",
+    "training",
+    "dnnlib.util",
+    "torch.nn.modules",
+    "torch.nn.parameter",
+    "numpy",
+)
 
+# %% ../../nbs/teachers/edm.ipynb #0c8c7532
+_FIXED = dict(
+    embedding_type="positional",
+    encoder_type="standard",
+    decoder_type="standard",
+    resample_filter=[1, 1],
+    channel_mult_noise=1,
+)
+_TAKEN = (
+    "img_resolution",
+    "label_dim",
+    "augment_dim",
+    "model_channels",
+    "channel_mult",
+    "channel_mult_emb",
+    "num_blocks",
+    "attn_resolutions",
+    "dropout",
+    "sigma_data",
+)
+
+# %% ../../nbs/teachers/edm.ipynb #e026213b
 def _plain(value: Any) -> Any:
     "Constructor arguments as JSON-ready values."
-    if isinstance(value, dict): return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
     return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)
 
+# %% ../../nbs/teachers/edm.ipynb #055f889e
 def _network_arguments(name: str, state: dict) -> dict:
     given = _plain(state.get("_init_kwargs") or {})
-    if name != "EDMPrecond": raise ValueError(f"it holds a {name}: this reader knows EDMPrecond")
-    if (kind := given.get("model_type", "SongUNet")) != "SongUNet": raise ValueError(f"its network is a {kind}: this reader knows SongUNet")
+    if name != "EDMPrecond":
+        raise ValueError(f"it holds a {name}: this reader knows EDMPrecond")
+    if (kind := given.get("model_type", "SongUNet")) != "SongUNet":
+        raise ValueError(f"its network is a {kind}: this reader knows SongUNet")
     for key, value in _FIXED.items():
-        if given.get(key, value) != value: raise ValueError(f"its network has {key}={given[key]!r}: this reader knows the DDPM++ setting {value!r}")
-    if not isinstance(given.get("img_resolution"), int): raise ValueError("it does not say its img_resolution")
+        if given.get(key, value) != value:
+            raise ValueError(
+                f"its network has {key}={given[key]!r}: this reader knows the DDPM++ setting {value!r}"
+            )
+    if not isinstance(given.get("img_resolution"), int):
+        raise ValueError("it does not say its img_resolution")
     channels = given.get("img_channels", 3)
-    return dict({k: given[k] for k in _TAKEN if k in given}, in_channels=channels, out_channels=channels)
+    return dict(
+        {k: given[k] for k in _TAKEN if k in given}, in_channels=channels, out_channels=channels
+    )
 
 # %% ../../nbs/teachers/edm.ipynb #f6152f4d
 def read_edm_pickle(path: str | Path) -> EDMPrecond:
@@ -195,62 +326,121 @@ def read_edm_pickle(path: str | Path) -> EDMPrecond:
     file asked for."""
     content = read_pickle(path, inert=_INERT)
     try:
-        if not isinstance(content, dict) or not isinstance(content.get("ema"), Inert): raise ValueError('it has no network under "ema"')
+        if not isinstance(content, dict) or not isinstance(content.get("ema"), Inert):
+            raise ValueError('it has no network under "ema"')
         config = _network_arguments(*module_record(content["ema"]))
         return build_edm(config, {k: v.float() for k, v in module_state(content["ema"]).items()})
-    except ValueError as e: raise ValueError(f"{path} is not an EDM network that can be read: {e}") from None
+    except ValueError as e:
+        raise ValueError(f"{path} is not an EDM network that can be read: {e}") from None
 
-_AT_MOST = dict(img_resolution=4096, in_channels=64, out_channels=64, label_dim=100_000, augment_dim=1_000,
-                model_channels=4_096, channel_mult_emb=64, num_blocks=64)
+# %% ../../nbs/teachers/edm.ipynb #ebdb8dc8
+_AT_MOST = dict(
+    img_resolution=4096,
+    in_channels=64,
+    out_channels=64,
+    label_dim=100_000,
+    augment_dim=1_000,
+    model_channels=4_096,
+    channel_mult_emb=64,
+    num_blocks=64,
+)
 
+# %% ../../nbs/teachers/edm.ipynb #84af5341
 def _check_sizes(config: dict) -> None:
     "ValueError for a network that no published file describes: building millions of layers would take for ever."
-    if not isinstance(config, dict): raise ValueError("its constructor arguments are not a dictionary")
+    if not isinstance(config, dict):
+        raise ValueError("its constructor arguments are not a dictionary")
     for name, most in _AT_MOST.items():
         value = config.get(name, 0)
         if type(value) is not int or not 0 <= value <= most:
             raise ValueError(f"{name}={str(value)[:40]}: need a whole number, at most {most}")
     widths = config.get("channel_mult", [])
-    if not isinstance(widths, (list, tuple)) or len(widths) > 16 or any(isinstance(w, int) and w > 64 for w in widths):
-        raise ValueError(f"channel_mult={str(widths)[:40]}: need a list of at most 16 numbers, each at most 64")
+    if (
+        not isinstance(widths, (list, tuple))
+        or len(widths) > 16
+        or any(isinstance(w, int) and w > 64 for w in widths)
+    ):
+        raise ValueError(
+            f"channel_mult={str(widths)[:40]}: need a list of at most 16 numbers, each at most 64"
+        )
 
+# %% ../../nbs/teachers/edm.ipynb #c8a49314
 def build_edm(config: dict, state: dict[str, Tensor]) -> EDMPrecond:
     "The network that `config` describes, with the weights `state`. ValueError if they do not fit."
     _check_sizes(config)
     try:
-        with torch.device("meta"): net = EDMPrecond(**config)
+        with torch.device("meta"):
+            net = EDMPrecond(**config)
         own = net.state_dict()
-    except Exception as e: raise ValueError(f"its arguments {config} make no network: {e}") from None
-    wrong = sorted(k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape)
-    if wrong: raise ValueError(f"its weights do not fit its arguments: {', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}")
+    except Exception as e:
+        raise ValueError(f"its arguments {config} make no network: {e}") from None
+    wrong = sorted(
+        k
+        for k in own.keys() | state.keys()
+        if k not in own or k not in state or own[k].shape != state[k].shape
+    )
+    if wrong:
+        raise ValueError(
+            f"its weights do not fit its arguments: {', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}"
+        )
     net.load_state_dict(state, assign=True)
     return net.eval().requires_grad_(False)
 
 # %% ../../nbs/teachers/edm.ipynb #fd7b96e3
 def save_edm(net: EDMPrecond, path: str | Path) -> Path:
     "Write a network as safetensors."
-    return save_safetensors_atomic(path, net.state_dict(), dict(format="gas_nb.edm", config=json.dumps(net.config)))
+    return save_safetensors_atomic(
+        path, net.state_dict(), dict(format="gas_nb.edm", config=json.dumps(net.config))
+    )
 
+# %% ../../nbs/teachers/edm.ipynb #b61f85dd
 def read_edm(path: str | Path) -> EDMPrecond:
     "A network from a published `.pkl` or from what `save_edm` wrote."
     path = Path(path)
-    if not path.is_file(): raise ValueError(f"{path} is not a file: give an edm-*-vp .pkl or what save_edm wrote")
-    if path.suffix == ".pkl": return read_edm_pickle(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file: give an edm-*-vp .pkl or what save_edm wrote")
+    if path.suffix == ".pkl":
+        return read_edm_pickle(path)
     try:
-        with safe_open(path, "pt") as f: header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-        if header.get("format") != "gas_nb.edm": raise ValueError('its header does not say "gas_nb.edm"')
+        with safe_open(path, "pt") as f:
+            header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+        if header.get("format") != "gas_nb.edm":
+            raise ValueError('its header does not say "gas_nb.edm"')
         return build_edm(json.loads(header.get("config", "null")), state)
-    except Exception as e: raise ValueError(f"{path} is not an EDM network that save_edm wrote: {e}") from None
+    except Exception as e:
+        raise ValueError(f"{path} is not an EDM network that save_edm wrote: {e}") from None
 
 # %% ../../nbs/teachers/edm.ipynb #f8f11ffa
 EDM_RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-4, order=3, variant="bh1")
 
-def load_edm_teacher(path: str | Path, device: str | torch.device = "auto", recipe: dict | None = None, batch_size: int = 50,
-                     guidance_scale: float = 1.0) -> Teacher:
+
+def load_edm_teacher(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    recipe: dict | None = None,
+    batch_size: int = 50,
+    guidance_scale: float = 1.0,
+) -> Teacher:
     "The teacher for an EDM network in a file. ValueError for a file that is not one."
     device, net, schedule = default_device(device), read_edm(path), NoiseSchedule.vp_edm()
     n = net.model.label_dim
-    digest = hashlib.sha256(b"".join(p.flatten()[:64].numpy().tobytes() for p in net.state_dict().values())).hexdigest()
-    denoiser = Denoiser(EDMTeacherNet(net, schedule).to(device), schedule, "sample", guidance_scale, torch.tensor(n) if n else None)
-    return Teacher(Path(path).stem, denoiser, net.model.shape, recipe or EDM_RECIPE, device, [str(i) for i in range(n)], weights_hash=digest,
-                   batch_size=batch_size)
+    digest = hashlib.sha256(
+        b"".join(p.flatten()[:64].numpy().tobytes() for p in net.state_dict().values())
+    ).hexdigest()
+    denoiser = Denoiser(
+        EDMTeacherNet(net, schedule).to(device),
+        schedule,
+        "sample",
+        guidance_scale,
+        torch.tensor(n) if n else None,
+    )
+    return Teacher(
+        Path(path).stem,
+        denoiser,
+        net.model.shape,
+        recipe or EDM_RECIPE,
+        device,
+        [str(i) for i in range(n)],
+        weights_hash=digest,
+        batch_size=batch_size,
+    )

@@ -19,8 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # %% auto #0
 __all__ = ['NO_LABEL', 'WEIGHTS', 'CHECKPOINT', 'TeacherConfig', 'make_network', 'starting_weights', 'ddpm_alphas_cumprod',
@@ -28,6 +26,10 @@ __all__ = ['NO_LABEL', 'WEIGHTS', 'CHECKPOINT', 'TeacherConfig', 'make_network',
            'update_ema', 'orthogonalised', 'Muon', 'make_optimizers', 'TrainingState', 'save_checkpoint',
            'read_checkpoint_header', 'load_checkpoint', 'finish_plan', 'numerics', 'update', 'train_teacher',
            'save_diffusers', 'kept_metrics', 'learning_curve', 'export_weights', 'training_stages', 'run_training']
+
+# %% ../../nbs/teachers/fmnist.ipynb #cc0ed965
+from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # %% ../../nbs/teachers/fmnist.ipynb #a232997c
 from ..compat import default_device
@@ -42,6 +44,7 @@ NO_LABEL = 10
 @dataclass(frozen=True)
 class TeacherConfig:
     "What decides the weights of a teacher: the U-Net, the plan of the training, and the seed."
+
     widths: tuple[int, ...] = (32, 64, 96, 96)  # channels at 32x32, 16x16, 8x8, 4x4
     layers_per_block: int = 1
     attention_size: int = 8  # the side in pixels at which self-attention is used
@@ -68,13 +71,23 @@ class TeacherConfig:
 # %% ../../nbs/teachers/fmnist.ipynb #089dea45
 def _check_config(config: "TeacherConfig") -> None:
     "ValueError, naming field, value and remedy, for settings that cannot be trained."
+
     def need(name, ok, remedy):
         if not ok:
             raise ValueError(f"TeacherConfig.{name} = {getattr(config, name)!r}: {remedy}")
+
     for name in ("layers_per_block", "steps", "batch_size", "head_dim"):
         need(name, getattr(config, name) >= 1, "use 1 or more")
-    need("widths", config.widths and all(w > 0 and w % 8 == 0 for w in config.widths), "use multiples of 8")
-    need("size", config.size % 2 ** (len(config.widths) - 1) == 0, "it must halve at every level of widths")
+    need(
+        "widths",
+        config.widths and all(w > 0 and w % 8 == 0 for w in config.widths),
+        "use multiples of 8",
+    )
+    need(
+        "size",
+        config.size % 2 ** (len(config.widths) - 1) == 0,
+        "it must halve at every level of widths",
+    )
     need("warmup_steps", config.warmup_steps >= 0, "use 0 or more")
     need("decay_steps", 0 <= config.decay_steps <= config.steps, f"use 0..steps = {config.steps}")
     for name in ("lr", "vector_lr"):
@@ -83,22 +96,38 @@ def _check_config(config: "TeacherConfig") -> None:
     need("label_dropout", 0 <= config.label_dropout <= 1, "use a probability")
     need("min_snr_gamma", config.min_snr_gamma >= 0, "use 0 (off) or about 5")
     need("guidance_scale", config.guidance_scale >= 1, "use 1 (off) or about 1.5")
-    need("guidance_scale", config.guidance_scale == 1 or config.label_dropout > 0, "guidance needs label_dropout above 0")
+    need(
+        "guidance_scale",
+        config.guidance_scale == 1 or config.label_dropout > 0,
+        "guidance needs label_dropout above 0",
+    )
     need("start_from", isinstance(config.start_from, str), "use the folder's name, a string")
-    need("precision", config.precision in ("auto", "float32", "bfloat16"), 'use "auto", "float32" or "bfloat16"')
+    need(
+        "precision",
+        config.precision in ("auto", "float32", "bfloat16"),
+        'use "auto", "float32" or "bfloat16"',
+    )
 
 # %% ../../nbs/teachers/fmnist.ipynb #5a61006f
 def make_network(config: TeacherConfig) -> UNet2DModel:
     "A fresh U-Net, initialised from `config.seed`: (B, 1, size, size), timesteps 0..999 and labels 0..10 -> noise."
-    attends = [config.size // 2**level == config.attention_size for level in range(len(config.widths))]
+    attends = [
+        config.size // 2**level == config.attention_size for level in range(len(config.widths))
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return UNet2DModel(
-            sample_size=config.size, in_channels=1, out_channels=1, block_out_channels=config.widths,
-            layers_per_block=config.layers_per_block, attention_head_dim=config.head_dim, norm_num_groups=8,
+            sample_size=config.size,
+            in_channels=1,
+            out_channels=1,
+            block_out_channels=config.widths,
+            layers_per_block=config.layers_per_block,
+            attention_head_dim=config.head_dim,
+            norm_num_groups=8,
             down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
             up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
-            num_class_embeds=NO_LABEL + 1)
+            num_class_embeds=NO_LABEL + 1,
+        )
 
 # %% ../../nbs/teachers/fmnist.ipynb #5a0b1002
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -112,14 +141,28 @@ def starting_weights(config: TeacherConfig) -> dict[str, torch.Tensor]:
         theirs = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         weights = {name: tensor.float() for name, tensor in load_file(folder / WEIGHTS).items()}
     except (OSError, TypeError, ValueError, SafetensorError) as error:
-        raise ValueError(f"{told}: no weights can be read there ({error}); name a folder with config.json and {WEIGHTS}") from error
-    differing = {k: (theirs[k], v) for k, v in json.loads(network.to_json_string()).items() if not k.startswith("_") and theirs.get(k, v) != v}
+        raise ValueError(
+            f"{told}: no weights can be read there ({error}); name a folder with config.json and {WEIGHTS}"
+        ) from error
+    differing = {
+        k: (theirs[k], v)
+        for k, v in json.loads(network.to_json_string()).items()
+        if not k.startswith("_") and theirs.get(k, v) != v
+    }
     if differing:
         there = ", ".join(f"{k}: {a!r} there, {b!r} asked" for k, (a, b) in differing.items())
-        raise ValueError(f"{told}: weights of another network ({there}); ask for the same widths, layers_per_block, attention_size, head_dim and size")
+        raise ValueError(
+            f"{told}: weights of another network ({there}); ask for the same widths, layers_per_block, attention_size, head_dim and size"
+        )
     own = network.state_dict()
-    if wrong := sorted(n for n in own.keys() | weights.keys() if n not in own or n not in weights or own[n].shape != weights[n].shape):
-        raise ValueError(f"{told}: its tensors are not those of its config.json ({', '.join(wrong[:3])}); write the folder anew")
+    if wrong := sorted(
+        n
+        for n in own.keys() | weights.keys()
+        if n not in own or n not in weights or own[n].shape != weights[n].shape
+    ):
+        raise ValueError(
+            f"{told}: its tensors are not those of its config.json ({', '.join(wrong[:3])}); write the folder anew"
+        )
     return weights
 
 # %% ../../nbs/teachers/fmnist.ipynb #242717c9
@@ -137,30 +180,43 @@ def loss_weights(gamma: float) -> torch.Tensor:
 @dataclass(frozen=True)
 class Draws:
     "What one step draws: image indices, timesteps, noise and which labels are hidden."
+
     indices: torch.Tensor
     timesteps: torch.Tensor
     noise: torch.Tensor
     hidden: torch.Tensor
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #3a6449d9
 def draw_step(config: TeacherConfig, step: int, n_images: int) -> Draws:
     "The draws of step `step`, on the CPU, a function of (seed, step) alone."
-    seed = int(np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    seed = int(
+        np.random.SeedSequence((config.seed, step)).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
     generator, batch = torch.Generator().manual_seed(seed), config.batch_size
     grid = (torch.rand(1, generator=generator) + torch.arange(batch) / batch) % 1.0
-    return Draws(torch.randint(n_images, (batch,), generator=generator), (grid * 1000).long().clamp(max=999),
-                 torch.randn(batch, 1, config.size, config.size, generator=generator),
-                 torch.rand(batch, generator=generator) < config.label_dropout)
+    return Draws(
+        torch.randint(n_images, (batch,), generator=generator),
+        (grid * 1000).long().clamp(max=999),
+        torch.randn(batch, 1, config.size, config.size, generator=generator),
+        torch.rand(batch, generator=generator) < config.label_dropout,
+    )
 
 # %% ../../nbs/teachers/fmnist.ipynb #e8b0b58a
-def noise_errors(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, draws: Draws,
-                 guidance_scale: float = 1.0) -> torch.Tensor:
+def noise_errors(
+    network: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    draws: Draws,
+    guidance_scale: float = 1.0,
+) -> torch.Tensor:
     """Mean square error of the predicted noise, per image (B,); images (N, 1, S, S) in [-1, 1] or uint8.
 
     With a `guidance_scale` s the network is asked for g = n + s (c - n), n being its own prediction without a label, as a
     constant, and c = n + (g - n) / s is held against the noise (guidance-free training, arXiv 2501.15420)."""
     device = images.device
-    indices, timesteps, noise = (v.to(device) for v in (draws.indices, draws.timesteps, draws.noise))
+    indices, timesteps, noise = (
+        v.to(device) for v in (draws.indices, draws.timesteps, draws.noise)
+    )
     clean = to_unit_range(images[indices])
     shown = labels[indices].masked_fill(draws.hidden.to(device), NO_LABEL)
     a = ddpm_alphas_cumprod().to(device)[timesteps].view(-1, 1, 1, 1)
@@ -168,7 +224,9 @@ def noise_errors(network: torch.nn.Module, images: torch.Tensor, labels: torch.T
     predicted = network(noisy, timesteps, class_labels=shown, return_dict=False)[0].float()
     if guidance_scale != 1:
         with torch.no_grad():
-            null = network(noisy, timesteps, class_labels=torch.full_like(shown, NO_LABEL), return_dict=False)[0].float()
+            null = network(
+                noisy, timesteps, class_labels=torch.full_like(shown, NO_LABEL), return_dict=False
+            )[0].float()
         predicted = null + (predicted - null) / guidance_scale
     return (predicted - noise).square().mean((1, 2, 3))
 
@@ -206,7 +264,7 @@ def orthogonalised(m: torch.Tensor, steps: int = 5) -> torch.Tensor:
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if m.shape[0] > m.shape[1] else x
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #46eb8afc
 class Muon(torch.optim.Optimizer):
     "Nesterov momentum, orthogonalised; for parameters with two axes or more, of which the first counts as rows."
 
@@ -223,20 +281,36 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonalised(p.grad.lerp(average, group["momentum"]).flatten(1))
                 p.sub_(update.view_as(p), alpha=0.2 * max(update.shape) ** 0.5 * group["lr"])
 
-
-def make_optimizers(network: torch.nn.Module, config: TeacherConfig) -> dict[str, torch.optim.Optimizer]:
+# %% ../../nbs/teachers/fmnist.ipynb #88d1a642
+def make_optimizers(
+    network: torch.nn.Module, config: TeacherConfig
+) -> dict[str, torch.optim.Optimizer]:
     "Muon for the matrices inside the U-Net, AdamW for its ends, embeddings, norms and biases."
-    inside = {name: p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "class_embedding"))
-              for name, p in network.named_parameters()}
-    matrices, others = ([p for name, p in network.named_parameters() if inside[name] is which] for which in (True, False))
-    return {"muon": Muon(matrices, config.lr),
-            "adam": torch.optim.AdamW(others, config.vector_lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True)}
+    inside = {
+        name: p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "class_embedding"))
+        for name, p in network.named_parameters()
+    }
+    matrices, others = (
+        [p for name, p in network.named_parameters() if inside[name] is which]
+        for which in (True, False)
+    )
+    return {
+        "muon": Muon(matrices, config.lr),
+        "adam": torch.optim.AdamW(
+            others, config.vector_lr, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+        ),
+    }
 
 # %% ../../nbs/teachers/fmnist.ipynb #28813754
 class TrainingState:
     "Network, its average, optimisers and the number of steps done, on one device."
 
-    def __init__(self, config: TeacherConfig, device: torch.device, start: dict[str, torch.Tensor] | None = None):
+    def __init__(
+        self,
+        config: TeacherConfig,
+        device: torch.device,
+        start: dict[str, torch.Tensor] | None = None,
+    ):
         layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.config, self.device, self.step = config, device, 0
         self.network = make_network(config)
@@ -245,7 +319,9 @@ class TrainingState:
         self.network = self.network.to(device, memory_format=layout).train()
         self.average = deepcopy(self.network).eval().requires_grad_(False)
         self.optimizers = make_optimizers(self.network, config)
-        self.rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
+        self.rates = {
+            name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()
+        }
         self.smoothed = torch.full((2,), torch.nan, device=device)  # weighted loss, plain error
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -266,7 +342,7 @@ def save_checkpoint(state: TrainingState, folder: str | os.PathLike) -> Path:
     header = {"step": str(state.step), "config": json.dumps(asdict(state.config))}
     return save_safetensors_atomic(Path(folder) / CHECKPOINT, state.tensors(), header)
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #cdd8ea1e
 def read_checkpoint_header(folder: str | os.PathLike) -> tuple[int, TeacherConfig]:
     "Steps done and configuration of the checkpoint in `folder`; FileNotFoundError if there is none."
     path = Path(folder) / CHECKPOINT
@@ -275,29 +351,45 @@ def read_checkpoint_header(folder: str | os.PathLike) -> tuple[int, TeacherConfi
     with safe_open(path, "pt") as file:
         header = file.metadata() or {}
     if "config" not in header:
-        raise ValueError(f"{path} is not a checkpoint of the teacher's training: its header has no config")
+        raise ValueError(
+            f"{path} is not a checkpoint of the teacher's training: its header has no config"
+        )
     names = {f.name for f in fields(TeacherConfig)}
-    return int(header["step"]), TeacherConfig(**{k: v for k, v in json.loads(header["config"]).items() if k in names})
+    return int(header["step"]), TeacherConfig(
+        **{k: v for k, v in json.loads(header["config"]).items() if k in names}
+    )
 
 # %% ../../nbs/teachers/fmnist.ipynb #a2888613
-def load_checkpoint(config: TeacherConfig, folder: str | os.PathLike, device: torch.device) -> TrainingState:
+def load_checkpoint(
+    config: TeacherConfig, folder: str | os.PathLike, device: torch.device
+) -> TrainingState:
     "The state in `folder`, to go on under `config`; ValueError if `config` differs in more than steps and decay_steps."
     step, stored = read_checkpoint_header(folder)
-    differing = [f.name for f in fields(config) if getattr(config, f.name) != getattr(stored, f.name)]
+    differing = [
+        f.name for f in fields(config) if getattr(config, f.name) != getattr(stored, f.name)
+    ]
     if differing := [name for name in differing if name not in ("steps", "decay_steps")]:
-        told = ", ".join(f"{n}: {getattr(stored, n)!r} there, {getattr(config, n)!r} asked" for n in differing)
-        raise ValueError(f"the checkpoint in {folder} was made with other settings ({told}): "
-                         "use its settings or another output_dir")
+        told = ", ".join(
+            f"{n}: {getattr(stored, n)!r} there, {getattr(config, n)!r} asked" for n in differing
+        )
+        raise ValueError(
+            f"the checkpoint in {folder} was made with other settings ({told}): "
+            "use its settings or another output_dir"
+        )
     state, tensors = TrainingState(config, device), load_file(Path(folder) / CHECKPOINT)
     for name in ("network", "average"):
-        part = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+        part = {
+            k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")
+        }
         getattr(state, name).load_state_dict(part)
     for name, optimizer in state.optimizers.items():
         memory = {}
         for key in (key for key in tensors if key.startswith(f"{name}.")):
             _, index, field = key.split(".")
             memory.setdefault(int(index), {})[field] = tensors[key]
-        optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": memory, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
     state.smoothed.copy_(tensors["smoothed"])
     state.step = step
     return state
@@ -307,7 +399,9 @@ def finish_plan(folder: str | os.PathLike, decay_steps: int) -> TeacherConfig:
     "The configuration that ends the run in `folder` by `decay_steps` of decay; unchanged if its decay has begun."
     step, stored = read_checkpoint_header(folder)
     if decay_steps < 1:
-        raise ValueError(f"decay_steps = {decay_steps}: use 1 or more, a tenth to a fifth of the {step} steps done")
+        raise ValueError(
+            f"decay_steps = {decay_steps}: use 1 or more, a tenth to a fifth of the {step} steps done"
+        )
     if step >= stored.steps - stored.decay_steps:
         return stored
     return replace(stored, steps=step + decay_steps, decay_steps=decay_steps)
@@ -323,12 +417,16 @@ def numerics(config: TeacherConfig, device: torch.device) -> Iterator[None]:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
 
-
-def update(state: TrainingState, images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> None:
+# %% ../../nbs/teachers/fmnist.ipynb #ae780f50
+def update(
+    state: TrainingState, images: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> None:
     "One step of the optimisers on the weighted loss, gradients clipped to norm 1, then the average."
     draws = draw_step(state.config, state.step, len(images))
     with numerics(state.config, state.device):
-        errors = noise_errors(state.network, images, labels, draws, built_in_guidance(state.config, state.step))
+        errors = noise_errors(
+            state.network, images, labels, draws, built_in_guidance(state.config, state.step)
+        )
         loss = (errors * weights[draws.timesteps.to(state.device)]).mean()
     state.network.zero_grad(set_to_none=True)
     loss.backward()
@@ -345,42 +443,64 @@ def update(state: TrainingState, images: torch.Tensor, labels: torch.Tensor, wei
 def _check_data(config: TeacherConfig, images: torch.Tensor, labels: torch.Tensor) -> None:
     expected = (1, config.size, config.size)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected or len(images) == 0:
-        raise ValueError(f"images of shape {tuple(images.shape)} do not fit: expected (N, *{expected}) with N >= 1")
+        raise ValueError(
+            f"images of shape {tuple(images.shape)} do not fit: expected (N, *{expected}) with N >= 1"
+        )
     if labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= NO_LABEL:
-        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit {len(images)} images with classes 0..9")
+        raise ValueError(
+            f"labels of shape {tuple(labels.shape)} do not fit {len(images)} images with classes 0..9"
+        )
 
-
-def _start(config: TeacherConfig, images: torch.Tensor, labels: torch.Tensor, folder: Path,
-           device: torch.device) -> TrainingState:
+# %% ../../nbs/teachers/fmnist.ipynb #9d1f7f6e
+def _start(
+    config: TeacherConfig,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    folder: Path,
+    device: torch.device,
+) -> TrainingState:
     "The state to go on from: the checkpoint in `folder` or a fresh one; writes config.json and, of `start_from`, before.json."
     _check_data(config, images, labels)
     if (folder / CHECKPOINT).is_file():
         state = load_checkpoint(config, folder, device)
     else:
-        state = TrainingState(config, device, starting_weights(config) if config.start_from else None)
+        state = TrainingState(
+            config, device, starting_weights(config) if config.start_from else None
+        )
         if config.start_from:
             write_json_atomic(folder / "before.json", _origin(Path(config.start_from)))
     write_json_atomic(folder / "config.json", asdict(config))
     return state
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #b8b3e0d7
 def _origin(folder: Path) -> dict:
     "Hash of the weights in `folder` and their training.json (None if there is none)."
     told = folder / "training.json"
-    return {"sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
-            "training": json.loads(told.read_text(encoding="utf-8")) if told.is_file() else None}
+    return {
+        "sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        "training": json.loads(told.read_text(encoding="utf-8")) if told.is_file() else None,
+    }
 
 
 def _finite_losses(state: TrainingState) -> tuple[float, float]:
     loss, error = state.smoothed.tolist()
     if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss is {loss} at step {state.step}: lower lr = {state.config.lr} and resume")
+        raise FloatingPointError(
+            f"the loss is {loss} at step {state.step}: lower lr = {state.config.lr} and resume"
+        )
     return loss, error
 
 # %% ../../nbs/teachers/fmnist.ipynb #e33be47b
-def train_teacher(config: TeacherConfig, images: torch.Tensor, labels: torch.Tensor, output_dir: str | os.PathLike,
-                  device: str = "auto", checkpoint_every: float = 120.0, stop_after_minutes: float = 0.0,
-                  log_every: int = 20) -> Iterator[dict]:
+def train_teacher(
+    config: TeacherConfig,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    output_dir: str | os.PathLike,
+    device: str = "auto",
+    checkpoint_every: float = 120.0,
+    stop_after_minutes: float = 0.0,
+    log_every: int = 20,
+) -> Iterator[dict]:
     """Train, or go on training, in `output_dir`; yields records of step, images, loss, error, lr, images_per_second.
 
     images: (N, 1, size, size) uint8 or float in [-1, 1]; labels: (N,) 0..9. A checkpoint is written every
@@ -403,17 +523,27 @@ def train_teacher(config: TeacherConfig, images: torch.Tensor, labels: torch.Ten
         if logs:
             rate = (state.step - since) * config.batch_size / max(now - logged, 1e-9)
             since, logged = state.step, now
-            yield {"step": state.step, "images": state.step * config.batch_size, "loss": loss, "error": error,
-                   "lr": config.lr * rate_factor(config, state.step - 1), "images_per_second": rate}
+            yield {
+                "step": state.step,
+                "images": state.step * config.batch_size,
+                "loss": loss,
+                "error": error,
+                "lr": config.lr * rate_factor(config, state.step - 1),
+                "images_per_second": rate,
+            }
         if ends:
             return
 
 # %% ../../nbs/teachers/fmnist.ipynb #4f4484d2
-def save_diffusers(network: UNet2DModel, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> Path:
+def save_diffusers(
+    network: UNet2DModel, folder: str | os.PathLike, dtype: torch.dtype = torch.float16
+) -> Path:
     "Write a U-Net in diffusers' layout (config.json and safetensors of `dtype`) to `folder`; ValueError if not finite."
     weights = {name: tensor.to(dtype) for name, tensor in network.state_dict().items()}
     if bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"weights not finite in {dtype}: {bad[:3]}; use torch.float32 or an older checkpoint")
+        raise ValueError(
+            f"weights not finite in {dtype}: {bad[:3]}; use torch.float32 or an older checkpoint"
+        )
     save_safetensors_atomic(Path(folder) / WEIGHTS, weights, {"format": "pt"})
     config = json.loads(network.to_json_string())
     config.pop("_name_or_path", None)  # a folder of this machine
@@ -434,7 +564,7 @@ def kept_metrics(folder: str | os.PathLike) -> list[dict]:
         records = [r for r in records if r["step"] <= done]
     return records
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #d5da8e31
 def learning_curve(records: list[dict], points: int = 60) -> list[dict]:
     "At most about `points` of a run's records as images, hours spent and noise error."
     hours, seen, curve = 0.0, 0, []
@@ -442,32 +572,47 @@ def learning_curve(records: list[dict], points: int = 60) -> list[dict]:
         hours += (record["images"] - seen) / record["images_per_second"] / 3600
         seen = record["images"]
         curve.append({"images": seen, "hours": round(hours, 3), "error": round(record["error"], 5)})
-    return curve[::-1][::max(1, math.ceil(len(curve) / points))][::-1]
+    return curve[::-1][:: max(1, math.ceil(len(curve) / points))][::-1]
 
 # %% ../../nbs/teachers/fmnist.ipynb #3c9580c2
-def export_weights(run: str | os.PathLike, folder: str | os.PathLike, dtype: torch.dtype = torch.float16) -> Path:
+def export_weights(
+    run: str | os.PathLike, folder: str | os.PathLike, dtype: torch.dtype = torch.float16
+) -> Path:
     "Export the averaged network of the run in `run` to `folder`, with training.json: steps done, settings, losses, curve."
     step, config = read_checkpoint_header(run)
     state = load_checkpoint(config, run, torch.device("cpu"))
     loss, error = state.smoothed.tolist()
     before = json.loads((Path(run) / "before.json").read_text()) if config.start_from else None
-    write_json_atomic(Path(folder) / "training.json", {
-        "data": "Fashion-MNIST, 60,000 training images, padded to 32x32 with black, scaled to [-1, 1]",
-        "parameters": sum(p.numel() for p in state.average.parameters()), "steps_done": step,
-        "images_seen": step * config.batch_size, "loss": loss, "noise_error": error, "config": asdict(config),
-        "curve": learning_curve(kept_metrics(run))}
-        | ({"before": before} if before else {}))
+    write_json_atomic(
+        Path(folder) / "training.json",
+        {
+            "data": "Fashion-MNIST, 60,000 training images, padded to 32x32 with black, scaled to [-1, 1]",
+            "parameters": sum(p.numel() for p in state.average.parameters()),
+            "steps_done": step,
+            "images_seen": step * config.batch_size,
+            "loss": loss,
+            "noise_error": error,
+            "config": asdict(config),
+            "curve": learning_curve(kept_metrics(run)),
+        }
+        | ({"before": before} if before else {}),
+    )
     return save_diffusers(state.average, folder, dtype)
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #8ce68d0c
 def training_stages(training: dict) -> list[dict]:
     "The trainings that weights went through, the first one first, from the training.json of the last."
     before = (training.get("before") or {}).get("training")
     return [*(training_stages(before) if before else ()), training]
 
 # %% ../../nbs/teachers/fmnist.ipynb #46e66e4c
-def run_training(config: TeacherConfig, images: torch.Tensor, labels: torch.Tensor, output_dir: str | os.PathLike,
-                 **options) -> Iterator[dict]:
+def run_training(
+    config: TeacherConfig,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    output_dir: str | os.PathLike,
+    **options,
+) -> Iterator[dict]:
     "`train_teacher`, with its records also appended to `output_dir`/metrics.jsonl."
     folder = Path(output_dir)
     kept = kept_metrics(folder)

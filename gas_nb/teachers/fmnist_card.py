@@ -18,22 +18,28 @@ from huggingface_hub import ModelCardData
 from PIL import Image
 from torch import Tensor
 
-import gas_nb.compat  # before torchvision
 from ..classic import classic_tableau
-from ..data import Pairs, noise
-from ..evaluation import frechet_distance, l1
-from ..files import atomic_path, write_json_atomic, write_text_atomic
-from ..teacher import Teacher
-from .fmnist import training_stages
-from .fmnist_classifier import (GarmentClassifier, accuracy, extract_features, feature_statistics,
-                                               reference_statistics)
-from .fmnist_data import to_bytes
-from torchvision.utils import make_grid
 
 # %% auto #0
 __all__ = ['RECIPES', 'once', 'recipe_tableau', 'Noises', 'screen_recipes', 'frechet_difference', 'fewest_steps', 'distribution',
            'unchosen', 'save_sheet', 'nearest_images', 'milliseconds', 'figures_table', 'steps_table',
            'seen_in_training', 'card_text']
+
+# %% ../../nbs/teachers/fmnist_card.ipynb #bb686b89
+from ..data import Pairs, noise
+from ..evaluation import frechet_distance, l1
+from ..files import atomic_path, write_json_atomic, write_text_atomic
+from ..teacher import Teacher
+from .fmnist import training_stages
+from gas_nb.teachers.fmnist_classifier import (
+    GarmentClassifier,
+    accuracy,
+    extract_features,
+    feature_statistics,
+    reference_statistics,
+)
+from .fmnist_data import to_bytes
+from torchvision.utils import make_grid
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0009
 def once(path: str | os.PathLike, settings: dict, measure: Callable[[], dict]) -> dict:
@@ -49,64 +55,100 @@ def once(path: str | os.PathLike, settings: dict, measure: Callable[[], dict]) -
     return kept["figures"]
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0012
-RECIPES = tuple(dict(solver=solver, spacing=spacing, order=order) for solver, order in (("unipc", 3), ("dpm_solver_pp", 3), ("dpm_solver_pp", 2))
-                for spacing in ("logSNR", "time_uniform", "edm"))
+RECIPES = tuple(
+    dict(solver=solver, spacing=spacing, order=order)
+    for solver, order in (("unipc", 3), ("dpm_solver_pp", 3), ("dpm_solver_pp", 2))
+    for spacing in ("logSNR", "time_uniform", "edm")
+)
 
 
 def recipe_tableau(teacher: Teacher, recipe: dict):
     "The tableau of a recipe: solver, nfe, spacing, order and so on, on the teacher's schedule."
     return classic_tableau(schedule=teacher.schedule, t_eps=teacher.t_eps, **recipe)
 
-
+# %% ../../nbs/teachers/fmnist_card.ipynb #ece46b73
 @dataclass(frozen=True)
 class Noises:
     "What every recipe starts from: x_T (n, ...) and labels (n,)."
+
     x_T: Tensor
     labels: Tensor
 
     def __getitem__(self, rows: slice) -> Noises:
         return Noises(self.x_T[rows], self.labels[rows])
 
-
-def screen_recipes(teacher: Teacher, noises: Noises, goal: Tensor, nfes: Sequence[int], recipes: Sequence[dict] = RECIPES) -> list[dict]:
+# %% ../../nbs/teachers/fmnist_card.ipynb #9aa22d0a
+def screen_recipes(
+    teacher: Teacher,
+    noises: Noises,
+    goal: Tensor,
+    nfes: Sequence[int],
+    recipes: Sequence[dict] = RECIPES,
+) -> list[dict]:
     "For each of `nfes` the mean L1 distance of every recipe to `goal` (n, ...); rows of solver, spacing, order, nfe, l1."
     rows = []
     for nfe in nfes:
         for recipe in recipes:
-            x = teacher.sample(noises.x_T, noises.labels, recipe_tableau(teacher, dict(recipe, nfe=nfe)))
+            x = teacher.sample(
+                noises.x_T, noises.labels, recipe_tableau(teacher, dict(recipe, nfe=nfe))
+            )
             rows.append(dict(recipe, nfe=nfe, l1=l1(x.cpu(), goal).mean().item()))
     return rows
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #264e3b96
-def frechet_difference(features: Tensor, goal: Tensor, reference: tuple, resamples: int = 200, seed: int = 0) -> tuple[float, float]:
+def frechet_difference(
+    features: Tensor, goal: Tensor, reference: tuple, resamples: int = 200, seed: int = 0
+) -> tuple[float, float]:
     "How much larger the Frechet distance to `reference` (mean, covariance) is with `features` (n, F) than with `goal` (n, F), and its standard error."
+
     def larger(rows):
         one, other = (feature_statistics(v[rows])[:2] for v in (features, goal))
         return frechet_distance(*one, *reference) - frechet_distance(*other, *reference)
+
     generator = torch.Generator().manual_seed(seed)
-    drawn = [larger(torch.randint(len(goal), (len(goal),), generator=generator)) for _ in range(resamples)]
+    drawn = [
+        larger(torch.randint(len(goal), (len(goal),), generator=generator))
+        for _ in range(resamples)
+    ]
     return larger(torch.arange(len(goal))), torch.tensor(drawn).std().item()
 
-
+# %% ../../nbs/teachers/fmnist_card.ipynb #11346e96
 def fewest_steps(rows: Sequence[dict]) -> int | None:
     "The smallest nfe from which on no row's `frechet_more` exceeds twice its `standard_error`; None if there is none."
     fine = None
     for row in sorted(rows, key=lambda row: -row["nfe"]):
-        if row["frechet_more"] > 2 * row["standard_error"]: break
+        if row["frechet_more"] > 2 * row["standard_error"]:
+            break
         fine = row["nfe"]
     return fine
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0018
-def distribution(classifier: GarmentClassifier, samples: Tensor, labels: Tensor, images: Tensor, seed: int = 0) -> dict:
+def distribution(
+    classifier: GarmentClassifier, samples: Tensor, labels: Tensor, images: Tensor, seed: int = 0
+) -> dict:
     """Frechet distances to the test images of `samples` (n, 1, 32, 32), of n of the training `images` drawn by `seed`, their
     ratio, and the share of samples that the classifier assigns to their label, in all and by class."""
     test = reference_statistics("test")[:2]
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:len(samples)]
-    frechet = {name: frechet_distance(*feature_statistics(extract_features(classifier, x))[:2], *test)
-               for name, x in (("samples", samples), ("training", images[chosen]))}
-    shares = [accuracy(classifier, samples[labels == k], labels[labels == k]) for k in range(10) if (labels == k).any()]
-    return dict(n=len(samples), frechet=frechet["samples"], frechet_training=frechet["training"],
-                ratio=frechet["samples"] / frechet["training"], share=accuracy(classifier, samples, labels), shares=shares)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[
+        : len(samples)
+    ]
+    frechet = {
+        name: frechet_distance(*feature_statistics(extract_features(classifier, x))[:2], *test)
+        for name, x in (("samples", samples), ("training", images[chosen]))
+    }
+    shares = [
+        accuracy(classifier, samples[labels == k], labels[labels == k])
+        for k in range(10)
+        if (labels == k).any()
+    ]
+    return dict(
+        n=len(samples),
+        frechet=frechet["samples"],
+        frechet_training=frechet["training"],
+        ratio=frechet["samples"] / frechet["training"],
+        share=accuracy(classifier, samples, labels),
+        shares=shares,
+    )
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0021
 def unchosen(pairs: Pairs, each: int = 10, classes: int = 10) -> Tensor:
@@ -116,19 +158,27 @@ def unchosen(pairs: Pairs, each: int = 10, classes: int = 10) -> Tensor:
 
 def save_sheet(images: Tensor, path: str | os.PathLike, columns: int, scale: int = 2) -> Path:
     "Images (n, 1, H, W) in [-1, 1] as one PNG, `columns` to a row, enlarged `scale` times."
-    sheet = Image.fromarray(to_bytes(make_grid(images, columns, padding=1, pad_value=1.0))[0].numpy())
+    sheet = Image.fromarray(
+        to_bytes(make_grid(images, columns, padding=1, pad_value=1.0))[0].numpy()
+    )
     with atomic_path(path) as temporary:
-        sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(temporary, format="PNG")
+        sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(
+            temporary, format="PNG"
+        )
     return Path(path)
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0024
 @torch.no_grad()
-def nearest_images(samples: Tensor, images: Tensor, k: int = 3, chunk: int = 5000) -> tuple[Tensor, Tensor]:
+def nearest_images(
+    samples: Tensor, images: Tensor, k: int = 3, chunk: int = 5000
+) -> tuple[Tensor, Tensor]:
     "Distances (n, k), root mean square per pixel in [-1, 1] units, and indices (n, k) of the `images` (N, ...) uint8 nearest to `samples` (n, ...)."
     if not 1 <= k <= len(images):
         raise ValueError(f"k={k}: there are {len(images)} images, use 1 to {len(images)}")
     flat = samples.flatten(1).float()
-    to_all = torch.cat([torch.cdist(flat, part.flatten(1).float() / 127.5 - 1) for part in images.split(chunk)], 1)
+    to_all = torch.cat(
+        [torch.cdist(flat, part.flatten(1).float() / 127.5 - 1) for part in images.split(chunk)], 1
+    )
     near = to_all.topk(k, largest=False)
     return near.values / flat.shape[1] ** 0.5, near.indices
 
@@ -136,37 +186,56 @@ def nearest_images(samples: Tensor, images: Tensor, k: int = 3, chunk: int = 500
 @torch.no_grad()
 def milliseconds(teacher: Teacher, batch: int = 64, repeats: int = 15) -> dict:
     "Median milliseconds of one network call on `batch` samples, in all and per image, with the threads that torch has."
-    x, label = torch.randn(batch, *teacher.shape, device=teacher.device), torch.zeros(batch, dtype=torch.long, device=teacher.device)
+    x, label = (
+        torch.randn(batch, *teacher.shape, device=teacher.device),
+        torch.zeros(batch, dtype=torch.long, device=teacher.device),
+    )
     times = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         teacher.denoiser(x, 0.5, 0.0, label).sum().item()
         times.append(1000 * (time.perf_counter() - start))
-    return dict(batch=batch, threads=torch.get_num_threads(), device=teacher.device.type, call=median(times[1:]), image=median(times[1:]) / batch)
+    return dict(
+        batch=batch,
+        threads=torch.get_num_threads(),
+        device=teacher.device.type,
+        call=median(times[1:]),
+        image=median(times[1:]) / batch,
+    )
 
 # %% ../../nbs/teachers/fmnist_card.ipynb #ca4d0030
 def figures_table(figures: dict) -> str:
     "How close the samples come to real images, whose class they have, and what a call costs: a Markdown table."
     d, g, p = (figures[k] for k in ("distribution", "guided", "price"))
-    guided = f"the same under guidance {g['scale']:g}" if g["scale"] > 1 else f"the same with the built-in guidance taken back, by guidance {g['scale']:.3g}"
+    guided = (
+        f"the same under guidance {g['scale']:g}"
+        if g["scale"] > 1
+        else f"the same with the built-in guidance taken back, by guidance {g['scale']:.3g}"
+    )
     return f"""| | |
 | --- | --- |
-| Frechet distance to the test images, classifier features (not FID), {d['n']:,} samples | {d['frechet']:.3f} |
-| the same of {d['n']:,} training images | {d['frechet_training']:.3f} |
-| ratio | {d['ratio']:.1f} |
-| samples that the classifier assigns to their class ({d['n']:,}) | {100 * d['share']:.1f} % |
-| {guided} ({g['n']:,}) | {100 * g['share']:.1f} % |
+| Frechet distance to the test images, classifier features (not FID), {d["n"]:,} samples | {d["frechet"]:.3f} |
+| the same of {d["n"]:,} training images | {d["frechet_training"]:.3f} |
+| ratio | {d["ratio"]:.1f} |
+| samples that the classifier assigns to their class ({d["n"]:,}) | {100 * d["share"]:.1f} % |
+| {guided} ({g["n"]:,}) | {100 * g["share"]:.1f} % |
 | the classifier on real test images | 92.2 % |
-| a call on {p['batch']} images, {p['threads']} {p['device'].upper()} threads | {p['call']:.0f} ms, {p['image']:.1f} ms per image |"""
+| a call on {p["batch"]} images, {p["threads"]} {p["device"].upper()} threads | {p["call"]:.0f} ms, {p["image"]:.1f} ms per image |"""
 
-
+# %% ../../nbs/teachers/fmnist_card.ipynb #bfb98dee
 def steps_table(recipe: dict) -> str:
     "How far fewer evaluations are from many: which are enough, and a Markdown table."
     chosen, n_steps, fewest = recipe["rows"][0], recipe["reference"], recipe["fewest"]
-    rows = "\n".join(f"| {r['nfe']} | {r['l1']:.4f} | {r['frechet_more']:+.3f} ± {r['standard_error']:.3f} |" for r in recipe["rows"])
-    enough = (f"From {fewest} evaluations on, the Frechet distance is within noise (two standard errors) of that of {n_steps} steps." if fewest
-              else f"None of these is within noise (two standard errors) of {n_steps} steps.")
-    return f"""{chosen['solver']} of order {chosen['order']} on the spacing {chosen['spacing']}, against {n_steps} steps from the same noises.
+    rows = "\n".join(
+        f"| {r['nfe']} | {r['l1']:.4f} | {r['frechet_more']:+.3f} ± {r['standard_error']:.3f} |"
+        for r in recipe["rows"]
+    )
+    enough = (
+        f"From {fewest} evaluations on, the Frechet distance is within noise (two standard errors) of that of {n_steps} steps."
+        if fewest
+        else f"None of these is within noise (two standard errors) of {n_steps} steps."
+    )
+    return f"""{chosen["solver"]} of order {chosen["order"]} on the spacing {chosen["spacing"]}, against {n_steps} steps from the same noises.
 
 {enough}
 
@@ -218,15 +287,33 @@ def seen_in_training(training: dict) -> str:
     for stage in training_stages(training):
         config = stage["config"]
         scale = config.get("guidance_scale", 1.0)
-        told.append(f"{stage['images_seen']:,} images in {stage['steps_done']:,} steps of {config['batch_size']} ({config['precision']}"
-                    + (")" if scale == 1 else f", guidance {scale:g} built into the labelled predictions)"))
+        told.append(
+            f"{stage['images_seen']:,} images in {stage['steps_done']:,} steps of {config['batch_size']} ({config['precision']}"
+            + (")" if scale == 1 else f", guidance {scale:g} built into the labelled predictions)")
+        )
     return f"Seen in training: {'; then, from those weights, '.join(told)}."
 
-
+# %% ../../nbs/teachers/fmnist_card.ipynb #e869dd65
 def card_text(figures: dict, training: dict, class_names: Sequence[str]) -> str:
     "The model card, Markdown with a YAML header, of `figures` (recipe, distribution, guided, neighbours, price) and `training` (training.json)."
-    header = ModelCardData(library_name="diffusers", license="apache-2.0", tags=["diffusion", "image-generation", "gas_nb"], datasets=["fashion_mnist"])
-    shares = "\n".join(f"| {name} | {100 * value:.1f} % |" for name, value in zip(class_names, figures["distribution"]["shares"]))
+    header = ModelCardData(
+        library_name="diffusers",
+        license="apache-2.0",
+        tags=["diffusion", "image-generation", "gas_nb"],
+        datasets=["fashion_mnist"],
+    )
+    shares = "\n".join(
+        f"| {name} | {100 * value:.1f} % |"
+        for name, value in zip(class_names, figures["distribution"]["shares"])
+    )
     gap, real_gap = (figures["neighbours"][k] for k in ("samples", "real"))
-    return _CARD.format(header=header.to_yaml(), figures=figures_table(figures), shares=shares, steps=steps_table(figures["recipe"]),
-                        gap=gap, real_gap=real_gap, parameters=training["parameters"], seen=seen_in_training(training))
+    return _CARD.format(
+        header=header.to_yaml(),
+        figures=figures_table(figures),
+        shares=shares,
+        steps=steps_table(figures["recipe"]),
+        gap=gap,
+        real_gap=real_gap,
+        parameters=training["parameters"],
+        seen=seen_in_training(training),
+    )

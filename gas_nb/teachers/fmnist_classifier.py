@@ -26,25 +26,40 @@ __all__ = ['SHIPPED', 'GarmentClassifier', 'random_shift', 'train_classifier', '
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #dc16ab42
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
 
-
+# %% ../../nbs/teachers/fmnist_classifier.ipynb #98f4f93c
 class GarmentClassifier(nn.Module):
     "Logits (B, 10) of images (B, 1, 32, 32) in [-1, 1]; `features` gives the 64 numbers before the last layer."
+
     n_features = 64
 
     def __init__(self, widths: tuple[int, int, int] = (32, 64, 128)):
         super().__init__()
         a, b, c = widths
-        self.body = nn.Sequential(_block(1, a), nn.MaxPool2d(2), _block(a, b), nn.MaxPool2d(2), _block(b, c),
-                                  nn.MaxPool2d(2), _block(c, c), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                                  nn.Linear(c, self.n_features), nn.ReLU())
+        self.body = nn.Sequential(
+            _block(1, a),
+            nn.MaxPool2d(2),
+            _block(a, b),
+            nn.MaxPool2d(2),
+            _block(b, c),
+            nn.MaxPool2d(2),
+            _block(c, c),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(c, self.n_features),
+            nn.ReLU(),
+        )
         self.head = nn.Linear(self.n_features, 10)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         "Features (B, 64) >= 0 of images (B, 1, 32, 32); values outside [-1, 1] count as black or white, as on a screen."
         if x.ndim != 4 or tuple(x.shape[1:]) != (1, 32, 32) or not x.is_floating_point():
-            raise ValueError(f"images {tuple(x.shape)} of {x.dtype}: use floats (B, 1, 32, 32) in [-1, 1]")
+            raise ValueError(
+                f"images {tuple(x.shape)} of {x.dtype}: use floats (B, 1, 32, 32) in [-1, 1]"
+            )
         return self.body(x.clamp(-1, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -56,14 +71,23 @@ def random_shift(images: torch.Tensor, generator: torch.Generator, most: int = 2
     dy, dx = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
     return images.roll((dy, dx), (2, 3))
 
-
-def train_classifier(images: torch.Tensor, labels: torch.Tensor, epochs: int = 4, batch_size: int = 128,
-                     lr: float = 5e-3, seed: int = 0, device: str = "auto",
-                     bfloat16: bool = False) -> Iterator[tuple[GarmentClassifier, dict]]:
+# %% ../../nbs/teachers/fmnist_classifier.ipynb #ab11b5ad
+def train_classifier(
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    epochs: int = 4,
+    batch_size: int = 128,
+    lr: float = 5e-3,
+    seed: int = 0,
+    device: str = "auto",
+    bfloat16: bool = False,
+) -> Iterator[tuple[GarmentClassifier, dict]]:
     "Yields (network, record of step, steps, loss) after each step; images (N, 1, 32, 32) uint8 or [-1, 1]."
     if epochs < 1 or not 2 <= batch_size <= len(images):
-        raise ValueError(f"epochs = {epochs}, batch_size = {batch_size} for {len(images)} images: use 1 or more epochs "
-                         "and a batch of 2 or more images that the data can fill")
+        raise ValueError(
+            f"epochs = {epochs}, batch_size = {batch_size} for {len(images)} images: use 1 or more epochs "
+            "and a batch of 2 or more images that the data can fill"
+        )
     device, generator = default_device(device), torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -72,7 +96,7 @@ def train_classifier(images: torch.Tensor, labels: torch.Tensor, epochs: int = 4
     optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * per_epoch)
     epoch_orders = [torch.randperm(len(images), generator=generator) for _ in range(epochs)]
-    order = torch.cat([o[:per_epoch * batch_size] for o in epoch_orders])
+    order = torch.cat([o[: per_epoch * batch_size] for o in epoch_orders])
     for step, batch in enumerate(order.split(batch_size), 1):
         x = random_shift(to_unit_range(images[batch]).to(device), generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -85,12 +109,19 @@ def train_classifier(images: torch.Tensor, labels: torch.Tensor, epochs: int = 4
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #e4148716
 @torch.no_grad()
-def extract_features(network: GarmentClassifier, images: torch.Tensor, batch_size: int = 500) -> torch.Tensor:
+def extract_features(
+    network: GarmentClassifier, images: torch.Tensor, batch_size: int = 500
+) -> torch.Tensor:
     "Features (N, 64) on the CPU, in batches; images uint8 or floats in [-1, 1]."
     device = next(network.parameters()).device
-    return torch.cat([network.features(to_unit_range(part).to(device)).cpu() for part in images.split(batch_size)])
+    return torch.cat(
+        [
+            network.features(to_unit_range(part).to(device)).cpu()
+            for part in images.split(batch_size)
+        ]
+    )
 
-
+# %% ../../nbs/teachers/fmnist_classifier.ipynb #0982fea8
 @torch.no_grad()
 def accuracy(network: GarmentClassifier, images: torch.Tensor, labels: torch.Tensor) -> float:
     "The share of images whose largest logit is their label."
@@ -101,7 +132,9 @@ def accuracy(network: GarmentClassifier, images: torch.Tensor, labels: torch.Ten
 def feature_statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     "Mean (F,), covariance (F, F) with divisor N - 1, both float64, and N, of features (N, F)."
     if features.ndim != 2 or len(features) < 2:
-        raise ValueError(f"features {tuple(features.shape)}: a covariance takes (N, F) with N of 2 or more")
+        raise ValueError(
+            f"features {tuple(features.shape)}: a covariance takes (N, F) with N of 2 or more"
+        )
     return features.double().mean(0), torch.cov(features.double().T), len(features)
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #2aa25447
@@ -115,15 +148,21 @@ def _shipped() -> Path:
 def save_classifier(network: GarmentClassifier, folder: str | os.PathLike) -> Path:
     "Write `folder`/model.safetensors: parameters float16, running statistics as they are."
     parameters = {name for name, _ in network.named_parameters()}
-    tensors = {name: v.half() if name in parameters else v for name, v in network.state_dict().items()}
+    tensors = {
+        name: v.half() if name in parameters else v for name, v in network.state_dict().items()
+    }
     return save_safetensors_atomic(Path(folder) / "model.safetensors", tensors)
 
-
-def load_classifier(device: str | torch.device = "cpu", folder: str | os.PathLike | None = None) -> GarmentClassifier:
+# %% ../../nbs/teachers/fmnist_classifier.ipynb #f5e1688b
+def load_classifier(
+    device: str | torch.device = "cpu", folder: str | os.PathLike | None = None
+) -> GarmentClassifier:
     "The shipped classifier, or the one in `folder`: float32, eval mode, no gradients for its weights."
     device, path = default_device(device), Path(folder or _shipped()) / "model.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"no classifier at {path}: train one with the notebook teachers/fmnist_classifier")
+        raise FileNotFoundError(
+            f"no classifier at {path}: train one with the notebook teachers/fmnist_classifier"
+        )
     network = GarmentClassifier()
     network.load_state_dict(load_file(path))
     return network.eval().requires_grad_(False).to(device)
@@ -137,15 +176,20 @@ def save_reference_statistics(features: dict[str, torch.Tensor], folder: str | o
         tensors |= {f"{split}.mu": mu, f"{split}.sigma": sigma, f"{split}.n": torch.tensor(n)}
     return save_safetensors_atomic(Path(folder) / "statistics.safetensors", tensors)
 
-
-def reference_statistics(split: str = "train",
-                         folder: str | os.PathLike | None = None) -> tuple[torch.Tensor, torch.Tensor, int]:
+# %% ../../nbs/teachers/fmnist_classifier.ipynb #8deacb08
+def reference_statistics(
+    split: str = "train", folder: str | os.PathLike | None = None
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     'Mean (64,), covariance (64, 64), float64, and N of the features of the "train" or "test" images.'
     path = Path(folder or _shipped()) / "statistics.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"no statistics at {path}: train with the notebook teachers/fmnist_classifier")
+        raise FileNotFoundError(
+            f"no statistics at {path}: train with the notebook teachers/fmnist_classifier"
+        )
     stored = load_file(path)
     if f"{split}.mu" not in stored:
         known = sorted({name.partition(".")[0] for name in stored})
-        raise ValueError(f"no reference statistics for split {split!r}: there are {', '.join(known)}")
+        raise ValueError(
+            f"no reference statistics for split {split!r}: there are {', '.join(known)}"
+        )
     return stored[f"{split}.mu"], stored[f"{split}.sigma"], int(stored[f"{split}.n"])

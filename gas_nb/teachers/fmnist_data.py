@@ -22,9 +22,24 @@ __all__ = ['CLASS_NAMES', 'FILES', 'DEBIAN_FOLDER', 'CACHE', 'REMEDIES', 'read_i
            'to_bytes', 'load_fashion_mnist']
 
 # %% ../../nbs/teachers/fmnist_data.ipynb #ac003c64
-CLASS_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-         "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")}
+CLASS_NAMES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+# %% ../../nbs/teachers/fmnist_data.ipynb #5c1035a4
+FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CACHE = Path.home() / ".cache" / "gas_nb"
 
@@ -38,12 +53,16 @@ def read_idx(path: str | os.PathLike, dimensions: int) -> np.ndarray:
         raise ValueError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
     kind = {1: "labels", 3: "images"}.get(dimensions, f"{dimensions} dimensions")
     if len(raw) < 4 + 4 * dimensions or raw[:4] != bytes([0, 0, 8, dimensions]):
-        raise ValueError(f"{path} is not an IDX file of {kind}: it begins with {raw[:4].hex() or 'nothing'}, "
-                         f"expected {bytes([0, 0, 8, dimensions]).hex()}")
-    shape = struct.unpack(f">{dimensions}I", raw[4:4 + 4 * dimensions])
+        raise ValueError(
+            f"{path} is not an IDX file of {kind}: it begins with {raw[:4].hex() or 'nothing'}, "
+            f"expected {bytes([0, 0, 8, dimensions]).hex()}"
+        )
+    shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
     body = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions)
     if body.size != int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{path} says it holds {shape} bytes but has {body.size} after its header: fetch it again")
+        raise ValueError(
+            f"{path} says it holds {shape} bytes but has {body.size} after its header: fetch it again"
+        )
     return body.reshape(shape).copy()
 
 # %% ../../nbs/teachers/fmnist_data.ipynb #24638bd7
@@ -58,13 +77,17 @@ def _files_in(folder: Path, split: str) -> tuple[Path, Path] | None:
     return (images, labels) if images and labels else None
 
 # %% ../../nbs/teachers/fmnist_data.ipynb #b1ca38f9
-REMEDIES = ("set FASHION_MNIST_DIR or pass root= with a folder that holds " + " and ".join(FILES["train"])
-            + " (.gz or not; t10k-... for the test split), or install Debian's dataset-fashion-mnist, "
-              "or run once where torchvision can download it")
+REMEDIES = (
+    "set FASHION_MNIST_DIR or pass root= with a folder that holds "
+    + " and ".join(FILES["train"])
+    + " (.gz or not; t10k-... for the test split), or install Debian's dataset-fashion-mnist, "
+    "or run once where torchvision can download it"
+)
 
 
-def find_fashion_mnist(split: str = "train", root: str | os.PathLike | None = None,
-                       download: bool = True) -> tuple[Path, Path]:
+def find_fashion_mnist(
+    split: str = "train", root: str | os.PathLike | None = None, download: bool = True
+) -> tuple[Path, Path]:
     "Paths of the image and the label file of `split`; FileNotFoundError with the remedies if there are none."
     if split not in FILES:
         raise ValueError(f'unknown split {split!r}: use "train" or "test"')
@@ -77,7 +100,9 @@ def find_fashion_mnist(split: str = "train", root: str | os.PathLike | None = No
     if named or not download:
         raise FileNotFoundError(f"no Fashion-MNIST ({split}) in {searched}: {REMEDIES}")
     try:
-        import_torchvision().datasets.FashionMNIST(str(CACHE), train=split == "train", download=True)
+        import_torchvision().datasets.FashionMNIST(
+            str(CACHE), train=split == "train", download=True
+        )
     except (ImportError, OSError, RuntimeError) as error:
         failed = f"no Fashion-MNIST in {searched}, and the download failed ({error}): {REMEDIES}"
         raise FileNotFoundError(failed) from error
@@ -94,19 +119,31 @@ def to_bytes(images: torch.Tensor) -> torch.Tensor:
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 # %% ../../nbs/teachers/fmnist_data.ipynb #cb35d3c7
-def load_fashion_mnist(split: str = "train", root: str | os.PathLike | None = None, size: int = 32,
-                       dtype: torch.dtype = torch.float32, download: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+def load_fashion_mnist(
+    split: str = "train",
+    root: str | os.PathLike | None = None,
+    size: int = 32,
+    dtype: torch.dtype = torch.float32,
+    download: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Images (N, 1, size, size), float32 in [-1, 1] or uint8 by `dtype`, and labels (N,) int64 0..9."
     if size < 28 or size % 2:
         raise ValueError(f"size {size} does not fit 28x28 images: use an even number from 28")
     if dtype not in (torch.float32, torch.uint8):
         raise ValueError(f"dtype {dtype} is not offered: use torch.float32 or torch.uint8")
     image_file, label_file = find_fashion_mnist(split, root, download)
-    images, labels = torch.from_numpy(read_idx(image_file, 3)), torch.from_numpy(read_idx(label_file, 1)).long()
+    images, labels = (
+        torch.from_numpy(read_idx(image_file, 3)),
+        torch.from_numpy(read_idx(label_file, 1)).long(),
+    )
     if images.shape[1:] != (28, 28):
-        raise ValueError(f"{image_file} holds images of {tuple(images.shape[1:])} pixels, Fashion-MNIST has (28, 28)")
+        raise ValueError(
+            f"{image_file} holds images of {tuple(images.shape[1:])} pixels, Fashion-MNIST has (28, 28)"
+        )
     if len(images) != len(labels) or (len(labels) and labels.max() > 9):
-        raise ValueError(f"{label_file} does not fit {image_file}: {len(labels)} labels up to "
-                         f"{labels.max().item() if len(labels) else '-'} for {len(images)} images; labels are 0..9")
+        raise ValueError(
+            f"{label_file} does not fit {image_file}: {len(labels)} labels up to "
+            f"{labels.max().item() if len(labels) else '-'} for {len(images)} images; labels are 0..9"
+        )
     images = F.pad(images[:, None], [(size - 28) // 2] * 4)
     return (to_unit_range(images) if dtype == torch.float32 else images), labels

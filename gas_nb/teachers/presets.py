@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 import torch
-from ..classic import classic_tableau, ipndm
+from ..classic import ipndm
 from ..data import is_whole
 from ..schedule import NoiseSchedule, times_of_sigmas
 from ..tableau import Tableau
@@ -26,6 +26,7 @@ __all__ = ['SETTINGS', 'GITS_SIGMAS', 'Setting', 'gits_tableau', 'train_options'
 @dataclass(frozen=True)
 class Setting:
     "`kind`: edm or diffusers; `weights`: what to give as weights; `recipe`: of the teacher, None where it depends on nfe; `train`: for TrainConfig."
+
     title: str
     kind: str
     weights: str
@@ -33,94 +34,193 @@ class Setting:
     train: dict
     guidance_scale: float | None = None
 
+
 def _unipc(nfe, spacing, t_eps, variant):
     return dict(solver="unipc", nfe=nfe, spacing=spacing, t_eps=t_eps, order=3, variant=variant)
 
+# %% ../../nbs/teachers/presets.ipynb #2140ab7e
 def _train(loss, t_eps, weight, iterations, batch_size, n_pairs=5_000, n_val=1_000, **more):
-    return dict(method="adam", loss=loss, t_eps=t_eps, adversarial_weight=weight, iterations=iterations, adversarial_iterations=iterations,
-                batch_size=batch_size, n_pairs=n_pairs, n_val=n_val, lr=1e-3, ema=0.999, discriminator_lr=1e-5, **more)
+    return dict(
+        method="adam",
+        loss=loss,
+        t_eps=t_eps,
+        adversarial_weight=weight,
+        iterations=iterations,
+        adversarial_iterations=iterations,
+        batch_size=batch_size,
+        n_pairs=n_pairs,
+        n_val=n_val,
+        lr=1e-3,
+        ema=0.999,
+        discriminator_lr=1e-5,
+        **more,
+    )
 
 # %% ../../nbs/teachers/presets.ipynb #27340cfa
 _EDM = "edm-{}-vp.pkl of the EDM release (arXiv 2206.00364)"
 
 SETTINGS = dict(
-    cifar10=Setting("CIFAR-10, 32x32", "edm", _EDM.format("cifar10-32x32-uncond"), _unipc(20, "logSNR", 1e-4, "bh1"),
-                    _train("lpips", 1e-3, 0.1, 10_000, 24, n_pairs=49_000)),
-    ffhq=Setting("FFHQ, 64x64", "edm", _EDM.format("ffhq-64x64-uncond"), _unipc(20, "logSNR", 1e-4, "bh1"),
-                 _train("lpips", 1e-4, 1.0, 10_000, 24)),
-    afhqv2=Setting("AFHQv2, 64x64", "edm", _EDM.format("afhqv2-64x64-uncond"), _unipc(20, "logSNR", 1e-4, "bh1"),
-                   _train("lpips", 1e-4, 1.0, 10_000, 24)),
-    lsun_bedroom=Setting("LSUN-Bedroom, 256x256, latent", "diffusers",
-                         "a diffusers folder with the unconditional latent model (LDMPipeline: unet, vqvae)",
-                         _unipc(20, "time_uniform", 1e-3, "bh2"), _train("l1", 1e-3, 1.0, 30_000, 8)),
-    imagenet=Setting("ImageNet, 256x256, latent", "diffusers",
-                     "a diffusers folder with a class-conditional latent model (DiTPipeline)",
-                     _unipc(10, "time_quadratic", 1e-3, "bh2"), _train("l1", 1e-3, 1.0, 30_000, 8), guidance_scale=2.0),
-    coco=Setting("MS-COCO with Stable Diffusion 1.5, 512x512, latent", "diffusers",
-                 "a diffusers folder of Stable Diffusion 1.5", None,
-                 _train("l1", 1e-3, 1.0, 2_000, 4, n_val=128), guidance_scale=7.5))
+    cifar10=Setting(
+        "CIFAR-10, 32x32",
+        "edm",
+        _EDM.format("cifar10-32x32-uncond"),
+        _unipc(20, "logSNR", 1e-4, "bh1"),
+        _train("lpips", 1e-3, 0.1, 10_000, 24, n_pairs=49_000),
+    ),
+    ffhq=Setting(
+        "FFHQ, 64x64",
+        "edm",
+        _EDM.format("ffhq-64x64-uncond"),
+        _unipc(20, "logSNR", 1e-4, "bh1"),
+        _train("lpips", 1e-4, 1.0, 10_000, 24),
+    ),
+    afhqv2=Setting(
+        "AFHQv2, 64x64",
+        "edm",
+        _EDM.format("afhqv2-64x64-uncond"),
+        _unipc(20, "logSNR", 1e-4, "bh1"),
+        _train("lpips", 1e-4, 1.0, 10_000, 24),
+    ),
+    lsun_bedroom=Setting(
+        "LSUN-Bedroom, 256x256, latent",
+        "diffusers",
+        "a diffusers folder with the unconditional latent model (LDMPipeline: unet, vqvae)",
+        _unipc(20, "time_uniform", 1e-3, "bh2"),
+        _train("l1", 1e-3, 1.0, 30_000, 8),
+    ),
+    imagenet=Setting(
+        "ImageNet, 256x256, latent",
+        "diffusers",
+        "a diffusers folder with a class-conditional latent model (DiTPipeline)",
+        _unipc(10, "time_quadratic", 1e-3, "bh2"),
+        _train("l1", 1e-3, 1.0, 30_000, 8),
+        guidance_scale=2.0,
+    ),
+    coco=Setting(
+        "MS-COCO with Stable Diffusion 1.5, 512x512, latent",
+        "diffusers",
+        "a diffusers folder of Stable Diffusion 1.5",
+        None,
+        _train("l1", 1e-3, 1.0, 2_000, 4, n_val=128),
+        guidance_scale=7.5,
+    ),
+)
 
 # %% ../../nbs/teachers/presets.ipynb #d77ba408
-GITS_SIGMAS = {5: (14.6146, 4.39, 1.5286, 0.6526, 0.2667, 0.0292), 6: (14.6146, 4.7242, 1.9132, 0.9324, 0.4557, 0.1801, 0.0292),
-               7: (14.6146, 6.4477, 2.2797, 1.1629, 0.6114, 0.3058, 0.1258, 0.0292),
-               8: (14.6146, 6.4477, 2.7391, 1.4467, 0.8319, 0.4936, 0.2667, 0.1258, 0.0292)}
+GITS_SIGMAS = {
+    5: (14.6146, 4.39, 1.5286, 0.6526, 0.2667, 0.0292),
+    6: (14.6146, 4.7242, 1.9132, 0.9324, 0.4557, 0.1801, 0.0292),
+    7: (14.6146, 6.4477, 2.2797, 1.1629, 0.6114, 0.3058, 0.1258, 0.0292),
+    8: (14.6146, 6.4477, 2.7391, 1.4467, 0.8319, 0.4936, 0.2667, 0.1258, 0.0292),
+}
+
 
 def gits_tableau(schedule: NoiseSchedule, steps: int) -> Tableau:
     "iPNDM of order 2 on GITS's grid of `steps` (5 to 8) steps. ValueError for others."
-    if steps not in GITS_SIGMAS: raise ValueError(f"the GITS teacher has 5 to 8 steps, {steps} asked for: students have nfe 4 to 7")
+    if steps not in GITS_SIGMAS:
+        raise ValueError(
+            f"the GITS teacher has 5 to 8 steps, {steps} asked for: students have nfe 4 to 7"
+        )
     return ipndm(schedule, times_of_sigmas(schedule, GITS_SIGMAS[steps]), order=2)
 
 # %% ../../nbs/teachers/presets.ipynb #c3182227
 def train_options(name: str, **changes: Any) -> dict:
     "Keyword arguments of `TrainConfig` for the setting `name`; `changes` replace values, None does not. ValueError for an unknown name."
-    return dict(teacher=name) | setting(name).train | {k: v for k, v in changes.items() if v is not None}
+    return (
+        dict(teacher=name)
+        | setting(name).train
+        | {k: v for k, v in changes.items() if v is not None}
+    )
+
 
 def setting(name: str) -> Setting:
     "The setting called `name`; ValueError lists the names."
-    if name not in SETTINGS: raise ValueError(f"setting {name!r}: the paper's are {', '.join(SETTINGS)}")
+    if name not in SETTINGS:
+        raise ValueError(f"setting {name!r}: the paper's are {', '.join(SETTINGS)}")
     return SETTINGS[name]
+
 
 _ONE_A_LINE = "give a text file with one caption a line"
 
+# %% ../../nbs/teachers/presets.ipynb #5d78f01b
 def read_prompts(prompts: Sequence[str] | str | Path) -> list[str]:
     "A list of prompts as it is, or the lines of a text file that are not empty. ValueError if there are none."
-    if not isinstance(prompts, (str, Path)): return checked_names(prompts, "prompts")
-    try: lines = [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines()]
+    if not isinstance(prompts, (str, Path)):
+        return checked_names(prompts, "prompts")
+    try:
+        lines = [line.strip() for line in Path(prompts).read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as e:
         reason = getattr(e, "strerror", None) or "not UTF-8 text"
-        raise ValueError(f"prompts={str(prompts)!r} cannot be read ({reason}): {_ONE_A_LINE}") from None
-    if not any(lines): raise ValueError(f"prompts={str(prompts)!r} is empty: {_ONE_A_LINE}")
+        raise ValueError(
+            f"prompts={str(prompts)!r} cannot be read ({reason}): {_ONE_A_LINE}"
+        ) from None
+    if not any(lines):
+        raise ValueError(f"prompts={str(prompts)!r} is empty: {_ONE_A_LINE}")
     return [line for line in lines if line]
 
 # %% ../../nbs/teachers/presets.ipynb #57b61fb2
-def load_paper_teacher(name: str, weights: str | Path | None, device: str | torch.device = "auto", nfe: int = 4,
-                       prompts: Sequence[str] | str | Path | None = None) -> Teacher:
+def load_paper_teacher(
+    name: str,
+    weights: str | Path | None,
+    device: str | torch.device = "auto",
+    nfe: int = 4,
+    prompts: Sequence[str] | str | Path | None = None,
+) -> Teacher:
     "The teacher of the setting `name` with the weights in a file or folder. `nfe` (the student's) and `prompts` matter for coco only."
     s = setting(name)
     check_setting(name, weights, nfe, prompts)
-    if s.kind == "edm": teacher = load_edm_teacher(weights, device, s.recipe)
-    elif name == "coco": teacher = _load_coco(weights, device, nfe, read_prompts(prompts), s.guidance_scale)
-    else: teacher = load_diffusers_teacher(weights, device, recipe=s.recipe, guidance_scale=s.guidance_scale)
+    if s.kind == "edm":
+        teacher = load_edm_teacher(weights, device, s.recipe)
+    elif name == "coco":
+        teacher = _load_coco(weights, device, nfe, read_prompts(prompts), s.guidance_scale)
+    else:
+        teacher = load_diffusers_teacher(
+            weights, device, recipe=s.recipe, guidance_scale=s.guidance_scale
+        )
     return replace(teacher, name=name)
 
+# %% ../../nbs/teachers/presets.ipynb #c7705bc8
 def _load_coco(weights, device, nfe, prompts, guidance_scale) -> Teacher:
     recipe = dict(solver="ipndm", nfe=nfe + 1, spacing="gits", order=2)
-    return load_diffusers_teacher(weights, device, prompts=prompts, guidance_scale=guidance_scale, recipe=recipe,
-                                  tableau=partial(gits_tableau, steps=nfe + 1))
+    return load_diffusers_teacher(
+        weights,
+        device,
+        prompts=prompts,
+        guidance_scale=guidance_scale,
+        recipe=recipe,
+        tableau=partial(gits_tableau, steps=nfe + 1),
+    )
 
-def check_setting(name: str, weights: str | Path | None, nfe: int = 4,
-                  prompts: Sequence[str] | str | Path | None = None) -> None:
+# %% ../../nbs/teachers/presets.ipynb #9d20afe9
+def check_setting(
+    name: str,
+    weights: str | Path | None,
+    nfe: int = 4,
+    prompts: Sequence[str] | str | Path | None = None,
+) -> None:
     "What shows before a network is loaded: ValueError for missing weights and, for coco, missing captions or nfe outside 4 to 7."
     s = setting(name)
     if not weights or not Path(weights).exists():
-        raise ValueError(f"{name} needs weights={str(weights) if weights else '...'!r}, {'which is not there' if weights else 'not given'}: "
-                         f"give {s.weights}")
+        raise ValueError(
+            f"{name} needs weights={str(weights) if weights else '...'!r}, {'which is not there' if weights else 'not given'}: "
+            f"give {s.weights}"
+        )
     if s.kind == "diffusers" and not (Path(weights) / "model_index.json").is_file():
-        raise ValueError(f"{name} needs weights={str(weights)!r} to be a folder with model_index.json: give {s.weights}")
+        raise ValueError(
+            f"{name} needs weights={str(weights)!r} to be a folder with model_index.json: give {s.weights}"
+        )
     if name != "coco":
-        if prompts: raise ValueError(f"prompts={str(prompts)[:60]!r}: {name} is no text model, leave prompts empty")
+        if prompts:
+            raise ValueError(
+                f"prompts={str(prompts)[:60]!r}: {name} is no text model, leave prompts empty"
+            )
         return
-    if not prompts: raise ValueError("coco needs captions: give prompts, a list or a text file with one caption a line")
+    if not prompts:
+        raise ValueError(
+            "coco needs captions: give prompts, a list or a text file with one caption a line"
+        )
     read_prompts(prompts)
     if not is_whole(nfe) or nfe + 1 not in GITS_SIGMAS:
-        raise ValueError(f"nfe={nfe!r}: the coco teacher is one step ahead, on GITS's grids of 5 to 8 steps, so nfe is 4 to 7")
+        raise ValueError(
+            f"nfe={nfe!r}: the coco teacher is one step ahead, on GITS's grids of 5 to 8 steps, so nfe is 4 to 7"
+        )
