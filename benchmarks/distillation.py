@@ -28,7 +28,7 @@ import torch
 
 from gas_nb.data import eval_seeds, make_pairs
 from gas_nb.evaluation import l1
-from gas_nb.files import write_json_atomic, write_text_atomic
+from gas_nb.runtime.files import write_json_atomic, write_text_atomic
 from gas_nb.teacher import Teacher, load_teacher
 from gas_nb.training import TrainConfig, train
 

@@ -21,7 +21,7 @@ import torch
 from gas_nb.data import eval_seeds, make_pairs
 from gas_nb.distil import training_free
 from gas_nb.evaluation import measure
-from gas_nb.files import write_json_atomic
+from gas_nb.runtime.files import write_json_atomic
 from gas_nb.teacher import load_teacher
 from gas_nb.training import TrainConfig, train
 

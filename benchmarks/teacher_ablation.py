@@ -18,11 +18,11 @@ from unittest import mock
 
 import torch
 
-import gas_nb.compat  # noqa: F401  before torchvision
+import gas_nb.runtime.device  # noqa: F401  before torchvision
 from gas_nb.classic import classic_tableau
 from gas_nb.data import eval_seeds, noise, random_labels
 from gas_nb.evaluation import frechet_distance
-from gas_nb.files import write_json_atomic
+from gas_nb.runtime.files import write_json_atomic
 from gas_nb.teacher import LabelledUNet, load_teacher
 from gas_nb.teachers import fmnist
 from gas_nb.teachers.fmnist_classifier import (

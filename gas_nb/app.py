@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from .classic import classic_tableau
-from .compat import default_device
+from .runtime.device import default_device
 from .data import noise
 
 # %% ../nbs/05_app.ipynb #80ff7f4e
@@ -54,7 +54,7 @@ from gas_nb.figures import (
     tradeoff,
     trajectory,
 )
-from .files import release_folder, write_json_atomic
+from .runtime.files import release_folder, write_json_atomic
 
 # %% ../nbs/05_app.ipynb #46c0884d
 from .schedule import NoiseSchedule

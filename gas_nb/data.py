@@ -27,8 +27,8 @@ __all__ = ['MAX_SEED', 'TRAIN_SEED', 'EVAL_SEED', 'CHUNK', 'LARGE', 'FORMAT', 'V
 # %% ../nbs/foundations/data.ipynb #d5271ba4
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from .files import save_safetensors_atomic, write_json_atomic
-from .parallel import in_order, on_main, require_shared
+from .runtime.files import save_safetensors_atomic, write_json_atomic
+from .runtime.processes import in_order, on_main, require_shared
 
 # %% ../nbs/foundations/data.ipynb #c100c173
 MAX_SEED = 2**31 - 1  # torch's CPU generator reads 32 bits; the upper half seeds the labels

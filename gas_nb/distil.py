@@ -12,11 +12,20 @@ from pathlib import Path
 from typing import Any
 from .data import Pairs
 from .evaluation import RUN_METRICS, SOLVER_ORDERS, best_classic, measure
-from .files import release_folder, write_json_atomic
-from .parallel import is_main, leave, on_main, processes, require_shared, share, start, stop
+from .runtime.files import release_folder, write_json_atomic
+from gas_nb.runtime.processes import (
+    is_main,
+    leave,
+    on_main,
+    processes,
+    require_shared,
+    share,
+    start,
+    stop,
+)
 from .tableau import Tableau
 from .teacher import Teacher
-from .trackers import Tracker
+from .runtime.trackers import Tracker
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'say', 'told', 'training_free', 'followed', 'save_solvers', 'judge', 'write_metrics', 'distil', 'main']

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from .classic import classic_tableau, ddim, dpm_solver_pp, unipc
 from .data import Pairs, batch_indices
 from .denoiser import Remembering
-from .parallel import in_order
+from .runtime.processes import in_order
 from .schedule import SPACINGS, NoiseSchedule, spacing
 from .tableau import Tableau, Trajectory, sample, weighted_sum
 

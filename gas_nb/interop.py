@@ -39,8 +39,8 @@ from .denoiser import PREDICTIONS, data_prediction_weights
 from .discriminator import Discriminator
 
 # %% ../nbs/foundations/interop.ipynb #aa949589
-from .files import write_json_atomic, write_text_atomic
-from gas_nb.pickles import (
+from .runtime.files import write_json_atomic, write_text_atomic
+from gas_nb.runtime.pickles import (
     Unreadable,
     a_file,
     module_state,

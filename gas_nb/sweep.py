@@ -52,14 +52,14 @@ from gas_nb.data import (
 from .evaluation import Judge, Reference, best_classic, measure
 
 # %% ../nbs/04_evaluate.ipynb #bfbcd132
-from gas_nb.files import (
+from gas_nb.runtime.files import (
     atomic_path,
     release_folder,
     save_safetensors_atomic,
     write_json_atomic,
     write_text_atomic,
 )
-from .parallel import launched, on_main
+from .runtime.processes import launched, on_main
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
 from .training import check_flag, check_text, check_whole, run_name

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple
 import torch
 from torch import Tensor
-from .files import write_text_atomic
+from .runtime.files import write_text_atomic
 from .schedule import NoiseSchedule
 
 # %% auto #0

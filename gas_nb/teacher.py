@@ -28,7 +28,7 @@ __all__ = ['RECIPE', 'FMNIST_CLASSES', 'PAPER_SETTINGS', 'flat', 'unchanged', 'n
 import torch
 from torch import nn, Tensor
 from .classic import CLASSIC_SOLVERS, classic_tableau
-from .compat import default_device
+from .runtime.device import default_device
 from .data import check_shape, noise, random_labels, require_whole
 
 # %% ../nbs/01_teacher.ipynb #6a9e767f

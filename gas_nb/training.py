@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from safetensors import safe_open
 from fastcore.basics import patch
 from .classic import ddim
-from .compat import default_device
+from .runtime.device import default_device
 
 # %% ../nbs/03_train_gas.ipynb #eed8ddfd
 from gas_nb.data import (
@@ -49,8 +49,8 @@ from gas_nb.data import (
 )
 from .data import pairs_folder, teacher_differences, train_seeds
 from .discriminator import Discriminator, discriminator_loss, generator_loss
-from .files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
-from .files import save_safetensors_atomic, write_json_atomic, write_text_atomic
+from .runtime.files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
+from .runtime.files import save_safetensors_atomic, write_json_atomic, write_text_atomic
 
 # %% ../nbs/03_train_gas.ipynb #98bca2c5
 from gas_nb.fit import (
@@ -69,12 +69,12 @@ from gas_nb.fit import (
 )
 
 # %% ../nbs/03_train_gas.ipynb #fd698f9a
-from .parallel import agree, in_order, is_main, on_main, share, sum_gradients, total
+from .runtime.processes import agree, in_order, is_main, on_main, share, sum_gradients, total
 from .solver import GeneralizedSolver
 from .tableau import Tableau, sample
 from .teacher import Teacher, check_options, load_teacher, teacher_kind
 from .teachers.presets import check_setting, read_prompts, train_options
-from .trackers import tracker_names
+from .runtime.trackers import tracker_names
 
 # %% ../nbs/03_train_gas.ipynb #14500e9e
 @dataclass(frozen=True)

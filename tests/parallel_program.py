@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from gas_nb.distil import PARAMETERS, distil
-from gas_nb.parallel import (
+from gas_nb.runtime.processes import (
     gather,
     in_order,
     is_main,

@@ -1,6 +1,6 @@
 """Tiny pipelines in diffusers' real format, with random weights, for tests."""
 
-import gas_nb.compat  # noqa: F401  (before diffusers)
+import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gas_nb.compat import default_device
+from gas_nb.runtime.device import default_device
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -20,21 +20,23 @@ def fresh_python(code):
 
 def test_compat_alone_makes_torchvision_import():
     run = fresh_python(
-        "import sys, gas_nb.compat; assert 'torchvision' not in sys.modules;"
+        "import sys, gas_nb.runtime.device; assert 'torchvision' not in sys.modules;"
         "import torchvision.datasets; print('ok')"
     )
     assert run.stdout.strip() == "ok", run.stderr
 
 
 def test_diffusers_networks_import_after_compat():
-    run = fresh_python("import gas_nb.compat; from diffusers import UNet2DModel; print('ok')")
+    run = fresh_python(
+        "import gas_nb.runtime.device; from diffusers import UNet2DModel; print('ok')"
+    )
     assert run.stdout.strip() == "ok", run.stderr
 
 
 def test_a_failed_import_can_be_mended_in_the_same_process():
     run = fresh_python(
         "try:\n    import torchvision\nexcept RuntimeError:\n    pass\n"
-        "from gas_nb.compat import import_torchvision\n"
+        "from gas_nb.runtime.device import import_torchvision\n"
         "tv = import_torchvision(); print(tv.datasets.FashionMNIST.__name__)"
     )
     assert run.stdout.strip() == "FashionMNIST", run.stderr

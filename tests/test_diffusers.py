@@ -4,7 +4,7 @@ import json
 import shutil
 import warnings
 
-import gas_nb.compat  # noqa: F401  (before diffusers)
+import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import pipelines
 import pytest

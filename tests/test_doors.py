@@ -1,6 +1,6 @@
 """The doors that users come through: tiny pipelines of each kind by notebook, command and app; wrong values; a run's owner."""
 
-import gas_nb.compat  # noqa: F401  (before diffusers)
+import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import json
 import os
@@ -18,7 +18,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from gas_nb import app, distil
 from gas_nb.denoiser import Denoiser
-from gas_nb.files import FolderInUse, claim_folder, release_folder
+from gas_nb.runtime.files import FolderInUse, claim_folder, release_folder
 from gas_nb.schedule import NoiseSchedule
 from gas_nb.sweep import SweepConfig, finished_run, load_sweep, training_config
 from gas_nb.sweep import main as sweep_main

@@ -10,8 +10,8 @@ import pytest
 import torch
 from golden import GOLDEN
 
-from gas_nb.files import save_safetensors_atomic
-from gas_nb.pickles import Unreadable
+from gas_nb.runtime.files import save_safetensors_atomic
+from gas_nb.runtime.pickles import Unreadable
 from gas_nb.schedule import NoiseSchedule
 from gas_nb.solver import GeneralizedSolver
 from gas_nb.teachers.edm import (

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from gas_nb.classic import classic_tableau
-from gas_nb.compat import import_torchvision
+from gas_nb.runtime.device import import_torchvision
 from gas_nb.data import eval_seeds, make_pairs
 from gas_nb.evaluation import (
     LPIPS_WEIGHTS,

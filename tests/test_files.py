@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from gas_nb import files
+from gas_nb.runtime import files
 
 
 def test_round_trips_and_folders_are_made(tmp_path):

@@ -1,6 +1,6 @@
 """Published GAS files in, and solvers out into diffusers' pipelines."""
 
-import gas_nb.compat  # noqa: F401  (before diffusers)
+import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import copy
 import io
@@ -47,7 +47,7 @@ from gas_nb.interop import (
     shipped_scheduler,
     start_at,
 )
-from gas_nb.pickles import Unreadable, read_checkpoint, read_pickle
+from gas_nb.runtime.pickles import Unreadable, read_checkpoint, read_pickle
 from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.solver import GeneralizedSolver
 from gas_nb.tableau import Tableau, same_schedule, sample

@@ -12,11 +12,11 @@ from pathlib import Path
 import parallel_program
 import pytest
 
-from gas_nb import trackers
+from gas_nb.runtime import trackers
 from gas_nb.distil import PARAMETERS, main
-from gas_nb.parallel import gather, in_order, launched, on_main
+from gas_nb.runtime.processes import gather, in_order, launched, on_main
 from gas_nb.tableau import Tableau
-from gas_nb.trackers import Tracker, tracker_names
+from gas_nb.runtime.trackers import Tracker, tracker_names
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",

@@ -11,7 +11,7 @@ import scipy.integrate
 import torch
 
 from gas_nb.classic import ddim, deis, dpm_solver_pp, unipc
-from gas_nb.compat import import_torchvision
+from gas_nb.runtime.device import import_torchvision
 from gas_nb.denoiser import Denoiser
 from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.tableau import sample

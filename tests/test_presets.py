@@ -1,6 +1,6 @@
 """The paper's six settings: their values, and that they load and train where weights of the right kind are."""
 
-import gas_nb.compat  # noqa: F401  (before diffusers)
+import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import json
 import os

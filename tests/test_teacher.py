@@ -10,7 +10,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import gas_nb.compat  # noqa: F401  (before diffusers)
+import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import numpy as np
 import pipelines
@@ -21,7 +21,7 @@ from torch import nn
 from gas_nb.classic import dpm_solver_pp
 from gas_nb.data import PairDataset, generate_pairs, make_pairs, pairs_folder, teacher_differences
 from gas_nb.denoiser import Denoiser
-from gas_nb.files import write_json_atomic
+from gas_nb.runtime.files import write_json_atomic
 from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.sweep import Sweep, SweepConfig
 from gas_nb.tableau import Tableau

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import gas_nb.compat  # noqa: F401  before diffusers
+import gas_nb.runtime.device  # noqa: F401  before diffusers
 from gas_nb.teacher import load_teacher
 from gas_nb.teachers.fmnist import NO_LABEL, WEIGHTS, TeacherConfig, make_network
 from gas_nb.teachers.fmnist_data import to_unit_range

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from gas_nb.files import atomic_path
+from gas_nb.runtime.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-import gas_nb.compat  # noqa: F401  before diffusers
-from gas_nb.files import write_json_atomic
+import gas_nb.runtime.device  # noqa: F401  before diffusers
+from gas_nb.runtime.files import write_json_atomic
 from gas_nb.sweep import Sweep, SweepConfig, load_sweep, provenance
 from gas_nb.teacher import Teacher, load_teacher
 from gas_nb.training import make_training_pairs, preset_config, train

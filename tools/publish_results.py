@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from gas_nb.files import write_json_atomic, write_text_atomic
+from gas_nb.runtime.files import write_json_atomic, write_text_atomic
 from gas_nb.sweep import CLASSIC, NAMES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,10 +27,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-import gas_nb.compat  # noqa: F401  before diffusers
+import gas_nb.runtime.device  # noqa: F401  before diffusers
 from gas_nb.data import eval_seeds, noise, random_labels
 from gas_nb.denoiser import Denoiser
-from gas_nb.files import write_json_atomic
+from gas_nb.runtime.files import write_json_atomic
 from gas_nb.teacher import LabelledUNet, Teacher, load_fmnist_teacher
 from gas_nb.teachers.fmnist import (
     NO_LABEL,

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..compat import import_torchvision
+from ..runtime.device import import_torchvision
 from .spec import Metric, register_metric
 from ..teacher import Teacher
 

@@ -27,7 +27,7 @@ __all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'RUN_METRICS', 'Judge', 'evalua
 # %% ../../nbs/metrics/judge.ipynb #426d061c
 from .samples import block_size, blocks, fill, sample_block, sample_pairs
 from .spec import Metric, all_metrics, find_metric
-from ..parallel import in_order
+from ..runtime.processes import in_order
 from ..tableau import Tableau
 from ..teacher import Teacher
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data import CHUNK
 from .moments import FeatureStatistics, checked_moments
 from .samples import fill
-from ..parallel import in_order
+from ..runtime.processes import in_order
 
 # %% auto #0
 __all__ = ['IMAGE_FILES', 'Reference', 'read_fid_reference', 'image_batches', 'load_reference']

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import CHUNK, Pairs, concatenate
-from ..parallel import in_order
+from ..runtime.processes import in_order
 from ..tableau import Tableau, sample as run_tableau
 from ..teacher import Teacher
 

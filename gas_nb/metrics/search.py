@@ -11,7 +11,7 @@ from ..classic import CLASSIC_SOLVERS, classic_tableau
 from ..data import Pairs
 from .distances import l1
 from .samples import block_size, sample_pairs
-from ..parallel import in_order
+from ..runtime.processes import in_order
 from ..schedule import SPACINGS
 from ..tableau import Tableau
 from ..teacher import Teacher

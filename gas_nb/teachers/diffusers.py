@@ -23,7 +23,7 @@ __all__ = ['FLOW_RECIPE', 'diffusers_betas', 'schedule_from_scheduler', 'PromptT
            'checked_prompts', 'PipelineNet', 'DiffusersTeacher', 'load_diffusers_teacher']
 
 # %% ../../nbs/teachers/diffusers.ipynb #52af6384
-from ..compat import default_device
+from ..runtime.device import default_device
 from ..data import is_whole
 from ..denoiser import Denoiser, fingerprint
 from ..schedule import NoiseSchedule

@@ -13,10 +13,10 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from safetensors import safe_open
-from ..compat import default_device
+from ..runtime.device import default_device
 from ..denoiser import Denoiser
-from ..files import save_safetensors_atomic
-from ..pickles import Inert, module_record, module_state, read_pickle
+from ..runtime.files import save_safetensors_atomic
+from ..runtime.pickles import Inert, module_record, module_state, read_pickle
 
 # %% auto #0
 __all__ = ['EDM_RECIPE', 'Conv2d', 'group_norm', 'positional_embedding', 'UNetBlock', 'SongUNet', 'EDMPrecond', 'EDMTeacherNet',

@@ -32,8 +32,8 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # %% ../../nbs/teachers/fmnist.ipynb #a232997c
-from ..compat import default_device
-from ..files import save_safetensors_atomic, write_json_atomic, write_text_atomic
+from ..runtime.device import default_device
+from ..runtime.files import save_safetensors_atomic, write_json_atomic, write_text_atomic
 from .fmnist_data import load_fashion_mnist, to_bytes, to_unit_range
 from diffusers import UNet2DModel
 

@@ -28,7 +28,7 @@ __all__ = ['RECIPES', 'once', 'recipe_tableau', 'Noises', 'screen_recipes', 'fre
 # %% ../../nbs/teachers/fmnist_card.ipynb #bb686b89
 from ..data import Pairs, noise
 from ..evaluation import frechet_distance, l1
-from ..files import atomic_path, write_json_atomic, write_text_atomic
+from ..runtime.files import atomic_path, write_json_atomic, write_text_atomic
 from ..teacher import Teacher
 from .fmnist import training_stages
 from gas_nb.teachers.fmnist_classifier import (

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-from ..compat import default_device
-from ..files import save_safetensors_atomic, write_json_atomic
+from ..runtime.device import default_device
+from ..runtime.files import save_safetensors_atomic, write_json_atomic
 from .fmnist_data import load_fashion_mnist, to_unit_range
 
 # %% auto #0

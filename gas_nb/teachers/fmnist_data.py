@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..compat import import_torchvision
+from ..runtime.device import import_torchvision
 
 # %% auto #0
 __all__ = ['CLASS_NAMES', 'FILES', 'DEBIAN_FOLDER', 'CACHE', 'REMEDIES', 'read_idx', 'find_fashion_mnist', 'to_unit_range',

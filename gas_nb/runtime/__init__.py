@@ -1,0 +1,1 @@
+"""What every run stands on: devices, processes, files, pickles, trackers."""
