@@ -9,6 +9,7 @@ from dataclasses import replace
 from inspect import signature
 import torch
 from torch import Tensor
+from .registry import SolverSpec, Variant, register_solver
 from .schedule import NoiseSchedule, spacing as time_spacing
 from .tableau import Tableau
 
@@ -259,3 +260,37 @@ def _solver_named(solver: str):
     if not isinstance(solver, str) or solver not in CLASSIC_SOLVERS:
         raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
     return CLASSIC_SOLVERS[solver]
+
+# %% ../nbs/foundations/classic.ipynb #c1a55e02
+for _spec in (
+    SolverSpec("ddim", "DDIM", "#56b4e9", "circle", ddim, (1,), (Variant("ddim", "DDIM", 1),)),
+    SolverSpec(
+        "dpm_solver_pp",
+        "DPM-Solver++",
+        "#0072b2",
+        "square",
+        dpm_solver_pp,
+        (2, 3),
+        (
+            Variant("dpm_solver_pp_2m", "DPM-Solver++ 2M", 2),
+            Variant("dpm_solver_pp_3m", "DPM-Solver++ 3M", 3),
+        ),
+    ),
+    SolverSpec(
+        "unipc", "UniPC", "#009e73", "diamond", unipc, (2, 3), (Variant("unipc", "UniPC", 3),)
+    ),
+    SolverSpec(
+        "ipndm", "iPNDM", "#cc79a7", "triangle-up", ipndm, (2, 3), (Variant("ipndm", "iPNDM", 3),)
+    ),
+    SolverSpec(
+        "deis",
+        "DEIS",
+        "#b79f00",
+        "triangle-down",
+        deis,
+        (2, 3),
+        (Variant("deis", "DEIS", 3),),
+        featured=False,
+    ),
+):
+    register_solver(_spec)

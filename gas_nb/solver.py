@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 from fastcore.basics import patch
+from .registry import SolverSpec, register_solver
 from .schedule import NoiseSchedule, check_steps
 from .tableau import Tableau, sample as run_tableau
 from .classic import multistep_terms
@@ -280,3 +281,7 @@ def load_published_parameters(
         self.a[:, i] = values[f"a{i + 1}_diff"]
         self.c[:, i] = values[f"c{i + 1}_diff"]
     return self
+
+# %% ../nbs/00_solver.ipynb #50137e02
+register_solver(SolverSpec("gs", "GS", "#e69f00", "x", learned=True))
+register_solver(SolverSpec("gas", "GAS", "#d55e00", "cross", learned=True))

@@ -29,7 +29,7 @@ RUN_NOTEBOOKS = ("03_train_gas", "04_evaluate", "teachers/fmnist", "teachers/fmn
 
 # Imports run from left to right only; inside one layer they may not form a circle.
 LAYERS = (
-    {"runtime", "schedule"},
+    {"registry", "runtime", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
     {"data", "discriminator", "fit", "teacher", "teachers"},

@@ -22,12 +22,8 @@ from gas_nb.figures.plots import (
 )
 from gas_nb.figures.stills import Figure, still, styled
 from gas_nb.figures.theme import (
-    COLORS,
     INK,
-    LABELS,
     LINE,
-    LOOKS,
-    MARKERS,
     MEASURES,
     PHASE_COLORS,
     PHASE_LABELS,
@@ -46,13 +42,9 @@ from gas_nb.figures.widgets import (
 )
 
 __all__ = [
-    "COLORS",
     "ERROR_SCALE",
     "INK",
-    "LABELS",
     "LINE",
-    "LOOKS",
-    "MARKERS",
     "MEASURES",
     "PHASE_COLORS",
     "PHASE_LABELS",

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .. import solver as _solvers  # noqa: F401  (registers every solver)
+from ..registry import SOLVERS
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['LOOKS', 'LABELS', 'COLORS', 'MARKERS', 'INK', 'LINE', 'MEASURES', 'HIGHER_IS_BETTER', 'AGAINST_TEACHER',
-           'PHASE_LABELS', 'PHASE_COLORS', 'Look', 'label', 'color', 'marker', 'better', 'phase_label', 'phase_color',
-           'plain', 'log_axis']
+__all__ = ['SPACING_LOOKS', 'INK', 'LINE', 'MEASURES', 'HIGHER_IS_BETTER', 'AGAINST_TEACHER', 'PHASE_LABELS', 'PHASE_COLORS',
+           'Look', 'look', 'label', 'color', 'marker', 'better', 'phase_label', 'phase_color', 'plain', 'log_axis']
 
 # %% ../../nbs/figures/theme.ipynb #014535aa
 @dataclass(frozen=True)
@@ -27,15 +28,7 @@ class Look:
     marker: str = ""
 
 # %% ../../nbs/figures/theme.ipynb #fth00003
-LOOKS = {
-    "teacher": Look("Teacher", "#8a8f98", "star"),
-    "ddim": Look("DDIM", "#56b4e9", "circle"),
-    "dpm_solver_pp": Look("DPM-Solver++", "#0072b2", "square"),
-    "unipc": Look("UniPC", "#009e73", "diamond"),
-    "ipndm": Look("iPNDM", "#cc79a7", "triangle-up"),
-    "deis": Look("DEIS", "#b79f00", "triangle-down"),
-    "gs": Look("GS", "#e69f00", "x"),
-    "gas": Look("GAS", "#d55e00", "cross"),
+SPACING_LOOKS = {
     "logSNR": Look("uniform in log-SNR", "#0072b2"),
     "time_uniform": Look("uniform in t", "#009e73"),
     "time_quadratic": Look("quadratic in t", "#cc79a7"),
@@ -43,29 +36,33 @@ LOOKS = {
     "learned": Look("learned", "#d55e00"),
 }
 
-# %% ../../nbs/figures/theme.ipynb #fth00004
-LABELS = {name: look.label for name, look in LOOKS.items()}
-COLORS = {name: look.color for name, look in LOOKS.items()}
-MARKERS = {name: look.marker for name, look in LOOKS.items() if look.marker}
 
+def look(name: str) -> Look:
+    """How a solver or a time grid is drawn; a name nobody knows keeps its name and a spare colour."""
+    if name in SPACING_LOOKS:
+        return SPACING_LOOKS[name]
+    spec = SOLVERS.get(name)
+    if spec is None:
+        return Look(name, _SPARE[sum(map(ord, name)) % len(_SPARE)])
+    return Look(spec.title, spec.color, spec.marker)
+
+# %% ../../nbs/figures/theme.ipynb #fth00004
 _SPARE = ["#9467bd", "#17becf", "#8c564b", "#7f7f7f", "#bcbd22", "#e377c2"]
 
 # %% ../../nbs/figures/theme.ipynb #fth00005
 def label(name: str) -> str:
     """What a solver or a spacing is called in a figure."""
-    return LABELS.get(name, name)
+    return look(name).label
 
 
 def color(name: str) -> str:
     """The colour of a solver or a spacing; of a few spare colours if the name is not listed."""
-    if name in COLORS:
-        return COLORS[name]
-    return _SPARE[sum(map(ord, name)) % len(_SPARE)]
+    return look(name).color
 
 
 def marker(name: str) -> str:
     """The plotly symbol of a solver."""
-    return MARKERS.get(name, "hexagon")
+    return look(name).marker or "hexagon"
 
 # %% ../../nbs/figures/theme.ipynb #fth00006
 INK = "#7d828b"
@@ -98,7 +95,7 @@ def better(measure: str, a: float, b: float) -> bool:
 
 # %% ../../nbs/figures/theme.ipynb #fth0000a
 PHASE_LABELS = {"fit": "fit", "gs": "distillation (GS)", "gas": "adversarial (GAS)"}
-PHASE_COLORS = {"fit": COLORS["unipc"], "gs": COLORS["gs"], "gas": COLORS["gas"]}
+PHASE_COLORS = {"fit": color("unipc"), "gs": color("gs"), "gas": color("gas")}
 
 
 def phase_label(phase: str) -> str:

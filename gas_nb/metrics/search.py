@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from ..classic import CLASSIC_SOLVERS, classic_tableau
+from ..registry import SOLVERS, training_free
 from ..data import Pairs
 from .distances import l1
 from .samples import block_size, sample_pairs
@@ -20,7 +21,7 @@ from ..teacher import Teacher
 __all__ = ['SOLVER_ORDERS', 'best_classic']
 
 # %% ../../nbs/metrics/search.ipynb #mse0best
-SOLVER_ORDERS = dict(ddim=(1,), dpm_solver_pp=(2, 3), unipc=(2, 3), ipndm=(2, 3))
+SOLVER_ORDERS = {spec.name: spec.orders for spec in training_free()}
 
 
 def best_classic(
@@ -38,7 +39,7 @@ def best_classic(
     """
     if solver not in CLASSIC_SOLVERS:
         raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
-    orders = SOLVER_ORDERS.get(solver, (2, 3)) if orders is None else tuple(orders)
+    orders = SOLVERS[solver].orders if orders is None else tuple(orders)
     spacings = (spacings,) if isinstance(spacings, str) else tuple(spacings)
     if not orders or not spacings:
         raise ValueError(f"orders={orders}, spacings={spacings}: give at least one of each")
