@@ -941,7 +941,7 @@ def test_the_numpy_runner_of_the_docs():
     code = next(
         "".join(c["source"]) for c in chapter["cells"] if "def run_json" in "".join(c["source"])
     )
-    function = code[code.index("def run_json") :].split("\n\n")[0]
+    function = code[code.index("def run_json") :].split("\n\n\n")[0]
     assert len(function.splitlines()) <= 20 and "torch" not in function and "gas_nb" not in function
     scope = {"np": np}
     exec(function, scope)
