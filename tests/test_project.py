@@ -41,7 +41,7 @@ LAYERS = (
         "training",
         "teachers.fmnist_card",
     },  # the card measures a teacher
-    {"sweep"},
+    {"sweeps", "sweep"},
     {"figures"},
     {"app"},
 )
