@@ -23,7 +23,7 @@ BENCH ?= sampling
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint types format check notebooks pytest slow lab app solvers teacher card pictures export readme bench hooks clean
+.PHONY: help train sweep results test lint types format check notebooks pytest slow lab app solvers teacher card pictures export readme outputs bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -137,6 +137,10 @@ export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 
 readme: $(STAMP) ## nbs/index.ipynb -> README.md
 	$(BIN)/python tools/make_readme.py
+
+outputs: $(STAMP) ## run chapters and store what they print and draw (ARGS=nbs/foundations/classic.ipynb; all: half an hour)
+	$(BIN)/python tools/store_outputs.py $(ARGS)
+	$(BIN)/python tools/export.py
 
 bench: $(STAMP) ## run a benchmark (BENCH=sampling, distillation, high_nfe, teacher_ablation or app_load; ARGS='...')
 	$(BIN)/python "benchmarks/$(BENCH).py" $(ARGS)
