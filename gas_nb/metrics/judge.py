@@ -20,7 +20,7 @@ from .moments import FeatureStatistics
 from .reference import Reference, load_reference
 
 # %% auto #0
-__all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'Block', 'RUN_METRICS', 'Moments', 'Judge', 'evaluate', 'frechet', 'measure']
+__all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'RUN_METRICS', 'Judge', 'evaluate', 'frechet', 'measure']
 
 # %% ../../nbs/metrics/judge.ipynb #426d061c
 from .samples import block_size, blocks, sample_block, sample_pairs
@@ -97,8 +97,8 @@ def _compare(judge: Judge, x: Tensor, target: Tensor, n: int) -> _Seen:
     "Compare one block of samples, of which `n` rows count; in whichever process."
     decode = judge.teacher.decode
     needs = {metric.needs for metric in judge.specs}
-    seen_as = {"states": (x, target)}
-    image = decode(x) if needs != {"states"} else None
+    seen_as: dict[str, tuple[Any, Any]] = {"states": (x, target)}
+    image: Any = decode(x) if needs != {"states"} else None
     if "images" in needs:
         seen_as["images"] = (image, decode(target))
 
@@ -121,7 +121,7 @@ def _clock(device: torch.device) -> float:
 
 def _look(judge: Judge, tableau: Tableau, pairs: Pairs, n: int) -> _Seen:
     "Sample one block, of which `n` rows count, and compare."
-    device = judge.teacher.device
+    device = torch.device(judge.teacher.device)
     start = _clock(device)
     x = sample_block(judge.teacher, tableau, pairs)
     seconds = _clock(device) - start
@@ -179,7 +179,7 @@ def _values(judge: Judge, tally: _Tally) -> dict[str, Any]:
         raise ValueError("no pairs: give at least one")
     values = {name: total / tally.n for name, total in tally.sums.items()}
     whole = [metric for metric in judge.specs if not metric.per_sample]
-    if whole:
+    if whole and judge.reference is not None:
         values |= _distribution_values(whole, judge.functions, tally, judge.reference)
     return {name: _json_number(value) for name, value in values.items()}
 
@@ -269,22 +269,22 @@ class Judge:
         return _values(self, tally)
 
 # %% ../../nbs/metrics/judge.ipynb #mju0looker
-Block = tuple[Pairs, int]
+_Block = tuple[Pairs, int]
 
 
-def _looker(judge: Judge, tableaus: list[Tableau]) -> Callable[[Block], list[_Seen]]:
+def _looker(judge: Judge, tableaus: list[Tableau]) -> Callable[[_Block], list[_Seen]]:
     "The function of one block (pairs, n): what every tableau makes of it."
 
-    def look(block: Block) -> list[_Seen]:
+    def look(block: _Block) -> list[_Seen]:
         return [_look(judge, tableau, *block) for tableau in tableaus]
 
     return look
 
 
-def _comparer(judge: Judge) -> Callable[[Block], _Seen]:
+def _comparer(judge: Judge) -> Callable[[_Block], _Seen]:
     "The same for samples that stand in the place of x_T."
 
-    def compare(block: Block) -> _Seen:
+    def compare(block: _Block) -> _Seen:
         both, n = block
         device = judge.teacher.device
         return _compare(judge, both.x_T.to(device), both.x_0.to(device), n)
@@ -323,10 +323,9 @@ def evaluate(
 
 # %% ../../nbs/metrics/judge.ipynb #mju0frechet
 RUN_METRICS = ("l1", "l2", "frechet")
-Moments = tuple[Tensor, ...]  # mean (F,), covariance (F, F)
 
 
-def frechet(teacher: Teacher, x: Tensor, reference: Moments) -> float:
+def frechet(teacher: Teacher, x: Tensor, reference: tuple) -> float:
     "Frechet distance of the teacher's features of samples `x` to a reference (mean, covariance)."
     judge = Judge(teacher, "frechet", reference=reference[:2])
     return judge.compare(x, x)["frechet"]
@@ -336,7 +335,7 @@ def measure(
     teacher: Teacher,
     tableau: Tableau,
     pairs: Pairs,
-    reference: Moments | None = None,
+    reference: tuple | None = None,
     known: Tensor | None = None,
 ) -> tuple[dict[str, Any], Tensor]:
     """One row (solver, nfe, spacing, order, seconds_per_image, l1, l2, frechet) and the samples.
