@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 from ..classic import CLASSIC_SOLVERS, classic_tableau
 from ..registry import SOLVERS, training_free
@@ -24,13 +26,27 @@ __all__ = ['SOLVER_ORDERS', 'best_classic']
 SOLVER_ORDERS = {spec.name: spec.orders for spec in training_free()}
 
 
+def _recipes(nfe: int, spacings: tuple[str, ...], orders: tuple[int, ...]) -> list[dict[str, Any]]:
+    "Spacings and orders to try; an order above `nfe` only if it is the lowest."
+    found = []
+    for order in orders:
+        if order > max(nfe, min(orders)):
+            continue
+        for kind in spacings:
+            recipe: dict[str, Any] = dict(spacing=kind)
+            if order > 1:
+                recipe["order"] = order
+            found.append(recipe)
+    return found
+
+# %% ../../nbs/metrics/search.ipynb #mse0find
 def best_classic(
     teacher: Teacher,
     solver: str,
     nfe: int,
     pairs: Pairs,
-    spacings: tuple[str, ...] = SPACINGS,
-    orders: tuple[int, ...] | None = None,
+    spacings: Iterable[str] = SPACINGS,
+    orders: Iterable[int] | None = None,
 ) -> Tableau:
     """The training-free `solver` that comes closest (L1) to the teacher on `pairs`.
 
@@ -43,15 +59,9 @@ def best_classic(
     spacings = (spacings,) if isinstance(spacings, str) else tuple(spacings)
     if not orders or not spacings:
         raise ValueError(f"orders={orders}, spacings={spacings}: give at least one of each")
-    recipes = [
-        dict(spacing=kind, **({"order": p} if p > 1 else {}))
-        for p in orders
-        for kind in spacings
-        if p <= nfe or p == min(orders)
-    ]
     tables = [
         classic_tableau(solver, teacher.schedule, nfe, t_eps=teacher.t_eps, **recipe)
-        for recipe in recipes
+        for recipe in _recipes(nfe, spacings, orders)
     ]
     size = min(block_size(teacher), len(pairs))
 
@@ -60,4 +70,4 @@ def best_classic(
         return math.inf if math.isnan(off) else off
 
     distances = list(in_order(distance, tables))
-    return tables[min(range(len(tables)), key=distances.__getitem__)]
+    return tables[distances.index(min(distances))]
