@@ -35,7 +35,7 @@ def _betas_of(alphas_cumprod: Sequence[float]) -> Tensor:
     table = torch.tensor(alphas_cumprod, dtype=torch.float64)
     return 1 - torch.cat([table[:1], table[1:] / table[:-1]])
 
-
+# %% ../../nbs/exchange/betas.ipynb #exb02tab
 def _named_table(alphas_cumprod: Sequence[float]) -> dict[str, Any] | None:
     "Name, ends and length of a table; None where no name of diffusers gives it."
     table = torch.tensor(alphas_cumprod, dtype=torch.float64)
@@ -58,7 +58,7 @@ def expand_schedule(config: Mapping[str, Any]) -> NoiseSchedule:
     except (TypeError, ValueError, RuntimeError) as e:
         raise ValueError(f"schedule {str(dict(config))[:200]}: {str(e).splitlines()[0]}") from None
 
-
+# %% ../../nbs/exchange/betas.ipynb #exb02exp
 def _expanded(config: dict[str, Any]) -> NoiseSchedule:
     if "beta_schedule" not in config:
         return NoiseSchedule.from_config(config)
@@ -119,7 +119,7 @@ def check_names(
             f"{name}={value!r}: the schedule says {ours!r}; it decides, leave the rest out"
         )
 
-
+# %% ../../nbs/exchange/betas.ipynb #exb05eql
 def _equal(value: Any, ours: Any) -> bool:
     if value == ours:
         return True

@@ -43,7 +43,7 @@ def a_path(value: Any, name: str) -> Path:
         return Path(value)
     raise ValueError(f"{name}={value!r}: give a path")
 
-
+# %% ../../nbs/exchange/bundles.ipynb #exe01pth
 def _paths(value: Any, name: str) -> list[Path]:
     "One path or several, as a list."
     if isinstance(value, (str, os.PathLike)) or not isinstance(value, Iterable):
@@ -95,7 +95,7 @@ def _tableau_of_run(run: Path) -> Tableau:
         return tableau
     return replace(tableau, meta=dict(prediction=prediction) | tableau.meta)
 
-
+# %% ../../nbs/exchange/bundles.ipynb #exe03pre
 def _prediction_of_run(run: Path) -> str | None:
     try:
         with safe_open(run / "checkpoint.safetensors", "pt") as f:
@@ -117,7 +117,7 @@ def _rows_of_run(run: Path) -> list[dict[str, Any]]:
         return rows
     raise _no_report(path, "rows is not a list of objects")
 
-
+# %% ../../nbs/exchange/bundles.ipynb #exe03rep
 def _no_report(path: Path, why: str) -> ValueError:
     return ValueError(
         f"{path} is not the report of a finished run ({why}): delete it, or run again"

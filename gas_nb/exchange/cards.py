@@ -67,7 +67,7 @@ def _plain(value: Any, where: str) -> Any:
         f"{where} is {type(value).__name__}: a card holds numbers, strings, lists and dictionaries"
     )
 
-
+# %% ../../nbs/exchange/cards.ipynb #exc02map
 def _plain_mapping(values: Mapping, where: str) -> dict[str, Any]:
     for key in values:
         if not isinstance(key, str):
@@ -160,7 +160,7 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(_line(_shown(row.get(name)) for name in columns))
     return "\n".join(lines) + "\n"
 
-
+# %% ../../nbs/exchange/cards.ipynb #exc04cel
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 

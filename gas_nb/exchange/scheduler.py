@@ -180,7 +180,7 @@ def _check_noise(samples: Tensor, noise: Tensor) -> None:
             f"{tuple(samples.shape)}: they have to be equal"
         )
 
-
+# %% ../../nbs/exchange/scheduler.ipynb #exd02lst
 def _numbers(timesteps: Any) -> list[float]:
     "Timesteps as a list; empty for what are none."
     try:
@@ -204,7 +204,7 @@ class Ours(dict):
     def __repr__(self) -> str:
         return f"<{self.words}>"
 
-
+# %% ../../nbs/exchange/scheduler.ipynb #exd03wrd
 def _in_words(solvers: Any, schedule: Any, nfes: list[int]) -> dict[str, Ours]:
     "The entries of a config that are ours."
     numbers = ", ".join(map(str, nfes))
@@ -227,7 +227,7 @@ def read_solvers(solvers: Mapping[str, Any] | None) -> dict[int, Tableau]:
     tableaus = [_read_solver(key, entry) for key, entry in solvers.items()]
     return {tableau.nfe: tableau for tableau in tableaus}
 
-
+# %% ../../nbs/exchange/scheduler.ipynb #exd03one
 def _read_solver(key: Any, entry: Any) -> Tableau:
     is_number = str(key).isdecimal() and len(str(key)) <= 4
     if not is_number or not isinstance(entry, Mapping):
@@ -344,7 +344,7 @@ def _list_of_tableaus(tableau: Any) -> list[Tableau]:
         raise ValueError(f"several tableaus of one nfe: {[one.nfe for one in tableaus]}")
     return sorted(tableaus, key=attrgetter("nfe"))
 
-
+# %% ../../nbs/exchange/scheduler.ipynb #exd05one
 def _tableaus_in(tableau: Any) -> list[Any]:
     if isinstance(tableau, Tableau):
         return [tableau]
