@@ -37,6 +37,7 @@ LAYERS = (
     {
         "distil",
         "evaluation",
+        "exchange",
         "interop",
         "training",
         "teachers.fmnist_card",
