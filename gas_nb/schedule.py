@@ -4,33 +4,60 @@
 
 # %% ../nbs/foundations/schedule.ipynb #6b362b8b
 from __future__ import annotations
+
 import math
-from collections.abc import Mapping
-from typing import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 # %% auto #0
 __all__ = ['SPACINGS', 'FLOW_LAMBDA', 'NoiseSchedule', 'spacing', 'check_steps', 'times_of_sigmas']
 
-# %% ../nbs/foundations/schedule.ipynb #6da3191e
-class NoiseSchedule:
-    """Signal level alpha(t) and noise level sigma(t) for t in [0, 1], 1 = pure noise. Arithmetic is float64."""
+# %% ../nbs/foundations/schedule.ipynb #658bddb9
+def _in_float64(f: Callable[[Tensor], Tensor], t: float | Tensor) -> Tensor:
+    "f(t) computed in float64, returned in the dtype of `t` (float64 if it has none)."
+    if not isinstance(t, Tensor):
+        return f(torch.as_tensor(t, dtype=torch.float64))
+    dtype = t.dtype if t.is_floating_point() else torch.float64
+    return f(t.double()).to(dtype)
 
-    config: dict  # JSON-ready; `NoiseSchedule.from_config` rebuilds the schedule
+# %% ../nbs/foundations/schedule.ipynb #9b3c4eb4
+class _Levels:
+    "Signal and noise as functions of time; a family says what the functions with `_` compute."
+
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _t_of_lambda(self, lam: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _net_time(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()  # variance preserving
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        return self._log_alpha(t).exp()
+
+    def _lambda(self, t: Tensor) -> Tensor:
+        return self._log_alpha(t) - self._sigma(t).log()
 
     def log_alpha(self, t: float | Tensor) -> Tensor:
         return _in_float64(self._log_alpha, t)
 
     def alpha(self, t: float | Tensor) -> Tensor:
-        return _in_float64(lambda t: self._log_alpha(t).exp(), t)
+        return _in_float64(self._alpha, t)
 
     def sigma(self, t: float | Tensor) -> Tensor:
         return _in_float64(self._sigma, t)
 
     def lambda_(self, t: float | Tensor) -> Tensor:
         "Half log-SNR log(alpha/sigma), increasing as t falls."
-        return _in_float64(lambda t: self._log_alpha(t) - self._sigma(t).log(), t)
+        return _in_float64(self._lambda, t)
 
     def t_of_lambda(self, lam: float | Tensor) -> Tensor:
         "The time at which `lambda_` has the value `lam`."
@@ -40,28 +67,89 @@ class NoiseSchedule:
         "What the network is given for time `t`."
         return _in_float64(self._net_time, t)
 
-    def _sigma(self, t):
-        return (-torch.expm1(2 * self._log_alpha(t))).sqrt()  # variance preserving
+    @property
+    def starts_without_signal(self) -> bool:
+        "Whether nothing of the image is left at t = 1, as in flow matching: lambda is -inf there."
+        return not self._alpha(torch.ones((), dtype=torch.float64)).any()
 
-    def __eq__(self, other):
+# %% ../nbs/foundations/schedule.ipynb #6da3191e
+class NoiseSchedule(_Levels):
+    "Signal level alpha(t), noise level sigma(t), t in [0, 1], 1 = pure noise. Computes in float64."
+
+    config: dict[str, Any]  # JSON-ready; `NoiseSchedule.from_config` rebuilds the schedule
+
+    @staticmethod
+    def vp_linear(
+        beta_0: float = 0.1, beta_1: float = 20.0, net_time_scale: float = 1.0
+    ) -> NoiseSchedule:
+        "Continuous linear VP (arXiv 2011.13456, Eq. 33). ValueError unless 0 <= beta_0 <= beta_1."
+        return _VPLinear(beta_0, beta_1, net_time_scale)
+
+    @staticmethod
+    def vp_edm() -> NoiseSchedule:
+        "The linear VP schedule that matches EDM's `vp` networks (sigma/alpha up to 80)."
+        return _VPLinear(0.10128707757050037, 17.427131936713508, 1.0)
+
+    @staticmethod
+    def discrete(
+        betas: Sequence[float] | Tensor | None = None,
+        alphas_cumprod: Sequence[float] | Tensor | None = None,
+    ) -> NoiseSchedule:
+        "N betas in (0, 1), or N falling values of alpha_t^2, as in DDPM. Give exactly one of them."
+        return _Discrete(_listed_alphas_cumprod(betas, alphas_cumprod))
+
+    @staticmethod
+    def ddpm(
+        beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000, scaled: bool = False
+    ) -> NoiseSchedule:
+        "DDPM's linear betas; `scaled`: linear in their roots (Stable Diffusion: 0.00085, 0.012)."
+        return _ddpm(beta_start, beta_end, steps, bool(scaled))
+
+    @staticmethod
+    def flow(net_time_scale: float = 1.0) -> NoiseSchedule:
+        "Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale`: 1000 if the network counts so."
+        return _Flow(net_time_scale)
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> NoiseSchedule:
+        "The schedule whose `config` this is, perhaps read from JSON. ValueError for any other."
+        return _from_config(config)
+
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, NoiseSchedule) and self.config == other.config
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(repr(self.config))
 
-    def __repr__(self):
-        shown = {
-            k: f"[{len(v)} numbers]" if isinstance(v, list) else v
-            for k, v in self.config.items()
-            if k != "kind"
-        }
-        return f"NoiseSchedule.{self.config['kind']}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+    def __repr__(self) -> str:
+        return _described(self.config)
 
-# %% ../nbs/foundations/schedule.ipynb #658bddb9
-def _in_float64(f, t):
-    if not isinstance(t, Tensor):
-        return f(torch.as_tensor(t, dtype=torch.float64))
-    return f(t.double()).to(t.dtype if t.is_floating_point() else torch.float64)
+# %% ../nbs/foundations/schedule.ipynb #f30dabcd
+def _described(config: dict[str, Any]) -> str:
+    "The constructor's call, long lists by their length."
+    shown = []
+    for name, value in config.items():
+        if name == "kind":
+            continue
+        text = f"[{len(value)} numbers]" if isinstance(value, list) else value
+        shown.append(f"{name}={text}")
+    return f"NoiseSchedule.{config['kind']}({', '.join(shown)})"
+
+# %% ../nbs/foundations/schedule.ipynb #20bfe863
+_KINDS = ("vp_linear", "vp_edm", "discrete", "ddpm", "flow")
+
+
+def _from_config(config: Mapping[str, Any]) -> NoiseSchedule:
+    if not isinstance(config, Mapping):
+        raise ValueError(f"schedule {config!r}: give a dictionary such as NoiseSchedule.config")
+    values = dict(config)
+    kind = values.pop("kind", None)
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"schedule kind {kind!r}: known are {', '.join(_KINDS)}")
+    try:
+        return getattr(NoiseSchedule, kind)(**values)
+    except TypeError as e:
+        raise ValueError(f"schedule {kind!r}: {e}") from None
 
 # %% ../nbs/foundations/schedule.ipynb #3f4d9801
 class _VPLinear(NoiseSchedule):
@@ -70,11 +158,9 @@ class _VPLinear(NoiseSchedule):
             raise ValueError(
                 f"beta_0={beta_0}, beta_1={beta_1}: need 0 <= beta_0 <= beta_1, finite, not both 0"
             )
-        self.beta_0, self.beta_1, self.net_time_scale = (
-            float(beta_0),
-            float(beta_1),
-            float(net_time_scale),
-        )
+        self.beta_0 = float(beta_0)
+        self.beta_1 = float(beta_1)
+        self.net_time_scale = float(net_time_scale)
         self.config = dict(
             kind="vp_linear",
             beta_0=self.beta_0,
@@ -82,59 +168,91 @@ class _VPLinear(NoiseSchedule):
             net_time_scale=self.net_time_scale,
         )
 
-    def _log_alpha(self, t):
+    def _log_alpha(self, t: Tensor) -> Tensor:
         return -(self.beta_1 - self.beta_0) * t**2 / 4 - self.beta_0 * t / 2
 
-    def _net_time(self, t):
+    def _net_time(self, t: Tensor) -> Tensor:
         return t * self.net_time_scale
 
-    def _t_of_lambda(self, lam):
-        b, minus_log_alpha = self.beta_0 / 2, torch.nn.functional.softplus(-2 * lam) / 2
-        return (
-            2
-            * minus_log_alpha
-            / (b + (b**2 + (self.beta_1 - self.beta_0) * minus_log_alpha).sqrt())
-        )
+    def _t_of_lambda(self, lam: Tensor) -> Tensor:
+        half_beta = self.beta_0 / 2
+        minus_log_alpha = softplus(-2 * lam) / 2
+        root = (half_beta**2 + (self.beta_1 - self.beta_0) * minus_log_alpha).sqrt()
+        return 2 * minus_log_alpha / (half_beta + root)
 
 # %% ../nbs/foundations/schedule.ipynb #4d2c6637
 class _Discrete(NoiseSchedule):
-    def __init__(self, alphas_cumprod: Tensor, config: dict | None = None):
-        a = alphas_cumprod
-        if a.ndim != 1 or len(a) < 2:
-            raise ValueError(
-                f"alphas_cumprod has shape {tuple(a.shape)}: give at least 2 values in one dimension"
-            )
-        if not (
-            torch.isfinite(a).all() and (a > 0).all() and (a < 1).all() and (a.diff() < 0).all()
-        ):
-            raise ValueError(
-                "alphas_cumprod must fall strictly and lie inside (0, 1); a zero-terminal-SNR schedule ends at 0: "
-                "drop or rescale its last value"
-            )
-        self.n = len(a)
-        self._t, self._la = torch.arange(1, self.n + 1, dtype=torch.float64) / self.n, a.log() / 2
-        self.config = config or dict(kind="discrete", alphas_cumprod=a.tolist())
+    def __init__(self, alphas_cumprod: Tensor, config: dict[str, Any] | None = None):
+        _check_alphas_cumprod(alphas_cumprod)
+        self.n = len(alphas_cumprod)
+        self._t = torch.arange(1, self.n + 1, dtype=torch.float64) / self.n
+        self._la = alphas_cumprod.log() / 2
+        if config is None:
+            config = dict(kind="discrete", alphas_cumprod=alphas_cumprod.tolist())
+        self.config = config
 
-    def _log_alpha(self, t):
-        to_clean = t * (self.n * self._la[0].item())  # the line from step 0 to (0, 0)
-        return torch.where(t < self._t[0].item(), to_clean, _interpolate(t, self._t, self._la))
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        first_t, first_la = self._t[0].item(), self._la[0].item()
+        to_clean = t * (self.n * first_la)  # the line from step 0 to (0, 0)
+        return torch.where(t < first_t, to_clean, _interpolate(t, self._t, self._la))
 
-    def _net_time(self, t):
+    def _net_time(self, t: Tensor) -> Tensor:
         return ((t - 1 / self.n) * self.n).clamp_min(0)
 
-    def _t_of_lambda(self, lam):
-        la = -torch.nn.functional.softplus(-2 * lam) / 2
-        from_clean = la / (self.n * self._la[0].item())
+    def _t_of_lambda(self, lam: Tensor) -> Tensor:
+        la = -softplus(-2 * lam) / 2
+        first_la = self._la[0].item()
+        from_clean = la / (self.n * first_la)
         inside = _interpolate(la, self._la.flip(0), self._t.flip(0))
-        return torch.where(la > self._la[0].item(), from_clean, inside)
+        return torch.where(la > first_la, from_clean, inside)
+
+# %% ../nbs/foundations/schedule.ipynb #327aaf31
+def _check_alphas_cumprod(values: Tensor) -> None:
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(
+            f"alphas_cumprod has shape {tuple(values.shape)}: "
+            "give at least 2 values in one dimension"
+        )
+    inside = (values > 0).all() and (values < 1).all()
+    falling = (values.diff() < 0).all()
+    if not (torch.isfinite(values).all() and inside and falling):
+        raise ValueError(
+            "alphas_cumprod must fall strictly and lie inside (0, 1); "
+            "a zero-terminal-SNR schedule ends at 0: drop or rescale its last value"
+        )
 
 # %% ../nbs/foundations/schedule.ipynb #ed97768f
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    "The broken line through (xs, ys), xs increasing, continued beyond both ends; differentiable in x."
+    "The broken line through (xs, ys), xs increasing, continued beyond both ends; differentiable."
     xs, ys = xs.to(x.device), ys.to(x.device)
     i = torch.searchsorted(xs, x.detach().contiguous()).clamp(1, len(xs) - 1)
     slope = (ys[i] - ys[i - 1]) / (xs[i] - xs[i - 1])
     return ys[i - 1] + (x - xs[i - 1]) * slope
+
+# %% ../nbs/foundations/schedule.ipynb #1d824d19
+def _listed_alphas_cumprod(
+    betas: Sequence[float] | Tensor | None, alphas_cumprod: Sequence[float] | Tensor | None
+) -> Tensor:
+    if (betas is None) == (alphas_cumprod is None):
+        raise ValueError("give exactly one of betas and alphas_cumprod")
+    if betas is None:
+        return torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu()
+    betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
+    if not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(f"betas must lie inside (0, 1), got {betas.min():g}..{betas.max():g}")
+    return (1 - betas).cumprod(0)
+
+# %% ../nbs/foundations/schedule.ipynb #dd2d5824
+def _ddpm(beta_start: float, beta_end: float, steps: int, scaled: bool) -> NoiseSchedule:
+    if not 0 < beta_start <= beta_end < 1 or steps < 2:
+        raise ValueError(
+            f"betas {beta_start}..{beta_end} in {steps} steps: need 0 < start <= end < 1"
+        )
+    power = 2 if scaled else 1
+    start, end = beta_start ** (1 / power), beta_end ** (1 / power)
+    betas = torch.linspace(start, end, steps, dtype=torch.float64) ** power
+    config = dict(kind="ddpm", beta_start=beta_start, beta_end=beta_end, steps=steps, scaled=scaled)
+    return _Discrete((1 - betas).cumprod(0), config)
 
 # %% ../nbs/foundations/schedule.ipynb #de6ef6ae
 class _Flow(NoiseSchedule):
@@ -142,93 +260,17 @@ class _Flow(NoiseSchedule):
         self.net_time_scale = float(net_time_scale)
         self.config = dict(kind="flow", net_time_scale=self.net_time_scale)
 
-    def _log_alpha(self, t):
+    def _log_alpha(self, t: Tensor) -> Tensor:
         return torch.log1p(-t)
 
-    def _sigma(self, t):
+    def _sigma(self, t: Tensor) -> Tensor:
         return t
 
-    def _net_time(self, t):
+    def _net_time(self, t: Tensor) -> Tensor:
         return t * self.net_time_scale
 
-    def _t_of_lambda(self, lam):
+    def _t_of_lambda(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(-lam)
-
-# %% ../nbs/foundations/schedule.ipynb #9d2e3c72
-def _vp_linear(
-    beta_0: float = 0.1, beta_1: float = 20.0, net_time_scale: float = 1.0
-) -> NoiseSchedule:
-    "Continuous linear VP schedule (arXiv 2011.13456, Eq. 33). ValueError unless 0 <= beta_0 <= beta_1."
-    return _VPLinear(beta_0, beta_1, net_time_scale)
-
-
-def _vp_edm() -> NoiseSchedule:
-    "The linear VP schedule that matches EDM's `vp` networks (sigma/alpha up to 80)."
-    return _VPLinear(0.10128707757050037, 17.427131936713508, 1.0)
-
-# %% ../nbs/foundations/schedule.ipynb #1d824d19
-def _discrete(
-    betas: Sequence[float] | Tensor | None = None,
-    alphas_cumprod: Sequence[float] | Tensor | None = None,
-) -> NoiseSchedule:
-    "DDPM-style schedule from N betas in (0, 1) or N values of alpha_t^2, falling. Give exactly one of them."
-    if (betas is None) == (alphas_cumprod is None):
-        raise ValueError("give exactly one of betas and alphas_cumprod")
-    if betas is None:
-        return _Discrete(torch.as_tensor(alphas_cumprod, dtype=torch.float64).detach().cpu())
-    betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
-    if not ((betas > 0) & (betas < 1)).all():
-        raise ValueError(f"betas must lie inside (0, 1), got {betas.min():g}..{betas.max():g}")
-    return _Discrete((1 - betas).cumprod(0))
-
-# %% ../nbs/foundations/schedule.ipynb #dd2d5824
-def _ddpm(
-    beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000, scaled: bool = False
-) -> NoiseSchedule:
-    "DDPM's linear betas; `scaled`: linear in their square roots, as Stable Diffusion has them (0.00085 to 0.012)."
-    if not 0 < beta_start <= beta_end < 1 or steps < 2:
-        raise ValueError(
-            f"betas {beta_start}..{beta_end} in {steps} steps: need 0 < start <= end < 1"
-        )
-    power = 2 if scaled else 1
-    betas = (
-        torch.linspace(
-            beta_start ** (1 / power), beta_end ** (1 / power), steps, dtype=torch.float64
-        )
-        ** power
-    )
-    return _Discrete(
-        (1 - betas).cumprod(0),
-        dict(
-            kind="ddpm", beta_start=beta_start, beta_end=beta_end, steps=steps, scaled=bool(scaled)
-        ),
-    )
-
-# %% ../nbs/foundations/schedule.ipynb #bd70400c
-def _flow(net_time_scale: float = 1.0) -> NoiseSchedule:
-    "Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale` is 1000 for networks that count time in thousandths."
-    return _Flow(net_time_scale)
-
-# %% ../nbs/foundations/schedule.ipynb #20bfe863
-_FAMILIES = dict(vp_linear=_vp_linear, vp_edm=_vp_edm, discrete=_discrete, ddpm=_ddpm, flow=_flow)
-for _name, _make in _FAMILIES.items():
-    setattr(NoiseSchedule, _name, staticmethod(_make))
-
-
-def _from_config(config: dict) -> NoiseSchedule:
-    "The schedule that `config` describes (`schedule.config` of another one, perhaps read from JSON)."
-    if not isinstance(config, Mapping):
-        raise ValueError(f"schedule {config!r}: give a dictionary such as NoiseSchedule.config")
-    kind, values = config.get("kind"), {k: v for k, v in config.items() if k != "kind"}
-    if not isinstance(kind, str) or kind not in _FAMILIES:
-        raise ValueError(f"schedule kind {kind!r}: known are {', '.join(_FAMILIES)}")
-    try:
-        return _FAMILIES[kind](**values)
-    except TypeError as e:
-        raise ValueError(f"schedule {kind!r}: {e}") from None
-
-# %% ../nbs/foundations/schedule.ipynb #ef154847
-NoiseSchedule.from_config = staticmethod(_from_config)
 
 # %% ../nbs/foundations/schedule.ipynb #2949f68d
 SPACINGS = ("logSNR", "time_uniform", "time_quadratic", "edm")
@@ -244,46 +286,50 @@ def spacing(
     rho: float = 7.0,
     shift: float = 1.0,
 ) -> Tensor:
-    """Time grid (nfe + 1,), float64, from 1 down to `t_eps`. `kind`: logSNR, time_uniform, time_quadratic, power
-    (with `power` > 0) or edm (with `rho`). `shift` > 0 warps any of them. ValueError for other values."""
+    """Time grid (nfe + 1,), float64, from 1 down to `t_eps`; ValueError if it does not fall.
+
+    `kind`: logSNR, time_uniform, time_quadratic, power (with `power` > 0) or edm (with `rho` > 0).
+    `shift` > 0 warps any of them.
+    """
     if not isinstance(schedule, NoiseSchedule):
         raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
     check_steps(nfe, t_eps)
-    if not isinstance(kind, str) or kind not in (*SPACINGS, "power"):
-        raise ValueError(
-            f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm"
-        )
+    _check_kind(kind)
     _check_positive(rho=rho, shift=shift)
     u = torch.linspace(0, 1, nfe + 1, dtype=torch.float64)
     powers = dict(time_uniform=1.0, time_quadratic=2.0, power=power)
     if kind in powers:
         t = _power_grid(u, powers[kind], t_eps)
     else:
-        t = schedule.t_of_lambda(_lambda_grid(schedule, u, t_eps, rho if kind == "edm" else None))
+        lam = _lambda_grid(schedule, u, t_eps, rho if kind == "edm" else None)
+        t = schedule.t_of_lambda(lam)
     if shift != 1.0:
         t = shift * t / (1 + (shift - 1) * t)
     t[0], t[-1] = 1.0, t_eps
     if not (t.diff() < 0).all():
         raise ValueError(
-            f"spacing {kind!r} with nfe={nfe}, t_eps={t_eps}, shift={shift}: the times do not fall, "
-            "use a smaller t_eps or a shift nearer to 1"
+            f"spacing {kind!r} with nfe={nfe}, t_eps={t_eps}, shift={shift}: "
+            "the times do not fall, use a smaller t_eps or a shift nearer to 1"
         )
     return t
 
 # %% ../nbs/foundations/schedule.ipynb #beb42249
-def _power_grid(u, power, t_eps):
+def _power_grid(u: Tensor, power: float | None, t_eps: float) -> Tensor:
+    "Uniform in t^(1/power), for u from 0 to 1."
     _check_positive(power=power)
+    assert power is not None
     return (1 + u * (t_eps ** (1 / power) - 1)) ** power
 
 
-def _lambda_grid(schedule, u, t_eps, rho):
+def _lambda_grid(schedule: NoiseSchedule, u: Tensor, t_eps: float, rho: float | None) -> Tensor:
+    "Uniform in lambda, or with `rho` in (sigma/alpha)^(1/rho), for u from 0 to 1."
     first, last = schedule.lambda_(torch.tensor([1.0, t_eps], dtype=torch.float64))
     if torch.isinf(first):
         first = torch.minimum(last - 1, torch.full_like(last, FLOW_LAMBDA))
     if rho is None:
         return first + u * (last - first)
-    a, b = (-first / rho).exp(), (-last / rho).exp()
-    return -rho * (a + u * (b - a)).log()
+    start, end = (-first / rho).exp(), (-last / rho).exp()
+    return -rho * (start + u * (end - start)).log()
 
 # %% ../nbs/foundations/schedule.ipynb #c9ce76a1
 def check_steps(nfe: int, t_eps: float) -> None:
@@ -296,22 +342,32 @@ def check_steps(nfe: int, t_eps: float) -> None:
         raise ValueError(f"t_eps={t_eps!r}: the last time must lie between 0 and 1, 1e-3 is usual")
 
 
-def _is_number(v) -> bool:
-    return isinstance(v, (int, float)) and not isinstance(v, bool)
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+# %% ../nbs/foundations/schedule.ipynb #8ed5a3bd
+def _check_kind(kind: str) -> None:
+    if not isinstance(kind, str) or kind not in (*SPACINGS, "power"):
+        raise ValueError(
+            f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm"
+        )
 
 
-def _check_positive(**values) -> None:
-    for name, v in values.items():
-        if not _is_number(v) or not 0 < v < math.inf:
-            raise ValueError(f"{name}={v!r}: a grid needs a positive number")
+def _check_positive(**values: Any) -> None:
+    for name, value in values.items():
+        if not _is_number(value) or not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: a grid needs a positive number")
 
 # %% ../nbs/foundations/schedule.ipynb #40db0171
 def times_of_sigmas(schedule: NoiseSchedule, sigmas: Sequence[float] | Tensor) -> Tensor:
-    "Time grid whose noise-to-signal ratios sigma/alpha are `sigmas` (falling), as tables of published grids give them."
+    "The times at which sigma/alpha is `sigmas`, as published grids give them. They have to fall."
+    remedy = "give at least two positive values, falling"
     try:
-        s = torch.as_tensor(sigmas, dtype=torch.float64)
+        ratios = torch.as_tensor(sigmas, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"sigmas={sigmas!r}: give at least two positive values, falling") from None
-    if s.ndim != 1 or len(s) < 2 or not ((s > 0).all() and (s.diff() < 0).all()):
-        raise ValueError(f"sigmas={s.tolist()}: give at least two positive values, falling")
-    return schedule.t_of_lambda(-s.log())
+        raise ValueError(f"sigmas={sigmas!r}: {remedy}") from None
+    if ratios.ndim != 1 or len(ratios) < 2:
+        raise ValueError(f"sigmas={ratios.tolist()}: {remedy}")
+    if not ((ratios > 0).all() and (ratios.diff() < 0).all()):
+        raise ValueError(f"sigmas={ratios.tolist()}: {remedy}")
+    return schedule.t_of_lambda(-ratios.log())
