@@ -23,9 +23,6 @@ from .schedule import NoiseSchedule
 __all__ = ['MAX_NFE', 'Callback', 'Tableau', 'same_schedule', 'check_schedule', 'Rows', 'weighted_sum', 'Trajectory', 'sample']
 
 # %% ../nbs/foundations/tableau.ipynb #00b5d55e
-_Rows = tuple[Tensor, Tensor]  # (A, C)
-
-
 @dataclass(frozen=True, eq=False)
 class Tableau:
     """A linear multistep solver with N network evaluations; a value, float64 on the CPU.
@@ -40,13 +37,12 @@ class Tableau:
     A: Tensor
     C: Tensor
     meta: dict[str, Any] = field(default_factory=dict)
-    late: dict[int, _Rows] = field(default_factory=dict)
+    late: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in _TENSORS:
             object.__setattr__(self, name, _as_numbers(getattr(self, name)))
-        _check_shapes(self)
-        _check_values(self)
+        _check(self)
         late = {b: (_as_numbers(A), _as_numbers(C)) for b, (A, C) in self.late.items()}
         object.__setattr__(self, "late", dict(sorted(late.items())))
         _check_late(self)
@@ -60,7 +56,7 @@ class Tableau:
         return self.meta.get("name", "tableau")
 
     def starting_at(self, b: int) -> Tableau | None:
-        "The rows for a run that begins at step `b`, as a tableau of nfe - b; None if none are kept."
+        "The rows for a run that begins at step `b`, a tableau of nfe - b; None if it has none."
         if b not in self.late:
             return None
         A, C = self.late[b]
@@ -105,6 +101,11 @@ def _lists(tab: Tableau) -> list[Any]:
     return [*own, late]
 
 # %% ../nbs/foundations/tableau.ipynb #950f6194
+def _check(tab: Tableau) -> None:
+    _check_shapes(tab)
+    _check_values(tab)
+
+
 def _check_shapes(tab: Tableau) -> None:
     n = tab.times.numel() - 1
     if tab.times.ndim != 1 or n < 1:
@@ -209,7 +210,7 @@ def _triangle(name: str, rows: Any, n: int) -> Tensor:
     return M
 
 # %% ../nbs/foundations/tableau.ipynb #70d00506
-def _late(late: Any, n: int) -> dict[int, _Rows]:
+def _late(late: Any, n: int) -> dict[int, tuple[Tensor, Tensor]]:
     if not isinstance(late, dict):
         raise ValueError("late must be an object")
     found = {}
