@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .registry import SolverSpec, Variant, register_solver
+from .registry import SolverSpec, Variant, register_solver, solver_maker
 from .schedule import NoiseSchedule, spacing as time_spacing
 from .tableau import Tableau
 
@@ -344,12 +344,12 @@ def classic_tableau(
     t_eps: float = 1e-3,
     **options: Any,
 ) -> Tableau:
-    """The tableau of a solver named in CLASSIC_SOLVERS on a named spacing.
+    """The tableau of a registered training-free solver on a named spacing.
 
     `options`: power, rho and shift go to the grid (see `spacing`), the others to the solver
     (order, variant, ...). ValueError for what neither takes.
     """
-    make = _solver_named(solver)
+    make = solver_maker(solver)
     grid = {k: v for k, v in options.items() if k in _GRID_OPTIONS}
     own = {k: v for k, v in options.items() if k not in _GRID_OPTIONS}
     _check_options(solver, make, own)
@@ -357,12 +357,6 @@ def classic_tableau(
     tab = make(schedule, times, **own)
     recipe = dict(solver=solver, nfe=nfe, spacing=spacing, t_eps=t_eps, **options)
     return replace(tab, meta=dict(tab.meta, name=solver, recipe=recipe))
-
-# %% ../nbs/foundations/classic.ipynb #62c2b649
-def _solver_named(solver: str) -> Callable[..., Tableau]:
-    if not isinstance(solver, str) or solver not in CLASSIC_SOLVERS:
-        raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
-    return CLASSIC_SOLVERS[solver]
 
 # %% ../nbs/foundations/classic.ipynb #1c58efa9
 def _check_options(solver: str, make: Callable[..., Tableau], options: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ..classic import CLASSIC_SOLVERS, classic_tableau
-from ..registry import SOLVERS, training_free
+from ..classic import classic_tableau
+from ..registry import SOLVERS, solver_maker, training_free
 from ..data import Pairs
 from .distances import l1
 from .samples import block_size, sample_pairs
@@ -53,8 +53,7 @@ def best_classic(
     Tried are its `orders` and `spacings`; `meta["recipe"]` says which won. ValueError for a solver
     that does not exist, or where nothing is left to choose from.
     """
-    if solver not in CLASSIC_SOLVERS:
-        raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
+    solver_maker(solver)
     orders = SOLVERS[solver].orders if orders is None else tuple(orders)
     spacings = (spacings,) if isinstance(spacings, str) else tuple(spacings)
     if not orders or not spacings:
