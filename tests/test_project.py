@@ -32,7 +32,7 @@ LAYERS = (
     {"registry", "runtime", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
-    {"data", "discriminator", "fit", "teacher", "teachers"},
+    {"data", "discriminator", "fit", "runs", "teacher", "teachers"},
     {"metrics"},
     {
         "distil",
