@@ -36,6 +36,7 @@ LAYERS = (
     {"metrics"},
     {
         "distil",
+        "drive",
         "evaluation",
         "exchange",
         "interop",

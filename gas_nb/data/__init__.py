@@ -1,8 +1,8 @@
 """Teacher pairs: seeds and noise, pairs in memory, and pairs on disk in checked shards."""
 
-from .folder import PairDataset, generate_pairs, pairs_folder
+from .folder import PairDataset, generate_pairs, pairs_folder, pairs_in_steps
 from .identity import MEASURED, answers_gap, teacher_differences, told
-from .making import CHUNK, LARGE, PairTeacher, make_pairs
+from .making import CHUNK, LARGE, PairTeacher, finish, make_pairs
 from .manifest import FORMAT, MANIFEST, VERSION
 from .pairs import Pairs, batch_indices, concatenate
 from .seeds import (
@@ -36,11 +36,13 @@ __all__ = [
     "check_shape",
     "concatenate",
     "eval_seeds",
+    "finish",
     "generate_pairs",
     "is_whole",
     "make_pairs",
     "noise",
     "pairs_folder",
+    "pairs_in_steps",
     "random_labels",
     "require_whole",
     "teacher_differences",

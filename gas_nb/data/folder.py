@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['PairDataset', 'pairs_folder', 'generate_pairs']
+__all__ = ['PairDataset', 'pairs_folder', 'pairs_in_steps', 'generate_pairs']
 
 # %% ../../nbs/data/folder.ipynb #dfol038ce
 from .identity import as_stored, teacher_differences, told
-from .making import CHUNK, Counter, PairTeacher, Progress, chunks, let_check
+from .making import CHUNK, PairTeacher, Progress, chunks, finish, let_check
 from .manifest import FORMAT, MANIFEST, VERSION, Plan, damage, make_plan
 from .manifest import plan_differences, ranges_of, read_manifest, seeds_of, sha256
 from .pairs import Pairs, columns_of, concatenate, condition_columns, condition_rows
@@ -212,9 +212,9 @@ def _make_shards(
     directory: Path,
     plan: Plan,
     kept: list[dict[str, Any]],
-    counter: Counter,
-) -> None:
-    "Make and write the shards of `plan` that are not among the `kept`."
+    done: int,
+) -> Iterator[int]:
+    "Make and write the shards of `plan` that are not among the `kept`; yields how many are done."
     names = {record["file"] for record in kept}
     missing = {name: rows for name, rows in plan.shards().items() if name not in names}
     starts = {name: rows[:: plan.chunk] for name, rows in missing.items()}
@@ -222,8 +222,39 @@ def _make_shards(
     made = chunks(teacher, plan.seeds, conditions, plan.chunk, every_start)
     records = kept
     for name, part in starts.items():
-        pairs = concatenate([counter.add(next(made)) for _ in part])
-        records = on_main(_write_shard, directory / name, pairs, teacher.device, plan, records)
+        parts = []
+        for _ in part:
+            parts.append(next(made))
+            done += len(parts[-1])
+            yield done
+        shard = concatenate(parts)
+        records = on_main(_write_shard, directory / name, shard, teacher.device, plan, records)
+
+# %% ../../nbs/data/folder.ipynb #dfolstep
+def pairs_in_steps(
+    teacher: PairTeacher,
+    seeds: Iterable[int] | Tensor,
+    directory: str | Path,
+    conditions: Any = None,
+    shard_size: int = 500,
+    chunk: int = CHUNK,
+) -> Generator[tuple[int, int], None, PairDataset]:
+    "`generate_pairs`, a chunk at a time: yields (done, total) at the start and after each chunk."
+    folder = Path(directory)
+    plan = make_plan(teacher, seeds, conditions, shard_size, chunk)
+    kept = on_main(_records_to_keep, folder, plan)
+    done = sum(len(seeds_of(record["seeds"])) for record in kept)
+    total = len(plan.seeds)
+    if done < total:
+        let_check(teacher)
+    on_main(_compare_conditions, folder, kept, plan, conditions)
+    size = _bytes_per_pair(plan, conditions)
+    on_main(_prepare, folder, plan.manifest(kept), total - done, size)
+    require_shared(folder / MANIFEST)
+    yield done, total
+    for done in _make_shards(teacher, conditions, folder, plan, kept, done):
+        yield done, total
+    return PairDataset(folder)
 
 # %% ../../nbs/data/folder.ipynb #dfol18725
 def generate_pairs(
@@ -241,18 +272,5 @@ def generate_pairs(
     holds pairs of another plan, OSError if it cannot be written or is too full. Of several
     processes the main one writes, and all must see the folder.
     """
-    folder = Path(directory)
-    plan = make_plan(teacher, seeds, conditions, shard_size, chunk)
-    kept = on_main(_records_to_keep, folder, plan)
-    done = sum(len(seeds_of(record["seeds"])) for record in kept)
-    missing = len(plan.seeds) - done
-    if missing:
-        let_check(teacher)
-    on_main(_compare_conditions, folder, kept, plan, conditions)
-    counter = Counter(done, len(plan.seeds), progress)
-    counter.report()
-    size = _bytes_per_pair(plan, conditions)
-    on_main(_prepare, folder, plan.manifest(kept), missing, size)
-    require_shared(folder / MANIFEST)
-    _make_shards(teacher, conditions, folder, plan, kept, counter)
-    return PairDataset(folder)
+    steps = pairs_in_steps(teacher, seeds, directory, conditions, shard_size, chunk)
+    return finish(steps, progress)
