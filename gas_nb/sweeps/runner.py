@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import math
 import sys
@@ -28,14 +27,16 @@ from gas_nb.data import (
     pairs_folder,
     train_seeds,
 )
-from ..evaluation import Judge, best_classic, measure
+from ..drive import Finished, Step, drive
+from ..evaluation import Judge, best_classic
 from ..registry import variants
-from ..runtime.files import atomic_path, release_folder, write_json_atomic, write_text_atomic
+from ..runtime.files import atomic_path, write_json_atomic, write_text_atomic
+from ..runs import Run, finished_run, read_object, results_folder
 from ..runtime.processes import launched, on_main
 
 # %% auto #0
-__all__ = ['Laboratory', 'exact_teacher', 'best_spacing', 'trained', 'tableau_of', 'measure_cell', 'finished_run',
-           'train_solvers', 'Sweep', 'run_job', 'run_sweep', 'collect', 'write_results', 'load_sweep', 'main']
+__all__ = ['Laboratory', 'exact_teacher', 'best_spacing', 'trained', 'tableau_of', 'measure_cell', 'train_solvers', 'Sweep',
+           'run_job', 'run_sweep', 'collect', 'write_results', 'load_sweep', 'main']
 
 # %% ../../nbs/04_evaluate.ipynb #swr00002
 from gas_nb.sweeps.config import (
@@ -50,7 +51,6 @@ from .jobs import FAILED, end_with_parent, run_processes
 from gas_nb.sweeps.store import (
     package_version,
     provenance,
-    read_json,
     settle_reference,
     solver_for,
     stored,
@@ -58,17 +58,7 @@ from gas_nb.sweeps.store import (
 from .tables import app_rows, figure_names, markdown_tables, summary
 from ..tableau import Tableau
 from ..teacher import Teacher
-from gas_nb.training import (
-    RunLog,
-    TrainConfig,
-    load_state,
-    make_training_pairs,
-    open_run,
-    results_folder,
-    run_name,
-    teacher_of,
-)
-from ..training import train as distil
+from ..training import teacher_of
 
 # %% ../../nbs/04_evaluate.ipynb #swr00005
 class Laboratory:
@@ -191,7 +181,7 @@ def _places(lab: Laboratory, kind: str, nfe: int) -> list[Path]:
     "Where a trained solver may be, the best place first."
     if lab.config.train:
         own = finished_run(lab.root, training_config(lab.config, nfe))
-        return [own / f"{kind}.json"] if own else []
+        return [own.folder / f"{kind}.json"] if own else []
     folders = {path.parent for path in lab.runs.glob(f"*/{kind}.json")}
     newest = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
     shipped = Path(str(files("gas_nb"))) / "solvers" / f"{lab.teacher.name}-{kind}-{nfe}.json"
@@ -265,54 +255,23 @@ def measure_cell(lab: Laboratory, cell: Cell) -> dict:
         cell=path.stem,
     )
 
-# %% ../../nbs/04_evaluate.ipynb #swr00019
-def finished_run(root: Path, config: TrainConfig) -> Path | None:
-    "The run with exactly these settings that came to its end, or None."
-    mine = json.loads(json.dumps(asdict(config)))
-    for folder in sorted(Path(root).glob(f"{glob.escape(run_name(config))}-*")):
-        ended = all((folder / name).is_file() for name in ("metrics.json", "gs.json"))
-        if ended and read_json(folder / "config.json") == mine:
-            return folder
-    return None
-
 # %% ../../nbs/04_evaluate.ipynb #swr00020
-def train_solvers(lab: Laboratory, nfe: int, report: Callable[[str], None] = print) -> Path:
-    "The folder of the finished training for `nfe`, trained now if it is not there."
+def train_solvers(lab: Laboratory, nfe: int, report: Callable[[str], None] = print) -> Run:
+    "The finished run of the training for `nfe`, trained now if it is not there."
     config = training_config(lab.config, nfe)
     done = finished_run(lab.root, config)
     if done is not None:
         return done
-    folder = open_run(lab.root, config)
-    try:
-        return _train(lab, config, folder, report)
-    finally:
-        release_folder(folder)
-
-# %% ../../nbs/04_evaluate.ipynb #swr00021
-def _train(
-    lab: Laboratory, config: TrainConfig, folder: Path, report: Callable[[str], None]
-) -> Path:
-    state, nfe = None, config.nfe
-    pairs, log = make_training_pairs(config, lab.teacher, folder), RunLog(folder)
-    for record in distil(config, lab.teacher, folder, pairs):
-        log.add(record)
-        state = record.state
-        if record.val_loss is not None:
-            steps = f"{record.phase} {record.step} of {record.steps}"
-            report(f"NFE {nfe}: {steps}, held-out {record.val_loss:.4f}")
-    state = state or load_state(config, lab.teacher, folder)
-    tables = dict(gs=state.tableau("gs" if state.phase in ("gas", "done") else "ema"))
-    if state.discriminator is not None:
-        tables["gas"] = state.tableau()
-    for name, table in tables.items():
-        table.save(folder / f"{name}.json")
-    table.save(folder / "solver.json")
-    rows = [measure(lab.teacher, t, pairs[1])[0] | dict(solver=name) for name, t in tables.items()]
-    write_json_atomic(
-        folder / "metrics.json",
-        dict(nfe=nfe, teacher=config.teacher, training_seconds=state.seconds, rows=rows),
-    )
-    return folder
+    run = None
+    options = dict(output_dir=lab.root, teacher=lab.teacher, rivals=None, judged_on="held_out")
+    for event in drive(config, **options):
+        if isinstance(event, Step) and event.record.val_loss is not None:
+            at = event.record
+            steps = f"{at.phase} {at.step} of {at.steps}"
+            report(f"NFE {nfe}: {steps}, held-out {at.val_loss:.4f}")
+        if isinstance(event, Finished):
+            run = event.run
+    return run
 
 # %% ../../nbs/04_evaluate.ipynb #swr00023
 class Sweep(Laboratory):
@@ -485,7 +444,7 @@ def _facts(sweep: Sweep) -> dict:
 # %% ../../nbs/04_evaluate.ipynb #swr00034
 def load_sweep(folder: str | Path) -> Sweep:
     "The sweep whose folder this is."
-    found = read_json(Path(folder) / "config.json")
+    found = read_object(Path(folder) / "config.json")
     if found is None:
         raise ValueError(f"{folder} has no config.json: no sweep was started there")
     try:
