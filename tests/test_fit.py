@@ -10,6 +10,7 @@ import torch
 from gas_nb.classic import classic_tableau, ddim, unipc
 from gas_nb.data import Pairs, make_pairs
 from gas_nb.denoiser import Denoiser
+from gas_nb.fitting import late as late_starts
 from gas_nb.fit import Chart, Distance, fit_late_starts, least_squares, start_fit, to_tableau
 from gas_nb.interop import GASScheduler, shipped_scheduler, start_at
 from gas_nb.schedule import NoiseSchedule
@@ -163,15 +164,13 @@ def test_without_late_rows_a_late_start_is_as_good_as_ddim(nfe):
 
 
 def test_late_rows_that_lose_make_room_for_a_training_free_solver(digits, monkeypatch):
-    from gas_nb import fit
-
     def wrong(denoiser, tableau, b, *rest):
         return (
             torch.eye(tableau.nfe - b).double(),
             torch.zeros(tableau.nfe - b, tableau.nfe - b).double(),
         )
 
-    monkeypatch.setattr(fit, "late_rows", wrong)
+    monkeypatch.setattr(late_starts, "late_rows", wrong)
     table = classic_tableau("unipc", digits.schedule, 4, "time_quadratic")
     pairs = make_pairs(digits, range(40))
     late = fit_late_starts(digits.denoiser, table, pairs[:30], pairs[30:])

@@ -32,7 +32,7 @@ LAYERS = (
     {"runtime", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
-    {"data", "discriminator", "fit", "teacher", "teachers"},
+    {"data", "discriminator", "fit", "fitting", "teacher", "teachers"},
     {"metrics"},
     {
         "distil",
