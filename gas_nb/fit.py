@@ -30,7 +30,7 @@ from gas_nb.fitting.start import (
 )
 from gas_nb.fitting.step import Trial, bounded_step, gauss_newton_step, search_damping
 
-# What the chapter on training still asks for by its old name; a run's own numbers are its FitOptions.
+# Old names that the chapter on training asks for; a run's own numbers are its FitOptions.
 ARRIVED = FitOptions.arrived
 LATE = FitOptions.late_pairs
 JUDGED = FitOptions.late_judges

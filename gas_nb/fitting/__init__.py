@@ -1,4 +1,4 @@
-"""The fit of a solver without backpropagation: grids by a search, rows by least squares, then Gauss-Newton."""
+"""The fit of a solver without backpropagation: grids, rows, then Gauss-Newton steps."""
 
 from .options import FitOptions
 from .chart import Chart, to_chart, to_tableau

@@ -34,19 +34,21 @@ class Chart:
     def vector(self) -> Tensor:
         "(2N + N(N+1)/2,): s, then per row a_k, C_k0..C_kk."
         parts = [self.s]
-        for k in range(self.nfe):
-            parts.append(self.a[k : k + 1])
+        for k, a in enumerate(self.a.split(1)):
+            parts.append(a)
             parts.append(self.C[k, : k + 1])
         return torch.cat(parts)
 
     @staticmethod
     def from_vector(v: Tensor, n: int) -> Chart:
         "The chart of `n` evaluations whose `vector()` is v."
-        s, rows = v[:n], v[n:]
+        s, rest = v[:n], v[n:]
+        lengths = list(range(2, n + 2))
         a, C = [], []
-        for k, row in enumerate(rows.split(list(range(2, n + 2)))):
+        for row in rest.split(lengths):
             a.append(row[0])
-            C.append(pad(row[1:], (0, n - 1 - k)))
+            missing = n + 1 - len(row)
+            C.append(pad(row[1:], (0, missing)))
         return Chart(s, torch.stack(a), torch.stack(C))
 
     def internal(self) -> Tableau:
@@ -78,32 +80,44 @@ _GAP = 2e-5  # and by this, which is what stick breaking can keep
 
 def falling_times(s: Tensor, t_eps: float) -> Tensor:
     "The grid 1, s_1, ..., t_eps, its inner times moved as little as it takes to fall strictly."
-    n = len(s)
-    first, last = s.new_ones(1), s.new_tensor([t_eps])
-    wanted = s[1:].log()
+    first, inner, last = s.new_ones(1), s[1:], s.new_tensor([t_eps])
+    wanted = inner.log()
     logs = torch.cat([first.log(), wanted, last.log()])
-    for k in range(1, n):
+    places = range(1, len(s))
+    for k in places:
         logs[k] = min(logs[k], logs[k - 1] - _LOG_GAP)
-    for k in range(n - 1, 0, -1):
-        later = logs[k + 1]
-        least = max(later + _LOG_GAP, (later.exp() + _GAP).log())
-        logs[k] = max(logs[k], least)
-    found = logs[1:n]
-    inner = torch.where(found == wanted, s[1:], found.exp())
-    return torch.cat([first, inner, last])
+    for k in reversed(places):
+        logs[k] = max(logs[k], _just_before(logs[k + 1]))
+    found = logs[1:-1]
+    kept = found == wanted
+    times = torch.where(kept, inner, found.exp())
+    return torch.cat([first, times, last])
+
+
+def _just_before(log: Tensor) -> Tensor:
+    "The logarithm of a time that is as little earlier as a grid allows."
+    apart = (log.exp() + _GAP).log()
+    return max(log + _LOG_GAP, apart)
 
 # %% ../../nbs/fitting/chart.ipynb #charf012
 def to_tableau(chart: Chart, schedule: NoiseSchedule, t_eps: float, name: str = "gs") -> Tableau:
     "The same solver with times that fall from 1 to `t_eps` and offsets s - t."
     times = falling_times(chart.s, t_eps)
-    s, t = chart.s, times[:-1]
-    A, C = torch.diag(chart.a), chart.C.clone()
-    for j in (s != t).nonzero().flatten().tolist():
-        u, w = relevel(schedule, s[j], t[j])
-        A[:, j] += C[:, j] * u
-        C[:, j] *= w
+    offsets = chart.s - times[:-1]
+    A = torch.diag(chart.a)
+    C = chart.C.clone()
+    for j in _moved(offsets):
+        u, w = relevel(schedule, chart.s[j], times[j])
+        column = C[:, j]
+        A[:, j] += column * u
+        column *= w
     facts = dict(name=name, schedule=schedule.config)
-    return Tableau(times, s - t, A, C, facts)
+    return Tableau(times, offsets, A, C, facts)
+
+
+def _moved(offsets: Tensor) -> list[int]:
+    "The evaluations whose offset is not zero."
+    return offsets.nonzero().flatten().tolist()
 
 # %% ../../nbs/fitting/chart.ipynb #charf015
 def to_chart(tableau: Tableau, schedule: NoiseSchedule) -> Chart:
@@ -111,20 +125,23 @@ def to_chart(tableau: Tableau, schedule: NoiseSchedule) -> Chart:
     cannot be told apart."""
     A, C = _without_offsets(tableau, schedule)
     a, C = _newest_state_only(A, C, tableau.name)
-    s = tableau.times[:-1] + tableau.offsets
-    return Chart(s.detach(), a, C)
+    t = tableau.times[:-1].detach()
+    s = t + tableau.offsets.detach()
+    return Chart(s, a, C)
 
 
 def _without_offsets(tableau: Tableau, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
     "A and C for predictions that are split at the times of the questions."
-    t = tableau.times[:-1]
-    s = t + tableau.offsets
-    A, C = tableau.A.detach().clone(), tableau.C.detach().clone()
-    for j in tableau.offsets.nonzero().flatten().tolist():
-        _, back = relevel(schedule, t[j], s[j])
-        u, _ = relevel(schedule, s[j], t[j])
-        C[:, j] *= back
-        A[:, j] -= C[:, j] * u
+    A = tableau.A.detach().clone()
+    C = tableau.C.detach().clone()
+    for j in _moved(tableau.offsets):
+        t = tableau.times[j]
+        s = t + tableau.offsets[j]
+        u, _ = relevel(schedule, s, t)
+        _, back = relevel(schedule, t, s)
+        column = C[:, j]
+        column *= back
+        A[:, j] -= column * u
     return A, C
 
 # %% ../../nbs/fitting/chart.ipynb #charf016

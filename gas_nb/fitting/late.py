@@ -121,8 +121,8 @@ def fit_late_starts(
     options: FitOptions = FitOptions(),
 ) -> Tableau:
     """`tableau` with rows for a start at each step 1..nfe-1 in `late`: fitted on `train`, or a
-    training-free solver's where that is closer to the ODE's solution on `val`. Network calls, about:
-    40 + nfe^2 / 2 for a pair of `train`, four times that for one of `val`."""
+    training-free solver's where that is closer to the ODE's solution on `val`. About 40 + nfe^2 / 2
+    network calls for a pair of `train`, four times that for one of `val`."""
     if tableau.nfe == 1:
         return replace(tableau, late={})
     distance, ask = distance or Distance(), _in_batches(denoiser, batch_size)

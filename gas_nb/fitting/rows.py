@@ -29,21 +29,18 @@ def dense_output(path: Trajectory, schedule: NoiseSchedule, t: float) -> Tensor:
     t = float(t)
     lam, target = schedule.lambda_(path.times), schedule.lambda_(t)
     last = len(path.predictions) - 1
-    k = int((lam <= target).sum()) - 1
-    k = min(max(k, 0), last)
+    passed = int((lam <= target).sum())
+    k = min(max(passed - 1, 0), last)
     u, h = target - lam[k], lam[k + 1] - lam[k]
 
     alpha, phi_1 = schedule.alpha(t), torch.expm1(-u)
-    slope = 0.0
+    constant, slope = float(-alpha * phi_1), 0.0
     if not (u <= 0 or torch.isinf(h)):
         slope = float(alpha * (phi_1 / u + 1) * u / h)
     decay = float(schedule.sigma(t) / schedule.sigma(path.times[k]))
-    newest, following = path.predictions[k], path.predictions[min(k + 1, last)]
-    terms = [
-        (decay, path.states[k]),
-        (float(-alpha * phi_1) - slope, newest),
-        (slope, following),
-    ]
+    newest = path.predictions[k]
+    following = path.predictions[min(k + 1, last)]
+    terms = [(decay, path.states[k]), (constant - slope, newest), (slope, following)]
     return weighted_sum(terms, newest.dtype)
 
 # %% ../../nbs/fitting/rows.ipynb #rowsf008
