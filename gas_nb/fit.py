@@ -35,7 +35,6 @@ ARRIVED = FitOptions.arrived
 LATE = FitOptions.late_pairs
 JUDGED = FitOptions.late_judges
 spread = robust_summary
-calm = leverage_weights
 
 __all__ = [
     "ARRIVED",
@@ -51,7 +50,6 @@ __all__ = [
     "PlainCoordinates",
     "Trial",
     "bounded_step",
-    "calm",
     "choose_grid",
     "comparable",
     "coordinates",

@@ -1,4 +1,4 @@
-"""What a fit reports, what it refuses in words, and the rows it leaves for runs that begin in the middle."""
+"""What a fit reports and refuses, its options, and the rows for runs that begin in the middle."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def trained(digits):
     return {nfe: last(train(config(nfe=nfe), digits, pairs=pairs)) for nfe in (4, 6)}
 
 
-# ---- the held-out loss --------------------------------------------------------------------------------------------------
+# ---- the held-out loss ---------------------------------------------------------------------------
 
 
 def test_the_printed_loss_is_that_of_fresh_noise(digits, trained):
@@ -116,11 +116,11 @@ def test_one_held_out_pair_is_too_few(digits):
         next(train(config(), digits, pairs=make_pairs(digits, range(20)).split(1)))
 
 
-# ---- runs that begin in the middle --------------------------------------------------------------------------------------
+# ---- runs that begin in the middle ---------------------------------------------------------------
 
 
 def image_to_image(denoiser, tableau, b, images, seed=7):
-    """(off, off of DDIM): distance to the ODE's solution from other images, noised anew to the b-th time."""
+    """(off, off of DDIM): distance to the ODE's solution from other images, noised to the b-th time."""
     t, schedule = tableau.times[b].item(), denoiser.schedule
     eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     x = schedule.alpha(t).float() * images + schedule.sigma(t).float() * eps
@@ -197,7 +197,7 @@ def test_late_rows_survive_a_run_folder_and_a_file(digits, tmp_path, trained):
             Tableau.from_json(json.dumps(d | dict(late=late)))
 
 
-# ---- the numbers that decide a fit ---------------------------------------------------------------------------------------
+# ---- the numbers that decide a fit ---------------------------------------------------------------
 
 
 def test_options_survive_json_and_missing_fields_have_their_defaults():
@@ -294,7 +294,7 @@ def test_options_reach_the_weights_and_the_late_rows(digits):
     assert len(asked) == 20
 
 
-# ---- in words -----------------------------------------------------------------------------------------------------------
+# ---- in words ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, -1.0])
@@ -337,7 +337,7 @@ def test_no_pairs_at_all(digits):
         start_fit(digits.denoiser, 3, 1e-3, pairs, pairs[:0], path, Distance())
 
 
-# ---- the solver's parameters --------------------------------------------------------------------------------------------
+# ---- the solver's parameters ---------------------------------------------------------------------
 
 
 def test_many_evaluations_load_at_once():
@@ -351,7 +351,7 @@ def test_many_evaluations_load_at_once():
 
 @pytest.mark.parametrize("t_eps", [1e-3, 1e-4])
 def test_a_last_evaluation_close_to_the_end_can_be_loaded(t_eps):
-    """A fit may ask its last question below the last time; the solver's grid still is one that its logits reach."""
+    """A fit may ask its last question below the last time; the logits still reach the solver's grid."""
     schedule = NoiseSchedule.vp_linear()
     chart = Chart(
         torch.tensor([0.9, 0.4, t_eps / 2], dtype=torch.float64),

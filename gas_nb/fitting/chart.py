@@ -77,7 +77,7 @@ def relevel(schedule: NoiseSchedule, s: Tensor, t: Tensor) -> tuple[Tensor, Tens
 _LOG_GAP = 1e-3  # times of a grid differ by this factor's logarithm, at least,
 _GAP = 2e-5  # and by this, which is what stick breaking can keep
 
-
+# %% ../../nbs/fitting/chart.ipynb #charf012
 def falling_times(s: Tensor, t_eps: float) -> Tensor:
     "The grid 1, s_1, ..., t_eps, its inner times moved as little as it takes to fall strictly."
     first, inner, last = s.new_ones(1), s[1:], s.new_tensor([t_eps])
@@ -93,13 +93,13 @@ def falling_times(s: Tensor, t_eps: float) -> Tensor:
     times = torch.where(kept, inner, found.exp())
     return torch.cat([first, times, last])
 
-
+# %% ../../nbs/fitting/chart.ipynb #charf013
 def _just_before(log: Tensor) -> Tensor:
     "The logarithm of a time that is as little earlier as a grid allows."
     apart = (log.exp() + _GAP).log()
     return max(log + _LOG_GAP, apart)
 
-# %% ../../nbs/fitting/chart.ipynb #charf012
+# %% ../../nbs/fitting/chart.ipynb #charf014
 def to_tableau(chart: Chart, schedule: NoiseSchedule, t_eps: float, name: str = "gs") -> Tableau:
     "The same solver with times that fall from 1 to `t_eps` and offsets s - t."
     times = falling_times(chart.s, t_eps)
@@ -114,12 +114,12 @@ def to_tableau(chart: Chart, schedule: NoiseSchedule, t_eps: float, name: str = 
     facts = dict(name=name, schedule=schedule.config)
     return Tableau(times, offsets, A, C, facts)
 
-
+# %% ../../nbs/fitting/chart.ipynb #charf015
 def _moved(offsets: Tensor) -> list[int]:
     "The evaluations whose offset is not zero."
     return offsets.nonzero().flatten().tolist()
 
-# %% ../../nbs/fitting/chart.ipynb #charf015
+# %% ../../nbs/fitting/chart.ipynb #charf018
 def to_chart(tableau: Tableau, schedule: NoiseSchedule) -> Chart:
     """The chart of any tableau. ValueError for a row whose states have lost all of x_T, which
     cannot be told apart."""
@@ -129,7 +129,7 @@ def to_chart(tableau: Tableau, schedule: NoiseSchedule) -> Chart:
     s = t + tableau.offsets.detach()
     return Chart(s, a, C)
 
-
+# %% ../../nbs/fitting/chart.ipynb #charf019
 def _without_offsets(tableau: Tableau, schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
     "A and C for predictions that are split at the times of the questions."
     A = tableau.A.detach().clone()
@@ -144,7 +144,7 @@ def _without_offsets(tableau: Tableau, schedule: NoiseSchedule) -> tuple[Tensor,
         A[:, j] -= column * u
     return A, C
 
-# %% ../../nbs/fitting/chart.ipynb #charf016
+# %% ../../nbs/fitting/chart.ipynb #charf020
 def _newest_state_only(A: Tensor, C: Tensor, name: str) -> tuple[Tensor, Tensor]:
     "(a, C) of the same rows, written with x_k instead of x_0..x_k."
     n = len(A)

@@ -37,7 +37,7 @@ def newton_terms(
 # %% ../../nbs/fitting/coordinates.ipynb #coorf006
 _NODES, _WEIGHTS = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(24))
 
-
+# %% ../../nbs/fitting/coordinates.ipynb #coorf007
 def _newton_matrix(lam: Tensor, alpha: Tensor, most: int) -> Tensor:
     "The matrix of the row that ends at lam[-1], where alpha is `alpha`; by Gauss quadrature."
     begin, end = lam[-2], lam[-1]
@@ -57,14 +57,14 @@ def _newton_matrix(lam: Tensor, alpha: Tensor, most: int) -> Tensor:
         M[m, last:] = integral / _gaps(newest[: m + 1]).flip(0)
     return M
 
-
+# %% ../../nbs/fitting/coordinates.ipynb #coorf008
 def _gaps(lam: Tensor) -> Tensor:
     "prod over j != i of lam_i - lam_j, (n,): what a divided difference divides by."
     differences = lam[:, None] - lam
     ones = torch.eye(len(lam), dtype=torch.float64)
     return (differences + ones).prod(1)
 
-# %% ../../nbs/fitting/coordinates.ipynb #coorf008
+# %% ../../nbs/fitting/coordinates.ipynb #coorf010
 @dataclass(frozen=True)
 class PlainCoordinates:
     "The chart's own numbers as coordinates; `origin` (P,) are those of the chart."
@@ -80,7 +80,7 @@ class PlainCoordinates:
         "d chart.vector() / d coordinates at the origin, (P, P)."
         return torch.eye(len(self.origin), dtype=torch.float64)
 
-# %% ../../nbs/fitting/coordinates.ipynb #coorf009
+# %% ../../nbs/fitting/coordinates.ipynb #coorf011
 @dataclass(frozen=True)
 class NewtonCoordinates:
     """The coordinates s, then per row a^_k, b_k0..b_kk, of charts on `schedule` that end at
@@ -129,7 +129,7 @@ class NewtonCoordinates:
         below = self.to_chart(earlier).vector()
         return (above - below) / (2 * relative * time)
 
-# %% ../../nbs/fitting/coordinates.ipynb #coorf010
+# %% ../../nbs/fitting/coordinates.ipynb #coorf012
 def coordinates(
     chart: Chart, schedule: NoiseSchedule, t_eps: float, options: FitOptions = FitOptions()
 ) -> NewtonCoordinates | PlainCoordinates:

@@ -141,12 +141,12 @@ def evaluate(
     "Mean distance of the chart's samples to the teacher's."
     return sample_losses(denoiser, chart, pairs, distance, batch_size).mean().item()
 
-
+# %% ../../nbs/fitting/distance.ipynb #distf015
 def batches(pairs: Pairs, size: int) -> list[Pairs]:
     "The pairs in their order, `size` at a time."
     return [pairs[i : i + size] for i in range(0, len(pairs), size)]
 
-# %% ../../nbs/fitting/distance.ipynb #distf015
+# %% ../../nbs/fitting/distance.ipynb #distf016
 def run_chart(denoiser: Callable, chart: Chart, pairs: Pairs) -> tuple[Tensor, Trajectory]:
     "The chart's samples from `pairs.x_T`, and all that the run saw; N network calls."
     times = iter(chart.s.tolist())
@@ -157,14 +157,14 @@ def run_chart(denoiser: Callable, chart: Chart, pairs: Pairs) -> tuple[Tensor, T
     table = chart.internal()
     return sample(ask, pairs.x_T, table, pairs.condition, return_trajectory=True)
 
-# %% ../../nbs/fitting/distance.ipynb #distf018
+# %% ../../nbs/fitting/distance.ipynb #distf019
 class RobustSummary(NamedTuple):
     "The median of losses, and their mean when each is cut off."
 
     median: float
     capped: float
 
-
+# %% ../../nbs/fitting/distance.ipynb #distf020
 def robust_summary(
     losses: Tensor, cap: float | None = None, options: FitOptions = FitOptions()
 ) -> RobustSummary:

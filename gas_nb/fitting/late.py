@@ -55,7 +55,7 @@ def _fine_times(times: Tensor, schedule: NoiseSchedule, steps: int) -> Tensor:
         fine.append(torch.cat([inner[:-1], end[None]]))
     return torch.cat(fine)
 
-
+# %% ../../nbs/fitting/late.ipynb #latef008
 def fine_states(
     denoiser: Callable,
     times: Tensor,
@@ -70,7 +70,7 @@ def fine_states(
     _, path = sample(ask, pairs.x_T, table, pairs.condition, return_trajectory=True)
     return path.states[::steps]
 
-# %% ../../nbs/fitting/late.ipynb #latef008
+# %% ../../nbs/fitting/late.ipynb #latef009
 def late_rows(
     denoiser: Callable,
     tableau: Tableau,
@@ -99,7 +99,7 @@ def late_rows(
         x = weighted_sum(list(zip(row.tolist(), columns)), x.dtype)
     return A, C
 
-# %% ../../nbs/fitting/late.ipynb #latef010
+# %% ../../nbs/fitting/late.ipynb #latef011
 def _training_free(schedule: NoiseSchedule, times: Tensor, offsets: Tensor) -> list[Tableau]:
     tables = [
         ddim(schedule, times),
@@ -109,7 +109,7 @@ def _training_free(schedule: NoiseSchedule, times: Tensor, offsets: Tensor) -> l
     ]
     return [replace(table, offsets=offsets) for table in tables]
 
-# %% ../../nbs/fitting/late.ipynb #latef011
+# %% ../../nbs/fitting/late.ipynb #latef012
 @torch.no_grad()
 def fit_late_starts(
     denoiser: Callable,

@@ -77,13 +77,13 @@ def _as_tuple(name: str, value: Any) -> tuple:
         raise ValueError(f"{name}={value!r}: must be a tuple or a list")
     return tuple(value)
 
-
+# %% ../../nbs/fitting/options.ipynb #optif009
 def _check_names(name: str, value: tuple, known: Any) -> None:
     for entry in value:
         if not isinstance(entry, str) or entry not in known:
             raise ValueError(f"{name}={value!r}: choose among {', '.join(known)}")
 
-# %% ../../nbs/fitting/options.ipynb #optif009
+# %% ../../nbs/fitting/options.ipynb #optif010
 def _check_grids(options: FitOptions) -> None:
     for power in options.grid_powers:
         _POSITIVE.check("grid_powers", power)
@@ -92,7 +92,7 @@ def _check_grids(options: FitOptions) -> None:
         raise ValueError("grid_powers=() and grid_kinds=(): name at least one grid to begin with")
     _check_names("classic_solvers", options.classic_solvers, CLASSIC_SOLVERS)
 
-
+# %% ../../nbs/fitting/options.ipynb #optif011
 def _check_times_and_dampings(options: FitOptions) -> None:
     times = options.time_range
     for time in times:
@@ -109,7 +109,7 @@ def _check_times_and_dampings(options: FitOptions) -> None:
             f"damping_ladder={ladder!r}: give one damping or more, all below {options.arrived:g}"
         )
 
-# %% ../../nbs/fitting/options.ipynb #optif011
+# %% ../../nbs/fitting/options.ipynb #optif013
 @dataclass(frozen=True)
 class FitOptions:
     """Every number that decides a fit. Checks itself: ValueError names the value and what is
@@ -168,10 +168,10 @@ class FitOptions:
         "What `as_dict` gave; missing fields have their defaults. ValueError for unknown ones."
         return options_from_dict(values)
 
-# %% ../../nbs/fitting/options.ipynb #optif012
+# %% ../../nbs/fitting/options.ipynb #optif014
 _TUPLES = ("grid_powers", "grid_kinds", "classic_solvers", "damping_ladder", "time_range")
 
-
+# %% ../../nbs/fitting/options.ipynb #optif015
 def check_options(options: FitOptions) -> None:
     "Lists to tuples; ValueError, naming value and remedy, for a number that makes no sense."
     for name in _TUPLES:
@@ -181,7 +181,7 @@ def check_options(options: FitOptions) -> None:
     _check_grids(options)
     _check_times_and_dampings(options)
 
-# %% ../../nbs/fitting/options.ipynb #optif014
+# %% ../../nbs/fitting/options.ipynb #optif017
 def options_from_dict(values: dict[str, Any]) -> FitOptions:
     "What `as_dict` gave; fields that are missing have their defaults. ValueError for others."
     if not isinstance(values, dict):

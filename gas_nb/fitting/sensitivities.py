@@ -32,11 +32,11 @@ def _parameters(n: int) -> list[tuple]:
         names += [("C", k, j) for j in range(k + 1)]
     return names
 
-
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf006
 def _rms(x: Tensor) -> float:
     return x.float().square().mean().sqrt().item()
 
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf007
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf008
 @torch.no_grad()
 def sensitivities(
     denoiser: Callable,
@@ -64,7 +64,7 @@ def sensitivities(
         x = weighted_sum(terms, x.dtype)
     return x, torch.stack([v[p] for p in _parameters(chart.nfe)])
 
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf009
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf010
 def _step_sizes(
     denoiser: Callable,
     chart: Chart,
@@ -81,7 +81,7 @@ def _step_sizes(
     steps[("s", k)] = sign * options.difference * time
     return steps
 
-
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf011
 def _moved(
     s: Tensor, x: Tensor, v: dict[tuple, Tensor], steps: dict[tuple, float]
 ) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ def _moved(
         shifts.append(0.0 if p in v else h)
     return torch.stack(inputs), s + torch.tensor(shifts, dtype=torch.float64)
 
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf010
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf012
 def _through_row(
     chart: Chart,
     k: int,
@@ -110,7 +110,7 @@ def _through_row(
         following[p] = weighted_sum(terms, dtype)
     return following
 
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf011
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf013
 def _in_batches(
     denoiser: Callable, inputs: Tensor, times: Tensor, condition: Any, max_batch: int
 ) -> Tensor:
@@ -125,14 +125,14 @@ def _in_batches(
         answers.append(answer.unflatten(0, x.shape[:2]))
     return torch.cat(answers)
 
-
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf014
 def _repeated(condition: Any, times: int) -> Any:
     "Every tensor of a condition, so many times one after the other."
     if condition is None:
         return None
     return pytree.tree_map(lambda c: c.repeat(times, *[1] * (c.ndim - 1)), condition)
 
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf015
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf018
 class Equations(NamedTuple):
     "J^T W J (P, P) and J^T W r (P,), both per sample, and the mean loss."
 
@@ -143,7 +143,7 @@ class Equations(NamedTuple):
 
 _CHUNK = 32  # network batches of images that a chunk's columns and their ingredients fill
 
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf016
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf019
 def normal_equations(
     denoiser: Callable,
     chart: Chart,
@@ -174,7 +174,7 @@ def normal_equations(
     G, g, loss = (sum(column) for column in zip(*parts))
     return Equations(G / len(pairs), g / len(pairs), loss / len(pairs))
 
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf018
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf021
 def _through_features(distance: Distance, x: Tensor, J: Tensor, options: FitOptions) -> Tensor:
     base, columns = distance.read(x), []
     for column in J:

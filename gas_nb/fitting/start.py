@@ -33,7 +33,7 @@ def usual_grids(options: FitOptions = FitOptions()) -> tuple[dict, ...]:
     powers = [dict(kind="power", power=power) for power in options.grid_powers]
     return (*powers, *[dict(kind=kind) for kind in options.grid_kinds])
 
-
+# %% ../../nbs/fitting/start.ipynb #starf006
 def start_grids(
     schedule: NoiseSchedule, nfe: int, options: FitOptions = FitOptions()
 ) -> tuple[dict, ...]:
@@ -43,7 +43,7 @@ def start_grids(
         return grids
     return tuple(grid | dict(middle=True) for grid in grids)
 
-# %% ../../nbs/fitting/start.ipynb #starf007
+# %% ../../nbs/fitting/start.ipynb #starf008
 class GridTrial(NamedTuple):
     "A candidate for the start: what it was made of, its mean loss, the chart, each pair's loss."
 
@@ -52,7 +52,7 @@ class GridTrial(NamedTuple):
     chart: Chart
     losses: Tensor
 
-
+# %% ../../nbs/fitting/start.ipynb #starf009
 def _judged(
     trial: GridTrial, denoiser: Callable, val: Pairs, distance: Distance, batch_size: int
 ) -> GridTrial:
@@ -60,12 +60,12 @@ def _judged(
     losses = sample_losses(denoiser, trial.chart, val, distance, batch_size)
     return trial._replace(loss=losses.mean().item(), losses=losses)
 
-
+# %% ../../nbs/fitting/start.ipynb #starf010
 def _best_first(trials: list[GridTrial | None]) -> list[GridTrial]:
     found = [trial for trial in trials if trial is not None]
     return sorted(found, key=lambda trial: trial.loss)
 
-# %% ../../nbs/fitting/start.ipynb #starf008
+# %% ../../nbs/fitting/start.ipynb #starf011
 def search_grid(
     denoiser: Callable,
     nfe: int,
@@ -94,7 +94,7 @@ def search_grid(
 
     return _best_first(list(in_order(trial, grids or usual_grids(options))))
 
-# %% ../../nbs/fitting/start.ipynb #starf009
+# %% ../../nbs/fitting/start.ipynb #starf012
 def _grid_times(
     schedule: NoiseSchedule, nfe: int, t_eps: float, middle: bool = False, **grid: Any
 ) -> tuple[Tensor, float | None]:
@@ -102,7 +102,7 @@ def _grid_times(
     times = spacing(schedule, nfe, t_eps=t_eps, **grid)
     return times, (times[0] * times[1]).sqrt().item() if middle else None
 
-# %% ../../nbs/fitting/start.ipynb #starf011
+# %% ../../nbs/fitting/start.ipynb #starf014
 def try_classics(
     denoiser: Callable,
     nfe: int,
@@ -130,14 +130,14 @@ def try_classics(
     ]
     return _best_first(list(in_order(trial, recipes)))
 
-# %% ../../nbs/fitting/start.ipynb #starf013
+# %% ../../nbs/fitting/start.ipynb #starf016
 def comparable(trial: GridTrial, best: GridTrial, options: FitOptions = FitOptions()) -> bool:
     "Whether losses on the same pairs leave it open which of two trials is better, or `trial` is."
     worse = trial.losses - best.losses
     standard_error = worse.std(correction=0).item() / len(worse) ** 0.5
     return worse.mean().item() <= options.doubt * standard_error
 
-
+# %% ../../nbs/fitting/start.ipynb #starf017
 def choose_grid(trials: list[GridTrial], options: FitOptions = FitOptions()) -> dict:
     """Of the power grids `comparable` with the best trial the one whose power is nearest to the
     preferred one; the best itself if there is none."""
@@ -148,7 +148,7 @@ def choose_grid(trials: list[GridTrial], options: FitOptions = FitOptions()) -> 
     chosen = min(near, key=lambda t: abs(t.grid["power"] - options.preferred_power))
     return chosen.grid
 
-# %% ../../nbs/fitting/start.ipynb #starf016
+# %% ../../nbs/fitting/start.ipynb #starf020
 class Outcome(StrEnum):
     "What became of a step of the fit."
 
@@ -159,7 +159,7 @@ class Outcome(StrEnum):
     ARRIVED = "not accepted, no damping was better with all pairs: the fit has arrived"
     EXACT = "nothing but rounding is left: the fit has arrived"
 
-
+# %% ../../nbs/fitting/start.ipynb #starf021
 class FitStep(NamedTuple):
     """One step: mean losses on the fitted and on held-out pairs, damping, the solver so far,
     whether it moved, pairs of the next step, and the held-out losses' median and capped mean."""
@@ -175,7 +175,7 @@ class FitStep(NamedTuple):
     capped: float = math.inf
     outcome: str = Outcome.STARTED
 
-# %% ../../nbs/fitting/start.ipynb #starf017
+# %% ../../nbs/fitting/start.ipynb #starf022
 def start_fit(
     denoiser: Callable,
     nfe: int,
@@ -212,13 +212,13 @@ def start_fit(
     best = min(candidates, key=lambda trial: trial.loss)
     return _step_zero(best, len(train), options)
 
-# %% ../../nbs/fitting/start.ipynb #starf018
+# %% ../../nbs/fitting/start.ipynb #starf023
 def _part(path: Trajectory, n: int) -> Trajectory:
     "The run of the first n samples."
     states = [x[:n] for x in path.states]
     return Trajectory(path.times, states, [D[:n] for D in path.predictions])
 
-
+# %% ../../nbs/fitting/start.ipynb #starf024
 def _step_zero(trial: GridTrial, pairs: int, options: FitOptions) -> FitStep:
     summary = robust_summary(trial.losses, options=options)
     return FitStep(

@@ -34,7 +34,7 @@ class Box(NamedTuple):
     low: Tensor
     high: Tensor
 
-
+# %% ../../nbs/fitting/step.ipynb #stepf006
 def time_bounds(chart: Chart, schedule: NoiseSchedule, options: FitOptions = FitOptions()) -> Box:
     "The times' moves that a step allows."
     earliest, latest = options.time_range
@@ -45,7 +45,7 @@ def time_bounds(chart: Chart, schedule: NoiseSchedule, options: FitOptions = Fit
         high[1:] = torch.minimum(high[1:], options.flow_latest - chart.s[1:])
     return Box(low, high)
 
-# %% ../../nbs/fitting/step.ipynb #stepf007
+# %% ../../nbs/fitting/step.ipynb #stepf008
 def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor) -> Tensor:
     """x (P,) of least g.x + x.(G + damping diag G)x / 2 with the first len(low) entries in
     [low, high]: one that would leave is held at its bound, and the others are solved for again."""
@@ -64,7 +64,7 @@ def bounded_step(G: Tensor, g: Tensor, damping: float, low: Tensor, high: Tensor
         x[:n] = inside
     return x
 
-# %% ../../nbs/fitting/step.ipynb #stepf010
+# %% ../../nbs/fitting/step.ipynb #stepf011
 class Trial(NamedTuple):
     "A step with one damping: what is compared, the damping, where it leads, each pair's loss."
 
@@ -73,7 +73,7 @@ class Trial(NamedTuple):
     chart: Chart
     losses: Tensor | None = None
 
-
+# %% ../../nbs/fitting/step.ipynb #stepf012
 def search_damping(
     trial: Callable[[float], Trial],
     damping: float,
@@ -87,7 +87,7 @@ def search_damping(
         tried += [trial(rung) for rung in untried_rungs(tried, options.damping_ladder)]
     return min(tried, key=lambda t: math.inf if math.isnan(t.loss) else t.loss)
 
-# %% ../../nbs/fitting/step.ipynb #stepf012
+# %% ../../nbs/fitting/step.ipynb #stepf014
 def trials_downhill(
     trial: Callable[[float], Trial], damping: float, bar: float, options: FitOptions
 ) -> Iterator[Trial]:
@@ -112,7 +112,7 @@ def trials_downhill(
         new = trial(new.damping * factor)
         yield new
 
-
+# %% ../../nbs/fitting/step.ipynb #stepf015
 def untried_rungs(tried: list[Trial], ladder: tuple[float, ...]) -> list[float]:
     "The dampings of the ladder that are not within half a power of ten of one that was tried."
 
@@ -121,7 +121,7 @@ def untried_rungs(tried: list[Trial], ladder: tuple[float, ...]) -> list[float]:
 
     return [rung for rung in ladder if is_new(rung)]
 
-# %% ../../nbs/fitting/step.ipynb #stepf015
+# %% ../../nbs/fitting/step.ipynb #stepf018
 @dataclass(frozen=True)
 class StepProblem:
     "One step to be taken: from where, on which equations, within which bounds, judged how."
@@ -156,7 +156,7 @@ class StepProblem:
         losses = sample_losses(self.denoiser, chart, pairs, self.distance, self.max_batch)
         return Trial(robust_summary(losses, self.cap).capped, damping, chart, losses)
 
-# %% ../../nbs/fitting/step.ipynb #stepf016
+# %% ../../nbs/fitting/step.ipynb #stepf019
 def assemble(
     denoiser: Callable,
     previous: FitStep,
@@ -176,7 +176,7 @@ def assemble(
     box = time_bounds(chart, schedule, options)
     return StepProblem(denoiser, previous, part, distance, place, straight, box, max_batch, options)
 
-# %% ../../nbs/fitting/step.ipynb #stepf017
+# %% ../../nbs/fitting/step.ipynb #stepf020
 def search(problem: StepProblem, val: Pairs) -> Trial:
     "Stage 2: the best damping on as many of `val` as the step has pairs, judged on all of them."
     previous, options = problem.previous, problem.options
@@ -194,7 +194,7 @@ def search(problem: StepProblem, val: Pairs) -> Trial:
     best = search_damping(trial, begin, bar, options)
     return best if on_all else problem.judge(best.chart, val, best.damping)
 
-# %% ../../nbs/fitting/step.ipynb #stepf019
+# %% ../../nbs/fitting/step.ipynb #stepf022
 def accept(problem: StepProblem, best: Trial, n_train: int) -> FitStep:
     "Stage 3, when the best trial is better: the solver moves."
     previous, pairs = problem.previous, len(problem.part)
@@ -213,7 +213,7 @@ def accept(problem: StepProblem, best: Trial, n_train: int) -> FitStep:
         outcome=Outcome.IMPROVED if gained_enough else Outcome.SLOWING,
     )
 
-
+# %% ../../nbs/fitting/step.ipynb #stepf023
 def give_up(problem: StepProblem, n_train: int) -> FitStep:
     "Stage 3, when it is not: the solver stays, and the next step looks at more pairs if it can."
     previous, pairs = problem.previous, len(problem.part)
@@ -227,7 +227,7 @@ def give_up(problem: StepProblem, n_train: int) -> FitStep:
         outcome=Outcome.ARRIVED if all_seen else Outcome.STUCK,
     )
 
-# %% ../../nbs/fitting/step.ipynb #stepf021
+# %% ../../nbs/fitting/step.ipynb #stepf025
 def gauss_newton_step(
     denoiser: Callable,
     previous: FitStep,
