@@ -19,14 +19,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-# %% auto #0
-__all__ = ['atomic_path', 'write_bytes_atomic', 'write_text_atomic', 'write_json_atomic', 'save_safetensors_atomic',
-           'FolderInUse', 'folder_owner', 'claim_folder', 'release_folder', 'claimed']
-
-# %% ../../nbs/runtime/files.ipynb #d63f1bfd
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save
+
+# %% auto #0
+__all__ = ['atomic_path', 'write_bytes_atomic', 'write_text_atomic', 'write_json_atomic', 'save_safetensors_atomic',
+           'FolderInUse', 'folder_owner', 'claim_folder', 'release_folder', 'claimed']
 
 # %% ../../nbs/runtime/files.ipynb #1b126001
 @contextmanager
@@ -82,7 +81,8 @@ def save_safetensors_atomic(
                 "give str(...) or json.dumps(...)"
             )
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return write_bytes_atomic(path, save(plain, metadata=dict(metadata) if metadata else None))
+    data = save(plain, metadata=dict(metadata) if metadata else None)
+    return write_bytes_atomic(path, data)
 
 # %% ../../nbs/runtime/files.ipynb #840a1a12
 class FolderInUse(ValueError):
@@ -95,9 +95,14 @@ def _myself() -> dict[str, Any]:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):
         user = "somebody"  # a container's user may have no name
-    command = " ".join(shlex.join(sys.orig_argv or sys.argv).split())[:300]
-    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    return dict(user=user, host=socket.gethostname(), pid=os.getpid(), since=since, command=command)
+    words = shlex.join(sys.orig_argv or sys.argv).split()
+    return dict(
+        user=user,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        since=datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+        command=" ".join(words)[:300],
+    )
 
 # %% ../../nbs/runtime/files.ipynb #a2d49b2b
 def folder_owner(folder: str | os.PathLike) -> str:
@@ -114,9 +119,10 @@ _guard = threading.Lock()
 
 
 def claim_folder(folder: str | os.PathLike, wait: float = 0.0) -> bool:
-    """Take `folder`, made if need be, for this process until `release_folder` or the process's end, however it ends.
-    False if it had it already. `wait`: seconds that another process is waited for (-1: as long as it takes), then
-    FolderInUse, a ValueError, names it. OSError if the folder cannot be written."""
+    """Take `folder`, made if need be, for this process until `release_folder` or the end of the
+    process, however it ends. False if it had it already. `wait`: seconds that another process is
+    waited for (-1: as long as it takes), then FolderInUse, a ValueError, names it. OSError if the
+    folder cannot be written."""
     folder = Path(folder).resolve()
     with _guard:
         if folder in _held and (folder / ".lock").exists():
