@@ -1,4 +1,4 @@
-"""Distances: definitions, exactness of streamed statistics, and the Frechet distance against independent code."""
+"""Distances: definitions, exactness of streams, the Frechet distance against independent code."""
 
 import importlib
 import json
@@ -193,7 +193,8 @@ def test_statistics_of_cuda_features():
     assert torch.equal(streamed(x.cuda(), 30).covariance, streamed(x, 30).covariance)
 
 
-# --- kernel distance, precision and recall, density and coverage: against published implementations and definitions
+# --- kernel distance, precision and recall, density and
+# coverage: against published implementations and definitions
 
 
 def normal(n, d, seed, shift=0.0):

@@ -1,8 +1,9 @@
 """Distil the solvers that ship with the package. Run by `make solvers`.
 
-Writes gas_nb/solvers/<teacher>-gs-<nfe>.json for each number of evaluations, and gas_nb/solvers/<teacher>/, one diffusers
-scheduler with all of them. `--from-sweep` distils nothing and takes the GS solvers, and their figures, of the finished
-`make sweep` in `--runs`. `--bundle-only` writes only the scheduler, from the files that are there.
+Writes gas_nb/solvers/<teacher>-gs-<nfe>.json for each number of evaluations, and
+gas_nb/solvers/<teacher>/, one diffusers scheduler with all of them. `--from-sweep` distils nothing
+and takes the GS solvers, and their figures, of the finished `make sweep` in `--runs`.
+`--bundle-only` writes only the scheduler, from the files that are there.
 """
 
 import argparse
@@ -22,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def bundle(out: Path, teacher: str) -> GASScheduler:
-    """Write `out`/`teacher`/, one scheduler of every solver file for `teacher` in `out`; returns it."""
+    """Write `out`/`teacher`/, one scheduler of every solver
+    file for `teacher` in `out`; returns it."""
     files = sorted(out.glob(f"{teacher}-gs-*.json"), key=lambda p: int(p.stem.rpartition("-")[2]))
     scheduler = GASScheduler.from_files(files, license="apache-2.0")
     scheduler.save_pretrained(out / teacher)
@@ -36,21 +38,25 @@ def keep(out: Path, teacher: Teacher, tableau: Tableau, condition: str, figures:
 
 
 def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:
-    """Keep the GS solvers of the finished sweep over `name` in `runs`; ValueError if it lacks one of `nfes`."""
+    """Keep the GS solvers of the finished sweep over `name`
+    in `runs`; ValueError if it lacks one of `nfes`."""
     sweep = load_sweep(runs / f"sweep-{name}")
     summary = json.loads((sweep.folder / "results.json").read_text(encoding="utf-8"))["summary"]
     rows = {n: [r for r in summary if r["nfe"] == n] for n in nfes}
     if lacking := [n for n in nfes if not any(r["solver"] == "gs" for r in rows[n])]:
         raise ValueError(
-            f"the sweep in {sweep.folder} has no GS for {lacking} evaluations; it has {sweep.config.nfes}"
+            f"the sweep in {sweep.folder} has no GS for "
+            f"{lacking} evaluations; it has {sweep.config.nfes}"
         )
     for n in nfes:
         gs = next(r for r in rows[n] if r["solver"] == "gs")
         classic = min(
             (r for r in rows[n] if r["choice"] in ("best", "default")), key=lambda r: r["l1"]
         )
-        figures = dict(l1=gs["l1"], l2=gs["l2"], frechet=gs["frechet"], n_eval=gs["n"], repeats=gs["repeats"],
-                       best_training_free=dict(solver=CLASSIC[classic["solver"]][0], **{k: classic[k] for k in ("spacing", "l1", "frechet")}))  # fmt: skip
+        rival = dict(solver=CLASSIC[classic["solver"]][0])
+        rival |= {name: classic[name] for name in ("spacing", "l1", "frechet")}
+        figures = {name: gs[name] for name in ("l1", "l2", "frechet")}
+        figures |= dict(n_eval=gs["n"], repeats=gs["repeats"], best_training_free=rival)
         keep(out, sweep.teacher, sweep.trained("gs", n), sweep.config.condition, figures)
         print(f"NFE {n}: L1 {gs['l1']:.4f}, {classic['solver']} {classic['l1']:.4f}")
 
@@ -79,13 +85,15 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.bundle_only:
         print(
-            f"{args.out / args.teacher}: solvers for {bundle(args.out, args.teacher).nfes} evaluations"
+            f"{args.out / args.teacher}: solvers for "
+            f"{bundle(args.out, args.teacher).nfes} evaluations"
         )
         return
     if args.from_sweep:
         from_sweep(args.runs, args.teacher, args.nfe, args.out)
         print(
-            f"{args.out / args.teacher}: solvers for {bundle(args.out, args.teacher).nfes} evaluations"
+            f"{args.out / args.teacher}: solvers for "
+            f"{bundle(args.out, args.teacher).nfes} evaluations"
         )
         return
     teacher = load_teacher(args.teacher)
@@ -101,7 +109,8 @@ def main() -> None:
         judged = make_eval_pairs(config, teacher, args.runs / "shipped")
         for record in train(config, teacher, pairs=pairs):
             print(
-                f"nfe {nfe}, {record.phase} {record.step}/{record.steps}: held-out {record.val_loss:.4f}",
+                f"nfe {nfe}, {record.phase} {record.step}/{record.steps}: "
+                f"held-out {record.val_loss:.4f}",
                 flush=True,
             )
         gs, _ = measure(teacher, record.tableau, judged, teacher.reference())
@@ -109,8 +118,9 @@ def main() -> None:
         rows = [measure(teacher, table, judged, teacher.reference())[0] for table in tables]
         classic = min(rows, key=lambda row: row["l1"])
         print(json.dumps(dict(gs=gs, classic=classic)), flush=True)
-        figures = dict(l1=gs["l1"], l2=gs["l2"], frechet=gs["frechet"], n_eval=len(judged), seconds=record.seconds,
-                       best_training_free={k: classic[k] for k in ("solver", "spacing", "l1", "frechet")})  # fmt: skip
+        rival = {name: classic[name] for name in ("solver", "spacing", "l1", "frechet")}
+        figures = {name: gs[name] for name in ("l1", "l2", "frechet")}
+        figures |= dict(n_eval=len(judged), seconds=record.seconds, best_training_free=rival)
         keep(args.out, teacher, record.tableau, config.condition, figures)
     bundle(args.out, args.teacher)
 
