@@ -251,7 +251,9 @@ def _ddpm(beta_start: float, beta_end: float, steps: int, scaled: bool) -> Noise
     power = 2 if scaled else 1
     start, end = beta_start ** (1 / power), beta_end ** (1 / power)
     betas = torch.linspace(start, end, steps, dtype=torch.float64) ** power
-    config = dict(kind="ddpm", beta_start=beta_start, beta_end=beta_end, steps=steps, scaled=scaled)
+    config = dict(
+        kind="ddpm", beta_start=beta_start, beta_end=beta_end, steps=steps, scaled=scaled
+    )
     return _Discrete((1 - betas).cumprod(0), config)
 
 # %% ../nbs/foundations/schedule.ipynb #de6ef6ae

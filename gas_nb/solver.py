@@ -196,17 +196,18 @@ def _theory_row(p: _Parameters, grid: _Grid, k: int) -> Tensor:
     from_predictions = sum((w + c[i]) * d for i, (w, d) in enumerate(directions))
     return from_states + from_predictions
 
-# %% ../nbs/00_solver.ipynb #c4d35490
+# %% ../nbs/00_solver.ipynb #5ce6b3ee
 def _free_row(p: _Parameters, grid: _Grid, k: int) -> Tensor:
     "x_{k+1} of Eq. 2."
-    K, D = grid.integral_weight(k), grid.D
+    shrink, K = grid.shrink(k), grid.integral_weight(k)
+    D = grid.D
     points = range(min(k + 1, p.order))
 
     def mixed(weights: Tensor) -> Tensor:
         return K * sum(weights[i] * D[k - i] for i in points)
 
-    predicted = grid.shrink(k) * grid.x[k] + mixed(p.c[k])
-    return grid.shrink(k) * predicted + mixed(p.a[k])
+    predicted = shrink * grid.x[k] + mixed(p.c[k])
+    return shrink * predicted + mixed(p.a[k])
 
 # %% ../nbs/00_solver.ipynb #4d6fb454
 @torch.no_grad()
