@@ -4,50 +4,59 @@
 
 # %% ../nbs/00_solver.ipynb #f04ff2a0
 from __future__ import annotations
-import copy
-from typing import Any
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
 import torch
 from torch import nn, Tensor
-from fastcore.basics import patch
+
+from .classic import multistep_terms
 from .registry import SolverSpec, register_solver
 from .schedule import NoiseSchedule, check_steps
 from .tableau import Tableau, sample as run_tableau
-from .classic import multistep_terms
 
 # %% auto #0
 __all__ = ['stick_breaking', 'stick_breaking_inverse', 'GeneralizedSolver']
 
 # %% ../nbs/00_solver.ipynb #9bebd7ec
-_LOWEST_LAMBDA = -12.0  # flow models start at -inf, where divided differences vanish
 _MARGIN = 1e-5  # keeps every break of the stick away from both ends
 
 
 def stick_breaking(logits: Tensor, t_eps: float) -> Tensor:
-    "Logits (N-1,) to a time grid (N+1,) that falls from 1 to t_eps (arXiv 2510.17699); times nearer to 1 than rounding coincide there."
-    mu = torch.sigmoid(logits) * (1 - 2 * _MARGIN) + _MARGIN
-    inner = t_eps + (1 - t_eps) * (1 - mu.cumprod(0))
-    ends = logits.new_tensor([t_eps, 1.0])
-    return torch.cat([ends[:1], inner, ends[1:]]).flip(0)
+    """Logits (N-1,) to a time grid (N+1,) that falls from 1 to t_eps (arXiv 2510.17699).
+
+    Times nearer to 1 than rounding coincide there.
+    """
+    share = torch.sigmoid(logits)
+    kept = share * (1 - 2 * _MARGIN) + _MARGIN
+    left = kept.cumprod(0)
+    inner = t_eps + (1 - t_eps) * (1 - left)
+    first = logits.new_tensor([1.0])
+    last = logits.new_tensor([t_eps])
+    return torch.cat([last, inner, first]).flip(0)
 
 # %% ../nbs/00_solver.ipynb #649e1468
 def stick_breaking_inverse(times: Tensor) -> Tensor:
-    "The logits (N-1,) of a grid (N+1,); ValueError if an interior time is out of the parametrisation's reach."
+    "The logits (N-1,) of a grid (N+1,); ValueError if an interior time is out of reach."
     times = torch.as_tensor(times, dtype=torch.float64)
     if not (times.diff() < 0).all() or times[0] != 1:
         raise ValueError(f"times {times.tolist()} must start at 1 and fall strictly")
     t_eps, inner = times[-1], times[1:-1].flip(0)
-    left = torch.cat([times.new_ones(1), 1 - (inner - t_eps) / (1 - t_eps)])
-    mu = (left[1:] / left[:-1] - _MARGIN) / (1 - 2 * _MARGIN)
-    if not ((mu > 0) & (mu < 1)).all():
+    left = 1 - (inner - t_eps) / (1 - t_eps)
+    left = torch.cat([times.new_ones(1), left])
+    kept = left[1:] / left[:-1]
+    share = (kept - _MARGIN) / (1 - 2 * _MARGIN)
+    if not ((share > 0) & (share < 1)).all():
         raise ValueError(
             f"times {times.tolist()} are too close together for stick breaking (margin {_MARGIN})"
         )
-    return torch.logit(mu)
+    return torch.logit(share)
 
-# %% ../nbs/00_solver.ipynb #3f280645
-class GeneralizedSolver(nn.Module):
-    """Learnable tableau of `nfe` evaluations (arXiv 2510.17699). `order` points back take part (default nfe: all of them).
-    Starts as DPM-Solver++ of order min(order, 3) on a grid uniform in t; `theory=False`: the S4S form, order >= 3."""
+# %% ../nbs/00_solver.ipynb #bdb63da8
+class _Parameters(nn.Module):
+    "What a Generalized Solver learns, and the choices that fix its shape."
 
     def __init__(
         self,
@@ -60,34 +69,23 @@ class GeneralizedSolver(nn.Module):
         super().__init__()
         check_steps(nfe, t_eps)
         order = nfe if order is None else order
-        if not isinstance(schedule, NoiseSchedule):
-            raise ValueError(
-                f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule"
-            )
-        if not isinstance(order, int) or isinstance(order, bool) or order < 1:
-            raise ValueError(f"order={order!r}: need a whole number, 1 or more")
-        if not theory and order < 3:
-            raise ValueError(f"order={order}: theory=False needs order 3 or more")
-        self.schedule, self.nfe, self.order, self.t_eps, self.theory = (
-            schedule,
-            nfe,
-            order,
-            float(t_eps),
-            bool(theory),
-        )
+        _check_choices(schedule, order, theory)
+        self.schedule = schedule
+        self.nfe = nfe
+        self.order = order
+        self.t_eps = float(t_eps)
+        self.theory = bool(theory)
         uniform = torch.linspace(1, t_eps, nfe + 1, dtype=torch.float64)
-
-        def zeros(*shape):
-            return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
-
         self.time_logits = nn.Parameter(stick_breaking_inverse(uniform))
-        self.offsets, self.a, self.c = zeros(nfe), zeros(nfe, order), zeros(nfe, order)
+        self.offsets = _zeros(nfe)
+        self.a = _zeros(nfe, order)
+        self.c = _zeros(nfe, order)
         if not theory:
-            self._start_at_theory()
+            _start_at_theory(self)
 
     @property
-    def config(self) -> dict:
-        "JSON-ready; `GeneralizedSolver.from_config` makes an equal, untrained solver."
+    def config(self) -> dict[str, Any]:
+        "JSON-ready; `from_config` makes an equal, untrained solver."
         return dict(
             schedule=self.schedule.config,
             nfe=self.nfe,
@@ -100,187 +98,255 @@ class GeneralizedSolver(nn.Module):
     def times(self) -> Tensor:
         return stick_breaking(self.time_logits, self.t_eps)
 
-    def extra_repr(self):
-        return f"nfe={self.nfe}, order={self.order}, t_eps={self.t_eps}, theory={self.theory}"
+    @property
+    def used(self) -> dict[str, Tensor]:
+        "Boolean masks by parameter name: True where an entry takes part in the tableau."
+        return _masks(self)
+
+    def extra_repr(self) -> str:
+        shown = ("nfe", "order", "t_eps", "theory")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in shown)
+
+# %% ../nbs/00_solver.ipynb #972c8884
+def _check_choices(schedule: NoiseSchedule, order: int, theory: bool) -> None:
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
+    if not isinstance(order, int) or isinstance(order, bool) or order < 1:
+        raise ValueError(f"order={order!r}: need a whole number, 1 or more")
+    if not theory and order < 3:
+        raise ValueError(f"order={order}: theory=False needs order 3 or more")
+
+
+def _zeros(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
 
 # %% ../nbs/00_solver.ipynb #8093d834
-@patch(as_prop=True)
-def used(self: GeneralizedSolver) -> dict[str, Tensor]:
-    "Boolean masks by parameter name: True where an entry takes part in the tableau."
-    points = torch.arange(self.order) <= torch.arange(self.nfe)[:, None]
-    offsets = (
-        torch.arange(self.nfe) > 0
-        if self.schedule.alpha(1.0) == 0
-        else torch.ones(self.nfe, dtype=torch.bool)
-    )
+def _masks(p: _Parameters) -> dict[str, Tensor]:
+    steps = torch.arange(p.nfe)
+    points = torch.arange(p.order) <= steps[:, None]
+    first = 1 if p.schedule.starts_without_signal else 0
     return dict(
-        time_logits=torch.ones(self.nfe - 1, dtype=torch.bool),
-        offsets=offsets,
+        time_logits=torch.ones(p.nfe - 1, dtype=torch.bool),
+        offsets=steps >= first,
         a=points,
         c=points.clone(),
     )
 
-# %% ../nbs/00_solver.ipynb #0fec7c44
-def _from_config(config: dict) -> GeneralizedSolver:
-    "An untrained solver from another one's `config`."
-    return GeneralizedSolver(
-        NoiseSchedule.from_config(config["schedule"]),
-        **{k: v for k, v in config.items() if k != "schedule"},
-    )
+# %% ../nbs/00_solver.ipynb #22b4d8ed
+_LOWEST_LAMBDA = -12.0  # flow models start at -inf, where divided differences vanish
 
 
-GeneralizedSolver.from_config = staticmethod(_from_config)
+class _Grid(NamedTuple):
+    "The schedule at a solver's times, and a unit vector for each state and each prediction."
 
-# %% ../nbs/00_solver.ipynb #765b8365
-@patch
-def tableau(self: GeneralizedSolver, name: str = "gs") -> Tableau:
-    "The solver as a table; gradients flow from its entries to the parameters."
-    times = self.times.cpu()
-    lam, alpha, sigma = (
-        f(times) for f in (self.schedule.lambda_, self.schedule.alpha, self.schedule.sigma)
-    )
-    lam = lam.clamp_min(_LOWEST_LAMBDA)
-    row = self._theory_row if self.theory else self._free_row
-    unit = torch.eye(2 * self.nfe, dtype=torch.float64)
-    rows = torch.stack(
-        [
-            row(k, lam, alpha, sigma[k + 1] / sigma[k], unit[: self.nfe], unit[self.nfe :])
-            for k in range(self.nfe)
-        ]
-    )
-    offsets = self.offsets.cpu() * self.used["offsets"]
-    return Tableau(
-        times,
-        offsets,
-        rows[:, : self.nfe],
-        rows[:, self.nfe :],
-        dict(name=name, schedule=self.schedule.config),
-    )
+    lam: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    x: Tensor
+    D: Tensor
 
-# %% ../nbs/00_solver.ipynb #7368ee2c
-@patch
-def sample(
-    self: GeneralizedSolver, denoiser, x_T: Tensor, condition: Any = None, **kwargs
-) -> Tensor:
-    "`gas_nb.tableau.sample` with this solver's tableau."
-    return run_tableau(denoiser, x_T, self.tableau(), condition, **kwargs)
+    def shrink(self, k: int) -> Tensor:
+        "What is left of a state after step k."
+        return self.sigma[k + 1] / self.sigma[k]
+
+    def integral_weight(self, k: int) -> Tensor:
+        "K: the weight of a prediction that is held constant over step k."
+        phi_1 = torch.expm1(self.lam[k] - self.lam[k + 1])
+        return -self.alpha[k + 1] * phi_1
+
+# %% ../nbs/00_solver.ipynb #053ab069
+def _grid(schedule: NoiseSchedule, times: Tensor, lowest: float = _LOWEST_LAMBDA) -> _Grid:
+    n = len(times) - 1
+    unit = torch.eye(2 * n, dtype=torch.float64)
+    return _Grid(
+        lam=schedule.lambda_(times).clamp_min(lowest),
+        alpha=schedule.alpha(times),
+        sigma=schedule.sigma(times),
+        x=unit[:n],
+        D=unit[n:],
+    )
 
 # %% ../nbs/00_solver.ipynb #ae84dc24
-@patch
-def _directions(
-    self: GeneralizedSolver, k: int, lam, alpha, D
-) -> list[tuple[Tensor | float, Tensor]]:
-    "Per entry of c[k]: the theory's weight, and the direction in the predictions that both of them multiply."
-    points = min(k + 1, self.order)
-    signs = (-1, 1, -1) if points >= 3 else (-1, -1)
-    theory = multistep_terms(lam, alpha, D, k, min(points, 3))
-    return [(s * w, s * d) for (w, d), s in zip(theory, signs)] + [
-        (0.0, D[k - i]) for i in range(3, points)
-    ]
+_SIGNS = {  # of c in the published code, by the order of the theory
+    1: (-1,),
+    2: (-1, -1),
+    3: (-1, 1, -1),
+}
+
+
+def _directions(grid: _Grid, k: int, order: int) -> list[tuple[Tensor | float, Tensor]]:
+    "Per entry of c[k]: the theory's weight, and the direction that both of them multiply."
+    points = min(k + 1, order)
+    highest = min(points, 3)
+    theory = multistep_terms(grid.lam, grid.alpha, grid.D, k, highest)
+    found: list[tuple[Tensor | float, Tensor]] = []
+    for sign, (weight, direction) in zip(_SIGNS[highest], theory):
+        found.append((sign * weight, sign * direction))
+    older = [grid.D[k - i] for i in range(3, points)]
+    return found + [(0.0, direction) for direction in older]
 
 # %% ../nbs/00_solver.ipynb #734d80ce
-@patch
-def _theory_row(self: GeneralizedSolver, k, lam, alpha, shrink, x, D):
-    directions = self._directions(k, lam, alpha, D)
-    row = shrink * x[k] + sum(self.a[k, i] * x[k - i] for i in range(len(directions)))
-    return row + sum((w + self.c[k, i]) * d for i, (w, d) in enumerate(directions))
+def _theory_row(p: _Parameters, grid: _Grid, k: int) -> Tensor:
+    "x_{k+1} of Eq. 1."
+    a, c = p.a[k], p.c[k]
+    x = grid.x
+    directions = _directions(grid, k, p.order)
+    learned = sum(a[i] * x[k - i] for i in range(len(directions)))
+    from_states = grid.shrink(k) * x[k] + learned
+    from_predictions = sum((w + c[i]) * d for i, (w, d) in enumerate(directions))
+    return from_states + from_predictions
 
+# %% ../nbs/00_solver.ipynb #5ce6b3ee
+def _free_row(p: _Parameters, grid: _Grid, k: int) -> Tensor:
+    "x_{k+1} of Eq. 2."
+    shrink, K = grid.shrink(k), grid.integral_weight(k)
+    D = grid.D
+    points = range(min(k + 1, p.order))
 
-@patch
-def _free_row(self: GeneralizedSolver, k, lam, alpha, shrink, x, D):
-    K, points = -alpha[k + 1] * torch.expm1(lam[k] - lam[k + 1]), min(k + 1, self.order)
+    def mixed(weights: Tensor) -> Tensor:
+        return K * sum(weights[i] * D[k - i] for i in points)
 
-    def mix(w):
-        return K * sum(w[k, i] * D[k - i] for i in range(points))
-
-    return shrink * (shrink * x[k] + mix(self.c)) + mix(self.a)
+    predicted = shrink * grid.x[k] + mixed(p.c[k])
+    return shrink * predicted + mixed(p.a[k])
 
 # %% ../nbs/00_solver.ipynb #4d6fb454
-@patch
 @torch.no_grad()
-def _start_at_theory(self: GeneralizedSolver):
-    "c such that K sum c_i D_i is the DPM-Solver++ integral."
-    lam, alpha = self.schedule.lambda_(self.times), self.schedule.alpha(self.times)
-    D = torch.eye(self.nfe, dtype=torch.float64)
-    for k in range(self.nfe):
-        row = sum(w * d for w, d in multistep_terms(lam, alpha, D, k, min(k + 1, self.order, 3)))
-        K = -alpha[k + 1] * torch.expm1(lam[k] - lam[k + 1])
-        for i in range(min(k + 1, self.order)):
-            self.c[k, i] = row[k - i] / K
+def _start_at_theory(p: _Parameters) -> None:
+    "Set c such that K sum c_i D_i is the DPM-Solver++ integral, for rows of Eq. 2."
+    grid = _grid(p.schedule, p.times, lowest=-math.inf)
+    for k in range(p.nfe):
+        points = min(k + 1, p.order)
+        terms = multistep_terms(grid.lam, grid.alpha, grid.D, k, min(points, 3))
+        integral = sum((w * d for w, d in terms), torch.zeros_like(grid.D[k]))
+        of_predictions = integral[p.nfe :]
+        K = grid.integral_weight(k)
+        for i in range(points):
+            p.c[k, i] = of_predictions[k - i] / K
+
+# %% ../nbs/00_solver.ipynb #3f280645
+class GeneralizedSolver(_Parameters):
+    """Learnable tableau of `nfe` evaluations (arXiv 2510.17699), ending at `t_eps`.
+
+    `order` points back take part (default nfe: all of them).
+    Starts as DPM-Solver++ of order min(order, 3) on a grid uniform in t.
+    `theory=False`: the S4S form, order >= 3.
+    """
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> GeneralizedSolver:
+        "An untrained solver from another one's `config`."
+        choices = dict(config)
+        schedule = NoiseSchedule.from_config(choices.pop("schedule"))
+        return GeneralizedSolver(schedule, **choices)
+
+    def tableau(self, name: str = "gs") -> Tableau:
+        "The solver as a table; gradients flow from its entries to the parameters."
+        times = self.times.cpu()
+        grid = _grid(self.schedule, times)
+        row = _theory_row if self.theory else _free_row
+        rows = torch.stack([row(self, grid, k) for k in range(self.nfe)])
+        A, C = rows[:, : self.nfe], rows[:, self.nfe :]
+        offsets = self.offsets.cpu() * self.used["offsets"]
+        return Tableau(times, offsets, A, C, dict(name=name, schedule=self.schedule.config))
+
+    def sample(
+        self, denoiser: Callable, x_T: Tensor, condition: Any = None, **options: Any
+    ) -> Tensor:
+        "`gas_nb.tableau.sample` with this solver's tableau."
+        return run_tableau(denoiser, x_T, self.tableau(), condition, **options)
+
+    @torch.no_grad()
+    def load_tableau(self, tab: Tableau) -> GeneralizedSolver:
+        """Set the parameters so that `tableau()` is `tab`, to rounding.
+
+        ValueError if nfe, t_eps or the reach of `tab` do not fit.
+        """
+        _check_fits(self, tab)
+        logits = stick_breaking_inverse(tab.times)
+        a, c = _residuals(self, tab, logits)
+        return _set(self, logits, tab.offsets, a, c)
+
+    @torch.no_grad()
+    def load_published_parameters(self, parameters: Mapping[str, Tensor]) -> GeneralizedSolver:
+        """Take parameters by their published names: mu_logit, t_couple, a{i}_diff, c{i}_diff.
+
+        i = 1..order. ValueError names what does not fit.
+        """
+        values = _published_values(parameters, self.nfe, self.order)
+        a, c = (
+            torch.stack([values[f"{kind}{i}_diff"] for i in range(1, self.order + 1)], 1)
+            for kind in "ac"
+        )
+        return _set(self, values["mu_logit"], values["t_couple"], a, c)
+
+# %% ../nbs/00_solver.ipynb #a5b14ae6
+def _set(
+    solver: GeneralizedSolver, time_logits: Tensor, offsets: Tensor, a: Tensor, c: Tensor
+) -> GeneralizedSolver:
+    solver.time_logits.copy_(time_logits)
+    solver.offsets.copy_(offsets)
+    solver.a.copy_(a)
+    solver.c.copy_(c)
+    return solver
 
 # %% ../nbs/00_solver.ipynb #785a3f93
-@patch
-@torch.no_grad()
-def load_tableau(self: GeneralizedSolver, tab: Tableau) -> GeneralizedSolver:
-    "Set the parameters so that `tableau()` is `tab`, to rounding. ValueError if nfe, t_eps or the reach of `tab` do not fit."
-    if tab.nfe != self.nfe:
-        raise ValueError(f"the tableau has nfe={tab.nfe}, this solver nfe={self.nfe}")
-    if abs(tab.times[-1].item() - self.t_eps) > 1e-12:
-        raise ValueError(
-            f"the tableau ends at t={tab.times[-1].item()}, this solver at t_eps={self.t_eps}"
-        )
-    if not self.theory:
+def _check_fits(solver: GeneralizedSolver, tab: Tableau) -> None:
+    if tab.nfe != solver.nfe:
+        raise ValueError(f"the tableau has nfe={tab.nfe}, this solver nfe={solver.nfe}")
+    end = tab.times[-1].item()
+    if abs(end - solver.t_eps) > 1e-12:
+        raise ValueError(f"the tableau ends at t={end}, this solver at t_eps={solver.t_eps}")
+    if not solver.theory:
         raise ValueError("load_tableau needs theory=True: the S4S form ties A to the schedule")
-    logits = stick_breaking_inverse(tab.times)
-    a, c = torch.zeros_like(self.a), torch.zeros_like(self.c)
-    zero = GeneralizedSolver(self.schedule, self.nfe, self.order, self.t_eps)
-    zero.time_logits.copy_(logits)
-    base = zero.tableau()
-    lam, alpha = (f(zero.times) for f in (self.schedule.lambda_, self.schedule.alpha))
-    lam, D = lam.clamp_min(_LOWEST_LAMBDA), torch.eye(self.nfe, dtype=torch.float64)
-    for k in range(self.nfe):
-        n = min(k + 1, self.order)
-        if tab.A[k, : k + 1 - n].any() or tab.C[k, : k + 1 - n].any():
+    for k in range(tab.nfe):
+        too_old = max(0, k + 1 - solver.order)
+        if tab.A[k, :too_old].any() or tab.C[k, :too_old].any():
             raise ValueError(
-                f"step {k} of the tableau reaches further back than order={self.order}: make the solver with order={self.nfe}"
+                f"step {k} of the tableau reaches further back than order={solver.order}: "
+                f"make the solver with order={solver.nfe}"
             )
-        a[k, :n] = (tab.A[k] - base.A[k])[k + 1 - n : k + 1].flip(0)
-        directions = torch.stack([d for _, d in zero._directions(k, lam, alpha, D)], 1)[
-            k + 1 - n : k + 1
-        ]
-        c[k, :n] = torch.linalg.solve(directions, (tab.C[k] - base.C[k])[k + 1 - n : k + 1])
-    for p, value in (
-        (self.time_logits, logits),
-        (self.offsets, tab.offsets),
-        (self.a, a),
-        (self.c, c),
-    ):
-        p.copy_(value)
-    return self
+
+# %% ../nbs/00_solver.ipynb #0195dfa2
+def _residuals(
+    solver: GeneralizedSolver, tab: Tableau, time_logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    "(a, c) such that Eq. 1 gives the rows of `tab`, whose times are those of `time_logits`."
+    theory = GeneralizedSolver(solver.schedule, solver.nfe, solver.order, solver.t_eps)
+    theory.time_logits.copy_(time_logits)
+    base, grid = theory.tableau(), _grid(theory.schedule, theory.times)
+    a, c = torch.zeros_like(solver.a), torch.zeros_like(solver.c)
+    for k in range(solver.nfe):
+        points = min(k + 1, solver.order)
+        recent = slice(k + 1 - points, k + 1)
+        from_states = tab.A[k, recent] - base.A[k, recent]
+        from_predictions = tab.C[k, recent] - base.C[k, recent]
+        directions = [d[solver.nfe :][recent] for _, d in _directions(grid, k, solver.order)]
+        a[k, :points] = from_states.flip(0)
+        c[k, :points] = torch.linalg.solve(torch.stack(directions, 1), from_predictions)
+    return a, c
 
 # %% ../nbs/00_solver.ipynb #ee4f456b
-@patch
-@torch.no_grad()
-def load_published_parameters(
-    self: GeneralizedSolver, parameters: dict[str, Tensor]
-) -> GeneralizedSolver:
-    "Take parameters by their published names: mu_logit, t_couple, a{i}_diff, c{i}_diff, i = 1..order. ValueError names what does not fit."
-    expected = {"mu_logit": self.nfe - 1, "t_couple": self.nfe}
-    expected |= {f"{kind}{i}_diff": self.nfe for i in range(1, self.order + 1) for kind in "ac"}
-    if set(parameters) != set(expected):
-        missing, extra = (
-            sorted(set(expected) - set(parameters)),
-            sorted(set(parameters) - set(expected)),
-        )
+def _published_values(parameters: Mapping[str, Tensor], nfe: int, order: int) -> dict[str, Tensor]:
+    "The published parameters in float64 on the CPU, each of the length that it needs."
+    lengths = {"mu_logit": nfe - 1, "t_couple": nfe}
+    for i in range(1, order + 1):
+        lengths |= {f"a{i}_diff": nfe, f"c{i}_diff": nfe}
+    missing = sorted(set(lengths) - set(parameters))
+    extra = sorted(set(parameters) - set(lengths))
+    if missing or extra:
         raise ValueError(
-            f"parameters for nfe={self.nfe}, order={self.order}: missing {missing}, unexpected {extra}"
+            f"parameters for nfe={nfe}, order={order}: missing {missing}, unexpected {extra}"
         )
-    values = {
-        n: torch.as_tensor(v, dtype=torch.float64, device="cpu") for n, v in parameters.items()
-    }
-    for name, n in expected.items():
-        if values[name].shape != (n,):
-            raise ValueError(
-                f"{name} has shape {tuple(values[name].shape)}: nfe={self.nfe} needs ({n},)"
-            )
-        if not torch.isfinite(values[name]).all():
-            raise ValueError(f"{name} has values that are not finite")
-    self.time_logits.copy_(values["mu_logit"])
-    self.offsets.copy_(values["t_couple"])
-    for i in range(self.order):
-        self.a[:, i] = values[f"a{i + 1}_diff"]
-        self.c[:, i] = values[f"c{i + 1}_diff"]
-    return self
+    return {name: _published(name, parameters[name], nfe, n) for name, n in lengths.items()}
+
+# %% ../nbs/00_solver.ipynb #fdf81c20
+def _published(name: str, given: Tensor, nfe: int, n: int) -> Tensor:
+    value = torch.as_tensor(given, dtype=torch.float64, device="cpu")
+    if value.shape != (n,):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}: nfe={nfe} needs ({n},)")
+    if not torch.isfinite(value).all():
+        raise ValueError(f"{name} has values that are not finite")
+    return value
 
 # %% ../nbs/00_solver.ipynb #50137e02
 register_solver(SolverSpec("gs", "GS", "#e69f00", "x", learned=True))

@@ -57,10 +57,7 @@ class Tableau:
 
     def starting_at(self, b: int) -> Tableau | None:
         "The rows for a run that begins at step `b`, a tableau of nfe - b; None if it has none."
-        if b not in self.late:
-            return None
-        A, C = self.late[b]
-        return Tableau(self.times[b:], self.offsets[b:], A, C, dict(self.meta))
+        return _late_tableau(self, b) if b in self.late else None
 
     def to_json(self) -> str:
         "The tableau as JSON text."
@@ -117,7 +114,7 @@ def _check_shapes(tab: Tableau) -> None:
         if given != shape:
             raise ValueError(f"{name} has shape {given}: with {n + 1} times it must be {shape}")
 
-# %% ../nbs/foundations/tableau.ipynb #3be911d6
+# %% ../nbs/foundations/tableau.ipynb #b87db68e
 def _check_values(tab: Tableau) -> None:
     for name in _TENSORS:
         if not torch.isfinite(getattr(tab, name)).all():
@@ -128,6 +125,11 @@ def _check_values(tab: Tableau) -> None:
         if getattr(tab, name).triu(1).any():
             raise ValueError(f"{name} must be lower triangular: step k can only use states 0..k")
 
+# %% ../nbs/foundations/tableau.ipynb #a07f5303
+def _late_tableau(tab: Tableau, b: int) -> Tableau:
+    A, C = tab.late[b]
+    return Tableau(tab.times[b:], tab.offsets[b:], A, C, dict(tab.meta))
+
 
 def _check_late(tab: Tableau) -> None:
     for b in tab.late:
@@ -135,7 +137,7 @@ def _check_late(tab: Tableau) -> None:
             raise ValueError(
                 f"late[{b!r}]: a tableau of nfe={tab.nfe} has late starts 1..{tab.nfe - 1}"
             )
-        tab.starting_at(b)  # is checked as a tableau of its own
+        _late_tableau(tab, b)
 
 # %% ../nbs/foundations/tableau.ipynb #2f8e62dd
 MAX_NFE = 1000  # a file that claims more is not a few-step solver
@@ -267,13 +269,12 @@ class Rows:
     def __init__(self, M: Tensor, like: Tensor | None = None):
         "Entries are numbers; with `like`, tensors of its dtype and device."
         used = M.detach().ne(0).tolist()
-        self.columns = [
-            [j for j in range(k + 1) if M.requires_grad or row[j]] for k, row in enumerate(used)
-        ]
-        last_use = {j: k for k, columns in enumerate(self.columns) for j in columns}
-        self.dead_after = [
-            [j for j in range(k + 1) if last_use.get(j, j) == k] for k in range(len(used))
-        ]
+        steps = range(len(used))
+        self.columns = [[j for j in range(k + 1) if M.requires_grad or used[k][j]] for k in steps]
+        last_use = {j: k for k in steps for j in self.columns[k]}
+        self.dead_after: list[list[int]] = [[] for _ in steps]
+        for j in steps:
+            self.dead_after[last_use.get(j, j)].append(j)
         self.entries = M.tolist() if like is None else M.to(like.device, like.dtype)
 
     def terms(self, k: int, history: Mapping[int, Tensor]) -> list[tuple[Any, Tensor]]:
