@@ -4,31 +4,34 @@
 
 # %% ../../nbs/teachers/edm.ipynb #5b136862
 from __future__ import annotations
+
 import hashlib
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 import torch
+from safetensors import safe_open
 from torch import nn, Tensor
 from torch.nn import functional as F
-from safetensors import safe_open
-from ..runtime.device import default_device
+
 from ..denoiser import Denoiser
+from ..runtime.device import default_device
 from ..runtime.files import save_safetensors_atomic
 from ..runtime.pickles import Inert, module_record, module_state, read_pickle
+from ..schedule import NoiseSchedule
+from .base import Teacher, TeacherForm, register_form
 
 # %% auto #0
 __all__ = ['EDM_RECIPE', 'Conv2d', 'group_norm', 'positional_embedding', 'UNetBlock', 'SongUNet', 'EDMPrecond', 'EDMTeacherNet',
            'read_edm_pickle', 'build_edm', 'save_edm', 'read_edm', 'load_edm_teacher']
 
-# %% ../../nbs/teachers/edm.ipynb #a266254f
-from ..schedule import NoiseSchedule
-from ..teacher import Teacher
-
 # %% ../../nbs/teachers/edm.ipynb #ee4d2d84
 class Conv2d(nn.Module):
-    "k x k convolution (k = 0: none) of (B, in, H, W), after doubling (`up`) or halving (`down`) H and W."
+    "k x k convolution (0: none) of (B, in, H, W), after doubling (`up`) or halving (`down`) H and W."
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, up: bool = False, down: bool = False
@@ -36,27 +39,26 @@ class Conv2d(nn.Module):
         super().__init__()
         self.up, self.down, self.kernel = up, down, kernel
         if kernel:
-            self.weight = nn.Parameter(
-                torch.randn(out_channels, in_channels, kernel, kernel)
-                / math.sqrt(in_channels * kernel**2)
-            )
+            weight = torch.randn(out_channels, in_channels, kernel, kernel)
+            self.weight = nn.Parameter(weight / math.sqrt(in_channels * kernel**2))
             self.bias = nn.Parameter(torch.zeros(out_channels))
         if up or down:
             self.register_buffer("resample_filter", torch.full((1, 1, 2, 2), 0.25))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.up or self.down:
-            box, c = self.resample_filter.to(x.dtype).expand(x.shape[1], 1, 2, 2), x.shape[1]
-            x = (
-                F.conv_transpose2d(x, 4 * box, stride=2, groups=c)
-                if self.up
-                else F.conv2d(x, box, stride=2, groups=c)
-            )
-        return (
-            F.conv2d(x, self.weight.to(x.dtype), self.bias.to(x.dtype), padding=self.kernel // 2)
-            if self.kernel
-            else x
-        )
+            x = self.resampled(x)
+        if not self.kernel:
+            return x
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.conv2d(x, weight, bias, padding=self.kernel // 2)
+
+    def resampled(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        box = self.resample_filter.to(x.dtype).expand(channels, 1, 2, 2)
+        if self.up:
+            return F.conv_transpose2d(x, 4 * box, stride=2, groups=channels)
+        return F.conv2d(x, box, stride=2, groups=channels)
 
 # %% ../../nbs/teachers/edm.ipynb #07952947
 def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
@@ -65,12 +67,10 @@ def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
 
 # %% ../../nbs/teachers/edm.ipynb #35e59768
 def positional_embedding(c_noise: Tensor, channels: int) -> Tensor:
-    "(B,) to (B, channels): sin then cos of c_noise at channels / 2 frequencies from 1 down to 1e-4 (arXiv 1706.03762, end point included)."
+    "(B,) to (B, channels): sin, then cos, of c_noise at frequencies from 1 down to 1e-4."
     n = channels // 2
-    frequencies = 1e-4 ** (
-        torch.arange(n, dtype=torch.float32, device=c_noise.device) / max(n - 1, 1)
-    )
-    angle = c_noise.float()[:, None] * frequencies
+    step = torch.arange(n, dtype=torch.float32, device=c_noise.device)
+    angle = c_noise.float()[:, None] * 1e-4 ** (step / max(n - 1, 1))
     return torch.cat([angle.sin(), angle.cos()], 1)
 
 # %% ../../nbs/teachers/edm.ipynb #da1bd511
@@ -78,7 +78,7 @@ _HALF = math.sqrt(0.5)
 
 
 class UNetBlock(nn.Module):
-    "(B, in, H, W) and an embedding (B, E) to (B, out, H', W'), with one attention head if `attention`."
+    "(B, in, H, W) and an embedding (B, E) to (B, out, H', W'); one attention head if `attention`."
 
     def __init__(
         self,
@@ -92,38 +92,86 @@ class UNetBlock(nn.Module):
     ):
         super().__init__()
         self.in_channels, self.dropout = in_channels, dropout
-        self.norm0, self.conv0 = (
-            group_norm(in_channels),
-            Conv2d(in_channels, out_channels, 3, up, down),
-        )
+        self.norm0 = group_norm(in_channels)
+        self.conv0 = Conv2d(in_channels, out_channels, 3, up, down)
         self.affine = nn.Linear(emb_channels, out_channels)
-        self.norm1, self.conv1 = group_norm(out_channels), Conv2d(out_channels, out_channels, 3)
-        self.skip = (
-            Conv2d(in_channels, out_channels, 1, up, down)
-            if in_channels != out_channels or up or down
-            else None
-        )
-        self.norm2 = group_norm(out_channels) if attention else None
-        self.qkv, self.proj = (
-            (Conv2d(out_channels, 3 * out_channels, 1), Conv2d(out_channels, out_channels, 1))
-            if attention
-            else (None, None)
-        )
+        self.norm1 = group_norm(out_channels)
+        self.conv1 = Conv2d(out_channels, out_channels, 3)
+        self.skip = self.norm2 = self.qkv = self.proj = None
+        if in_channels != out_channels or up or down:
+            self.skip = Conv2d(in_channels, out_channels, 1, up, down)
+        if attention:
+            self.norm2 = group_norm(out_channels)
+            self.qkv = Conv2d(out_channels, 3 * out_channels, 1)
+            self.proj = Conv2d(out_channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         y = self.conv0(F.silu(self.norm0(x))) + self.affine(emb)[:, :, None, None]
         y = self.conv1(F.dropout(F.silu(self.norm1(y)), self.dropout, self.training))
-        x = _HALF * (y + (x if self.skip is None else self.skip(x)))
-        return x if self.qkv is None else _HALF * (x + self.proj(self.attend(self.norm2(x))))
+        shortcut = x if self.skip is None else self.skip(x)
+        x = _HALF * (y + shortcut)
+        if self.qkv is None:
+            return x
+        return _HALF * (x + self.proj(self.attend(self.norm2(x))))
 
     def attend(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).reshape(len(x), x.shape[1], 3, -1).permute(2, 0, 3, 1)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
 
 # %% ../../nbs/teachers/edm.ipynb #1489bbe5
+@dataclass(frozen=True)
+class _Levels:
+    "Channels and side of every level from fine to coarse, and what all blocks have in common."
+
+    widths: Sequence[int]
+    sides: Sequence[int]
+    num_blocks: int
+    attention: Sequence[int]
+    emb: int
+    dropout: float
+
+    def block(self, inputs: int, outputs: int, **options: bool) -> UNetBlock:
+        return UNetBlock(inputs, outputs, self.emb, dropout=self.dropout, **options)
+
+# %% ../../nbs/teachers/edm.ipynb #8ac5e1b5
+def _encoder(levels: _Levels, inputs: int, first: int) -> tuple[nn.ModuleDict, list[int]]:
+    "The encoder, and the channels of every result that the decoder will take."
+    layers, channels, kept = nn.ModuleDict(), first, [first]
+    for level, (width, side) in enumerate(zip(levels.widths, levels.sides)):
+        if level == 0:
+            layers[f"{side}x{side}_conv"] = Conv2d(inputs, first, 3)
+        else:
+            layers[f"{side}x{side}_down"] = levels.block(channels, channels, down=True)
+            kept.append(channels)
+        for i in range(levels.num_blocks):
+            attends = side in levels.attention
+            layers[f"{side}x{side}_block{i}"] = levels.block(channels, width, attention=attends)
+            channels = width
+            kept.append(channels)
+    return layers, kept
+
+# %% ../../nbs/teachers/edm.ipynb #3400e5bd
+def _decoder(levels: _Levels, kept: list[int], outputs: int) -> nn.ModuleDict:
+    layers, channels = nn.ModuleDict(), levels.widths[-1]
+    for width, side in reversed(list(zip(levels.widths, levels.sides))):
+        if side == levels.sides[-1]:
+            layers[f"{side}x{side}_in0"] = levels.block(channels, channels, attention=True)
+            layers[f"{side}x{side}_in1"] = levels.block(channels, channels)
+        else:
+            layers[f"{side}x{side}_up"] = levels.block(channels, channels, up=True)
+        for i in range(levels.num_blocks + 1):
+            attends = i == levels.num_blocks and side in levels.attention
+            both = channels + kept.pop()
+            layers[f"{side}x{side}_block{i}"] = levels.block(both, width, attention=attends)
+            channels = width
+    last = f"{levels.sides[0]}x{levels.sides[0]}_aux"
+    layers[f"{last}_norm"] = group_norm(levels.widths[0])
+    layers[f"{last}_conv"] = Conv2d(levels.widths[0], outputs, 3)
+    return layers
+
+# %% ../../nbs/teachers/edm.ipynb #847415a4
 class SongUNet(nn.Module):
-    """F(x, c_noise, label): x (B, in, R, R), c_noise (B,), label (B, label_dim) or None. DDPM++ settings only: positional embedding, standard
-    encoder and decoder. `augment_dim`: the network was trained with augmentation labels, which stay zero here."""
+    "F(x, c_noise, label): x (B, in, R, R), c_noise (B,), label (B, label_dim) or None."
 
     def __init__(
         self,
@@ -133,113 +181,55 @@ class SongUNet(nn.Module):
         label_dim: int = 0,
         augment_dim: int = 0,
         model_channels: int = 128,
-        channel_mult: tuple = (1, 2, 2, 2),
+        channel_mult: Sequence[int] = (1, 2, 2, 2),
         channel_mult_emb: int = 4,
         num_blocks: int = 4,
-        attn_resolutions: tuple = (16,),
+        attn_resolutions: Sequence[int] = (16,),
         dropout: float = 0.1,
         channel_mult_noise: int = 1,
     ):
         super().__init__()
         emb, noise = model_channels * channel_mult_emb, model_channels * channel_mult_noise
-        self.noise_channels, self.label_dim, self.shape = (
-            noise,
-            label_dim,
-            (in_channels, img_resolution, img_resolution),
-        )
+        self.noise_channels, self.label_dim = noise, label_dim
+        self.shape = (in_channels, img_resolution, img_resolution)
         self.map_label = nn.Linear(label_dim, noise) if label_dim else None
         self.map_augment = nn.Linear(augment_dim, noise, bias=False) if augment_dim else None
         self.map_layer0, self.map_layer1 = nn.Linear(noise, emb), nn.Linear(emb, emb)
-        widths, sides = (
-            [model_channels * m for m in channel_mult],
-            [img_resolution >> i for i in range(len(channel_mult))],
-        )
+        widths = [model_channels * m for m in channel_mult]
+        sides = [img_resolution >> level for level in range(len(channel_mult))]
+        levels = _Levels(widths, sides, num_blocks, attn_resolutions, emb, dropout)
+        self.enc, kept = _encoder(levels, in_channels, model_channels)
+        self.dec = _decoder(levels, kept, out_channels)
 
-        def block(*a, **k):
-            return UNetBlock(*a, emb, dropout=dropout, **k)
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        emb = self.embedding(c_noise, label, x)
+        kept = []
+        for layer in self.enc.values():
+            x = layer(x, emb) if isinstance(layer, UNetBlock) else layer(x)
+            kept.append(x)
+        *blocks, norm, out = self.dec.values()
+        for layer in blocks:
+            if x.shape[1] != layer.in_channels:
+                x = torch.cat([x, kept.pop()], 1)
+            x = layer(x, emb)
+        return out(F.silu(norm(x)))
 
-        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
-        kept = self._build_encoder(
-            block, in_channels, model_channels, widths, sides, num_blocks, attn_resolutions
-        )
-        self._build_decoder(block, kept, widths, sides, num_blocks, attn_resolutions)
-        last = f"{sides[0]}x{sides[0]}"
-        self.dec[f"{last}_aux_norm"], self.dec[f"{last}_aux_conv"] = (
-            group_norm(widths[0]),
-            Conv2d(widths[0], out_channels, 3),
-        )
-
-# %% ../../nbs/teachers/edm.ipynb #8ac5e1b5
-def _build_encoder(
-    self: SongUNet, block, in_channels, first, widths, sides, num_blocks, attention
-) -> list[int]:
-    "Returns the channels of every result that the decoder will take."
-    c, kept = first, [first]
-    for level, (width, side) in enumerate(zip(widths, sides)):
-        if level == 0:
-            self.enc[f"{side}x{side}_conv"] = Conv2d(in_channels, first, 3)
-        else:
-            self.enc[f"{side}x{side}_down"] = block(c, c, down=True)
-            kept.append(c)
-        for i in range(num_blocks):
-            self.enc[f"{side}x{side}_block{i}"] = block(c, width, attention=side in attention)
-            c = width
-            kept.append(c)
-    return kept
-
-# %% ../../nbs/teachers/edm.ipynb #3400e5bd
-def _build_decoder(self: SongUNet, block, kept, widths, sides, num_blocks, attention) -> None:
-    c = widths[-1]
-    for level, (width, side) in reversed(list(enumerate(zip(widths, sides)))):
-        if level + 1 == len(widths):
-            self.dec[f"{side}x{side}_in0"], self.dec[f"{side}x{side}_in1"] = (
-                block(c, c, attention=True),
-                block(c, c),
-            )
-        else:
-            self.dec[f"{side}x{side}_up"] = block(c, c, up=True)
-        for i in range(num_blocks + 1):
-            self.dec[f"{side}x{side}_block{i}"] = block(
-                c + kept.pop(), width, attention=i == num_blocks and side in attention
-            )
-            c = width
-
-# %% ../../nbs/teachers/edm.ipynb #847415a4
-def _forward(self: SongUNet, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-    emb = positional_embedding(c_noise, self.noise_channels).to(x.dtype)
-    if self.map_label is not None:
-        label = x.new_zeros(len(x), self.label_dim) if label is None else label.to(x.dtype)
-        emb = emb + self.map_label(label * math.sqrt(self.label_dim))
-    emb = F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
-    kept = []
-    for layer in self.enc.values():
-        x = layer(x, emb) if isinstance(layer, UNetBlock) else layer(x)
-        kept.append(x)
-    *blocks, norm, out = self.dec.values()
-    for layer in blocks:
-        if x.shape[1] != layer.in_channels:
-            x = torch.cat([x, kept.pop()], 1)
-        x = layer(x, emb)
-    return out(F.silu(norm(x)))
-
-# %% ../../nbs/teachers/edm.ipynb #6e9730b3
-SongUNet._build_encoder, SongUNet._build_decoder, SongUNet.forward = (
-    _build_encoder,
-    _build_decoder,
-    _forward,
-)
+    def embedding(self, c_noise: Tensor, label: Tensor | None, x: Tensor) -> Tensor:
+        emb = positional_embedding(c_noise, self.noise_channels).to(x.dtype)
+        if self.map_label is not None:
+            given = x.new_zeros(len(x), self.label_dim) if label is None else label.to(x.dtype)
+            emb = emb + self.map_label(given * math.sqrt(self.label_dim))
+        return F.silu(self.map_layer1(F.silu(self.map_layer0(emb))))
 
 # %% ../../nbs/teachers/edm.ipynb #449b06a2
 class EDMPrecond(nn.Module):
-    "D(x, sigma, label): x (B, C, R, R) = clean + sigma noise, sigma (B,) or (); label (B, label_dim), or None for no class."
+    "D(x, sigma, label): x (B, C, R, R) = clean + sigma noise, sigma (B,) or (); label as one-hot rows."
 
     def __init__(self, sigma_data: float = 0.5, **network: Any):
         super().__init__()
-        self.sigma_data, self.config, self.model = (
-            float(sigma_data),
-            dict(network, sigma_data=float(sigma_data)),
-            SongUNet(**network),
-        )
+        self.sigma_data = float(sigma_data)
+        self.config = dict(network, sigma_data=self.sigma_data)
+        self.model = SongUNet(**network)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         sigma = sigma.to(x.dtype).expand(len(x)).reshape(-1, 1, 1, 1)
@@ -302,34 +292,37 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)
 
 # %% ../../nbs/teachers/edm.ipynb #055f889e
-def _network_arguments(name: str, state: dict) -> dict:
+def _network_arguments(name: str, state: dict) -> dict[str, Any]:
     given = _plain(state.get("_init_kwargs") or {})
     if name != "EDMPrecond":
         raise ValueError(f"it holds a {name}: this reader knows EDMPrecond")
-    if (kind := given.get("model_type", "SongUNet")) != "SongUNet":
+    kind = given.get("model_type", "SongUNet")
+    if kind != "SongUNet":
         raise ValueError(f"its network is a {kind}: this reader knows SongUNet")
     for key, value in _FIXED.items():
         if given.get(key, value) != value:
             raise ValueError(
-                f"its network has {key}={given[key]!r}: this reader knows the DDPM++ setting {value!r}"
+                f"its network has {key}={given[key]!r}: "
+                f"this reader knows the DDPM++ setting {value!r}"
             )
     if not isinstance(given.get("img_resolution"), int):
         raise ValueError("it does not say its img_resolution")
     channels = given.get("img_channels", 3)
-    return dict(
-        {k: given[k] for k in _TAKEN if k in given}, in_channels=channels, out_channels=channels
-    )
+    taken = {key: given[key] for key in _TAKEN if key in given}
+    return dict(taken, in_channels=channels, out_channels=channels)
 
 # %% ../../nbs/teachers/edm.ipynb #f6152f4d
 def read_edm_pickle(path: str | Path) -> EDMPrecond:
-    """The network under `ema` in a published `.pkl`, in float32. ValueError names another kind of network, or what a hostile or damaged
-    file asked for."""
+    """The network under `ema` in a published `.pkl`, in float32.
+
+    ValueError names another kind of network, or what a hostile or damaged file asked for."""
     content = read_pickle(path, inert=_INERT)
     try:
         if not isinstance(content, dict) or not isinstance(content.get("ema"), Inert):
             raise ValueError('it has no network under "ema"')
         config = _network_arguments(*module_record(content["ema"]))
-        return build_edm(config, {k: v.float() for k, v in module_state(content["ema"]).items()})
+        state = {name: tensor.float() for name, tensor in module_state(content["ema"]).items()}
+        return build_edm(config, state)
     except ValueError as e:
         raise ValueError(f"{path} is not an EDM network that can be read: {e}") from None
 
@@ -346,8 +339,8 @@ _AT_MOST = dict(
 )
 
 # %% ../../nbs/teachers/edm.ipynb #84af5341
-def _check_sizes(config: dict) -> None:
-    "ValueError for a network that no published file describes: building millions of layers would take for ever."
+def _check_sizes(config: Any) -> None:
+    "ValueError for a network that no published file describes."
     if not isinstance(config, dict):
         raise ValueError("its constructor arguments are not a dictionary")
     for name, most in _AT_MOST.items():
@@ -355,17 +348,14 @@ def _check_sizes(config: dict) -> None:
         if type(value) is not int or not 0 <= value <= most:
             raise ValueError(f"{name}={str(value)[:40]}: need a whole number, at most {most}")
     widths = config.get("channel_mult", [])
-    if (
-        not isinstance(widths, (list, tuple))
-        or len(widths) > 16
-        or any(isinstance(w, int) and w > 64 for w in widths)
-    ):
+    short = isinstance(widths, (list, tuple)) and len(widths) <= 16
+    if not short or any(isinstance(w, int) and w > 64 for w in widths):
         raise ValueError(
             f"channel_mult={str(widths)[:40]}: need a list of at most 16 numbers, each at most 64"
         )
 
 # %% ../../nbs/teachers/edm.ipynb #c8a49314
-def build_edm(config: dict, state: dict[str, Tensor]) -> EDMPrecond:
+def build_edm(config: dict[str, Any], state: dict[str, Tensor]) -> EDMPrecond:
     "The network that `config` describes, with the weights `state`. ValueError if they do not fit."
     _check_sizes(config)
     try:
@@ -374,24 +364,19 @@ def build_edm(config: dict, state: dict[str, Tensor]) -> EDMPrecond:
         own = net.state_dict()
     except Exception as e:
         raise ValueError(f"its arguments {config} make no network: {e}") from None
-    wrong = sorted(
-        k
-        for k in own.keys() | state.keys()
-        if k not in own or k not in state or own[k].shape != state[k].shape
-    )
+    wrong = sorted(own.keys() ^ state.keys())
+    wrong += sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if wrong:
-        raise ValueError(
-            f"its weights do not fit its arguments: {', '.join(wrong[:4])}{' ...' if len(wrong) > 4 else ''}"
-        )
+        told = ", ".join(wrong[:4]) + (" ..." if len(wrong) > 4 else "")
+        raise ValueError(f"its weights do not fit its arguments: {told}")
     net.load_state_dict(state, assign=True)
     return net.eval().requires_grad_(False)
 
 # %% ../../nbs/teachers/edm.ipynb #fd7b96e3
 def save_edm(net: EDMPrecond, path: str | Path) -> Path:
     "Write a network as safetensors."
-    return save_safetensors_atomic(
-        path, net.state_dict(), dict(format="gas_nb.edm", config=json.dumps(net.config))
-    )
+    header = dict(format="gas_nb.edm", config=json.dumps(net.config))
+    return save_safetensors_atomic(path, net.state_dict(), header)
 
 # %% ../../nbs/teachers/edm.ipynb #b61f85dd
 def read_edm(path: str | Path) -> EDMPrecond:
@@ -417,30 +402,35 @@ EDM_RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-4, order=3,
 def load_edm_teacher(
     path: str | Path,
     device: str | torch.device = "auto",
-    recipe: dict | None = None,
+    recipe: dict[str, Any] | None = None,
     batch_size: int = 50,
     guidance_scale: float = 1.0,
 ) -> Teacher:
     "The teacher for an EDM network in a file. ValueError for a file that is not one."
     device, net, schedule = default_device(device), read_edm(path), NoiseSchedule.vp_edm()
-    n = net.model.label_dim
-    digest = hashlib.sha256(
-        b"".join(p.flatten()[:64].numpy().tobytes() for p in net.state_dict().values())
-    ).hexdigest()
-    denoiser = Denoiser(
-        EDMTeacherNet(net, schedule).to(device),
-        schedule,
-        "sample",
-        guidance_scale,
-        torch.tensor(n) if n else None,
-    )
+    digest, n_classes = _digest(net), net.model.label_dim
+    no_class = torch.tensor(n_classes) if n_classes else None
+    network = EDMTeacherNet(net, schedule).to(device)
     return Teacher(
-        Path(path).stem,
-        denoiser,
-        net.model.shape,
-        recipe or EDM_RECIPE,
-        device,
-        [str(i) for i in range(n)],
+        name=Path(path).stem,
+        denoiser=Denoiser(network, schedule, "sample", guidance_scale, no_class),
+        shape=net.model.shape,
+        recipe=recipe or EDM_RECIPE,
+        device=device,
+        class_names=[str(i) for i in range(n_classes)],
         weights_hash=digest,
         batch_size=batch_size,
     )
+
+
+def _digest(net: EDMPrecond) -> str:
+    "A hash of the first 64 entries of every tensor."
+    parts = [p.flatten()[:64].numpy().tobytes() for p in net.state_dict().values()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+# %% ../../nbs/teachers/edm.ipynb #f3b00004
+def _is_weights_file(text: str) -> bool:
+    return Path(text).suffix in (".pkl", ".safetensors") and not Path(text).is_dir()
+
+
+register_form(TeacherForm("edm", "an EDM file", _is_weights_file, load_edm_teacher))

@@ -6,33 +6,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
-from torch import nn
+from torch import nn, Tensor
 
 from ..runtime.device import default_device
-from ..runtime.files import save_safetensors_atomic, write_json_atomic
-from .fmnist_data import load_fashion_mnist, to_unit_range
+from .fmnist_data import to_unit_range
 
 # %% auto #0
-__all__ = ['SHIPPED', 'GarmentClassifier', 'random_shift', 'train_classifier', 'extract_features', 'accuracy',
-           'feature_statistics', 'save_classifier', 'load_classifier', 'save_reference_statistics',
+__all__ = ['SHIPPED', 'GarmentClassifier', 'extract_features', 'accuracy', 'feature_statistics', 'load_classifier',
            'reference_statistics']
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #dc16ab42
 def _block(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-    )
+    convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #98f4f93c
 class GarmentClassifier(nn.Module):
-    "Logits (B, 10) of images (B, 1, 32, 32) in [-1, 1]; `features` gives the 64 numbers before the last layer."
+    "Logits (B, 10) of images (B, 1, 32, 32) in [-1, 1]; `features` gives what the last layer sees."
 
     n_features = 64
 
@@ -54,82 +49,36 @@ class GarmentClassifier(nn.Module):
         )
         self.head = nn.Linear(self.n_features, 10)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        "Features (B, 64) >= 0 of images (B, 1, 32, 32); values outside [-1, 1] count as black or white, as on a screen."
+    def features(self, x: Tensor) -> Tensor:
+        "Features (B, 64) >= 0; values outside [-1, 1] count as black or white, as on a screen."
         if x.ndim != 4 or tuple(x.shape[1:]) != (1, 32, 32) or not x.is_floating_point():
-            raise ValueError(
-                f"images {tuple(x.shape)} of {x.dtype}: use floats (B, 1, 32, 32) in [-1, 1]"
-            )
+            given = f"images {tuple(x.shape)} of {x.dtype}"
+            raise ValueError(f"{given}: use floats (B, 1, 32, 32) in [-1, 1]")
         return self.body(x.clamp(-1, 1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
-
-# %% ../../nbs/teachers/fmnist_classifier.ipynb #9051001f
-def random_shift(images: torch.Tensor, generator: torch.Generator, most: int = 2) -> torch.Tensor:
-    "The images (B, C, H, W), all rolled by the same random shift of up to `most` pixels in each direction."
-    dy, dx = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
-    return images.roll((dy, dx), (2, 3))
-
-# %% ../../nbs/teachers/fmnist_classifier.ipynb #ab11b5ad
-def train_classifier(
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    epochs: int = 4,
-    batch_size: int = 128,
-    lr: float = 5e-3,
-    seed: int = 0,
-    device: str = "auto",
-    bfloat16: bool = False,
-) -> Iterator[tuple[GarmentClassifier, dict]]:
-    "Yields (network, record of step, steps, loss) after each step; images (N, 1, 32, 32) uint8 or [-1, 1]."
-    if epochs < 1 or not 2 <= batch_size <= len(images):
-        raise ValueError(
-            f"epochs = {epochs}, batch_size = {batch_size} for {len(images)} images: use 1 or more epochs "
-            "and a batch of 2 or more images that the data can fill"
-        )
-    device, generator = default_device(device), torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = GarmentClassifier().to(device).train()
-    per_epoch = len(images) // batch_size
-    optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * per_epoch)
-    epoch_orders = [torch.randperm(len(images), generator=generator) for _ in range(epochs)]
-    order = torch.cat([o[: per_epoch * batch_size] for o in epoch_orders])
-    for step, batch in enumerate(order.split(batch_size), 1):
-        x = random_shift(to_unit_range(images[batch]).to(device), generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            loss = F.cross_entropy(network(x), labels[batch].to(device), label_smoothing=0.05)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield network, {"step": step, "steps": epochs * per_epoch, "loss": loss.item()}
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #e4148716
 @torch.no_grad()
-def extract_features(
-    network: GarmentClassifier, images: torch.Tensor, batch_size: int = 500
-) -> torch.Tensor:
+def extract_features(network: GarmentClassifier, images: Tensor, batch_size: int = 500) -> Tensor:
     "Features (N, 64) on the CPU, in batches; images uint8 or floats in [-1, 1]."
     device = next(network.parameters()).device
-    return torch.cat(
-        [
-            network.features(to_unit_range(part).to(device)).cpu()
-            for part in images.split(batch_size)
-        ]
-    )
+    parts = []
+    for part in images.split(batch_size):
+        parts.append(network.features(to_unit_range(part).to(device)).cpu())
+    return torch.cat(parts)
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #0982fea8
 @torch.no_grad()
-def accuracy(network: GarmentClassifier, images: torch.Tensor, labels: torch.Tensor) -> float:
+def accuracy(network: GarmentClassifier, images: Tensor, labels: Tensor) -> float:
     "The share of images whose largest logit is their label."
-    logits = network.head(extract_features(network, images).to(next(network.parameters()).device))
+    features = extract_features(network, images)
+    logits = network.head(features.to(next(network.parameters()).device))
     return (logits.argmax(1).cpu() == labels).double().mean().item()
 
 
-def feature_statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+def feature_statistics(features: Tensor) -> tuple[Tensor, Tensor, int]:
     "Mean (F,), covariance (F, F) with divisor N - 1, both float64, and N, of features (N, F)."
     if features.ndim != 2 or len(features) < 2:
         raise ValueError(
@@ -141,55 +90,32 @@ def feature_statistics(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 SHIPPED = "weights/fmnist_classifier"
 
 
-def _shipped() -> Path:
-    return Path(str(files("gas_nb"))) / SHIPPED
-
-
-def save_classifier(network: GarmentClassifier, folder: str | os.PathLike) -> Path:
-    "Write `folder`/model.safetensors: parameters float16, running statistics as they are."
-    parameters = {name for name, _ in network.named_parameters()}
-    tensors = {
-        name: v.half() if name in parameters else v for name, v in network.state_dict().items()
-    }
-    return save_safetensors_atomic(Path(folder) / "model.safetensors", tensors)
+def _file(folder: str | os.PathLike | None, name: str, what: str) -> Path:
+    "The file `name` in `folder` or among what ships; FileNotFoundError names the remedy."
+    path = Path(folder or Path(str(files("gas_nb"))) / SHIPPED) / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {what} at {path}: nbs/examples/fmnist_teacher/classifier.ipynb trains and writes them"
+        )
+    return path
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #f5e1688b
 def load_classifier(
     device: str | torch.device = "cpu", folder: str | os.PathLike | None = None
 ) -> GarmentClassifier:
     "The shipped classifier, or the one in `folder`: float32, eval mode, no gradients for its weights."
-    device, path = default_device(device), Path(folder or _shipped()) / "model.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no classifier at {path}: train one with the notebook teachers/fmnist_classifier"
-        )
+    device = default_device(device)
     network = GarmentClassifier()
-    network.load_state_dict(load_file(path))
+    network.load_state_dict(load_file(_file(folder, "model.safetensors", "classifier")))
     return network.eval().requires_grad_(False).to(device)
-
-# %% ../../nbs/teachers/fmnist_classifier.ipynb #490738cf
-def save_reference_statistics(features: dict[str, torch.Tensor], folder: str | os.PathLike) -> Path:
-    "Write `folder`/statistics.safetensors from features (N, F) by split name."
-    tensors = {}
-    for split, values in features.items():
-        mu, sigma, n = feature_statistics(values)
-        tensors |= {f"{split}.mu": mu, f"{split}.sigma": sigma, f"{split}.n": torch.tensor(n)}
-    return save_safetensors_atomic(Path(folder) / "statistics.safetensors", tensors)
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #8deacb08
 def reference_statistics(
     split: str = "train", folder: str | os.PathLike | None = None
-) -> tuple[torch.Tensor, torch.Tensor, int]:
+) -> tuple[Tensor, Tensor, int]:
     'Mean (64,), covariance (64, 64), float64, and N of the features of the "train" or "test" images.'
-    path = Path(folder or _shipped()) / "statistics.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no statistics at {path}: train with the notebook teachers/fmnist_classifier"
-        )
-    stored = load_file(path)
+    stored = load_file(_file(folder, "statistics.safetensors", "statistics"))
     if f"{split}.mu" not in stored:
-        known = sorted({name.partition(".")[0] for name in stored})
-        raise ValueError(
-            f"no reference statistics for split {split!r}: there are {', '.join(known)}"
-        )
+        known = ", ".join(sorted({name.partition(".")[0] for name in stored}))
+        raise ValueError(f"no reference statistics for split {split!r}: there are {known}")
     return stored[f"{split}.mu"], stored[f"{split}.sigma"], int(stored[f"{split}.n"])
