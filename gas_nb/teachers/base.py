@@ -31,7 +31,9 @@ __all__ = ['RECIPE', 'TEACHERS', 'FORMS', 'recipe_options', 'checked_recipe', 'r
            'teacher_kind', 'check_options', 'load_teacher']
 
 # %% ../../nbs/01_teacher.ipynb #867e68c6
-RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-3, order=3, variant="bh2")
+RECIPE: dict[str, Any] = dict(
+    solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-3, order=3, variant="bh2"
+)
 
 
 def recipe_options(solver: str) -> set[str]:
@@ -42,13 +44,14 @@ def recipe_options(solver: str) -> set[str]:
 
 # %% ../../nbs/01_teacher.ipynb #9de2b3c3
 def checked_recipe(recipe: Any) -> dict[str, Any]:
-    "A recipe as a dict; ValueError unless it names a solver and only options that this solver has."
+    "A recipe as a dict; ValueError unless it names a solver and only options that it has."
     if not isinstance(recipe, Mapping):
         raise ValueError(f"recipe={recipe!r}: give a dict, for example {RECIPE}")
     solver = recipe.get("solver")
     if solver not in CLASSIC_SOLVERS:
         raise ValueError(f"recipe solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
-    require_whole(**{"recipe nfe": recipe.get("nfe")})
+    numbers: dict[str, Any] = {"recipe nfe": recipe.get("nfe")}
+    require_whole(**numbers)
     known = recipe_options(solver)
     unknown = sorted(str(name) for name in recipe if name not in known)
     if unknown:
@@ -88,7 +91,7 @@ class TeacherFields:
 
     `shape` is one sample's, (C, H, W) or any other. `features(x)` maps samples to (B, F) for a
     Frechet distance, `decode(x)` to images in [-1, 1]; `reference()` is the mean and covariance of
-    the real data's features, or None. `make_tableau(schedule)` stands in for the recipe's solver."""
+    the real data's features, or None. `make_tableau(schedule)`: a solver in place of it."""
 
     name: str
     denoiser: Denoiser | Remembering
@@ -138,9 +141,9 @@ def _checked_fields(t: TeacherFields) -> dict[str, Any]:
         shape=check_shape(tuple(t.shape) if isinstance(t.shape, Iterable) else t.shape),
         device=_checked_device(t.device),
         class_names=checked_names(t.class_names),
-        features=t.features or flat,
-        reference=t.reference or no_reference,
-        decode=t.decode or unchanged,
+        features=flat if t.features is None else t.features,
+        reference=no_reference if t.reference is None else t.reference,
+        decode=unchanged if t.decode is None else t.decode,
         **_recipe_and_tableau(t),
     )
 
@@ -150,7 +153,7 @@ def _check_functions(*functions: Any) -> None:
         if f is not None and not callable(f):
             raise ValueError(f"{f!r}: features, reference, decode and make_tableau are functions")
 
-
+# %% ../../nbs/01_teacher.ipynb #f59c5ed4
 def _recipe_and_tableau(t: TeacherFields) -> dict[str, Any]:
     if t.make_tableau is None:
         recipe = checked_recipe(t.recipe)
@@ -159,7 +162,7 @@ def _recipe_and_tableau(t: TeacherFields) -> dict[str, Any]:
         raise ValueError(f"recipe={t.recipe!r}: give a dict that describes the solver")
     return dict(recipe=dict(t.recipe), tableau=t.make_tableau(t.denoiser.schedule))
 
-
+# %% ../../nbs/01_teacher.ipynb #94d9ff51
 def _checked_device(device: Any) -> torch.device:
     try:
         return torch.device(device)
@@ -168,7 +171,7 @@ def _checked_device(device: Any) -> torch.device:
 
 # %% ../../nbs/01_teacher.ipynb #39c1ed17
 def checked_names(names: Any, what: str = "class_names") -> list[str]:
-    "A list of texts; ValueError for one text, which would be cut into letters, and for other things."
+    "A list of texts; ValueError for one text, which would be cut into letters, and for others."
     if names is None:
         return []
     if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
@@ -197,7 +200,7 @@ def plain(denoiser: Denoiser | Remembering) -> Denoiser:
 
 # %% ../../nbs/01_teacher.ipynb #f8c885fd
 def measured(t: TeacherFields) -> dict[str, Any]:
-    "What shows in a teacher's network and schedule; asked again if the network's parameters change."
+    "What shows in network and schedule; asked again if the network's parameters change."
     denoiser = plain(t.denoiser)
     network = fingerprint(denoiser.net) if isinstance(denoiser.net, nn.Module) else None
     if t._measured.get("network", "") != network:
@@ -264,7 +267,7 @@ class Teacher(TeacherFields):
     def generate(
         self, seeds: int | Iterable[int], condition: Any = None, tableau: Tableau | None = None
     ) -> Tensor:
-        "Samples (B, *shape) from one seed or several; a seed starts from the same noise everywhere."
+        "Samples (B, *shape) from one seed or several; a seed is the same noise everywhere."
         given = [seeds] if isinstance(seeds, int) else seeds
         return self.sample(noise(given, self.shape), condition, tableau)
 
@@ -316,7 +319,7 @@ def _in_batches(
     tableau: Tableau,
     callback: Callable | None,
 ) -> Tensor:
-    parts = []
+    parts: list[Any] = []
     for start in range(0, len(x_T), t.batch_size):
         rows = slice(start, start + t.batch_size)
         label = None if labels is None else labels[rows].to(t.device)
@@ -338,7 +341,7 @@ def _labels(t: TeacherFields, condition: Any, n: int) -> Tensor:
         raise ValueError(f"labels {found}: {t.name} has classes 0..{t.n_classes - 1}")
     return labels
 
-
+# %% ../../nbs/01_teacher.ipynb #cbcea87b
 def _whole_numbers(values: Any, condition: Any) -> Tensor:
     try:
         labels = torch.as_tensor(values)
@@ -376,10 +379,10 @@ class TeacherSpec:
     """What is said about a teacher before it is loaded, under the name that `load_teacher` takes.
 
     `evaluations`: of the network for one of its samples, if known. `best`: by training-free solver,
-    spacing and order that serve it best at few steps. `images()`: real ones (N, C, H, W) in
-    [-1, 1]. `weights`: what to give as weights, "" if it brings its own. `presets`: values of
-    `TrainConfig` that it puts in the place of a preset's. `check(weights, nfe, prompts)`: ValueError
-    for what shows before a network is loaded."""
+    spacing and order that serve it best at few steps. `images()`: real ones (N, C, H, W)
+    in [-1, 1]. `weights`: what to give as weights, "" if it brings its own. `presets`: values of
+    `TrainConfig` that it puts in the place of a preset's. `check(weights, nfe, prompts)`:
+    ValueError for what shows before a network is loaded."""
 
     name: str
     title: str
@@ -448,7 +451,7 @@ def teacher_spec(name: str | Path) -> TeacherSpec:
     given = ", ".join(form.words for form in FORMS.values())
     raise ValueError(f"teacher {text!r}: choose {known}, or give {given}")
 
-
+# %% ../../nbs/01_teacher.ipynb #fdfbd3fe
 def teacher_kind(name: str | Path) -> str:
     "Embedded, paper, or the kind of a form: pipeline, hub, edm, weights. ValueError if neither."
     return teacher_spec(name).kind
@@ -482,8 +485,8 @@ def load_teacher(
     """The teacher of a registered name, or in a folder, a file or at an address.
 
     `digits`, `fmnist`; a setting of the paper (`weights` says where its network is); a diffusers
-    pipeline's folder or hub id (owner/name); an EDM file (.pkl, .safetensors); a folder with weights
-    of the fmnist network. `options` go to its loader, for example guidance_scale, bandwidth
+    pipeline's folder or hub id (owner/name); an EDM file (.pkl, .safetensors); a folder with
+    weights of the fmnist network. `options` go to its loader, for example guidance_scale, bandwidth
     (digits), prompts (text pipelines). ValueError for others."""
     spec = teacher_spec(name)
     check_options(name, weights, options)

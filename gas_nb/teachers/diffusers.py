@@ -63,7 +63,7 @@ def _check_betas(name: Any, start: Any, end: Any, n: Any) -> None:
         if not (number and 0 < value < 1):
             raise ValueError(f"{what}={value!r}: need a number between 0 and 1")
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #bbfc591c
 _MOST_TIMESTEPS = 100_000
 
 # %% ../../nbs/teachers/diffusers.ipynb #249f9569
@@ -71,7 +71,8 @@ def _zero_terminal(alphas_cumprod: Tensor, prediction: str) -> Tensor:
     if prediction == "epsilon":
         raise ValueError(
             "rescale_betas_zero_snr with an epsilon prediction: "
-            "at t=1 the noise says nothing about the image; such a network has to predict v_prediction or sample"
+            "at t=1 the noise says nothing about the image; "
+            "such a network has to predict v_prediction or sample"
         )
     root = alphas_cumprod.sqrt()
     rescaled = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -242,7 +243,7 @@ def _flow_of_config(config: Mapping) -> NoiseSchedule:
         raise ValueError(f"num_train_timesteps={n!r}: need a whole number, 1 to {_MOST_TIMESTEPS}")
     return NoiseSchedule.flow(float(n))
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #2360f401
 def _flow_prediction(config: Mapping) -> str:
     "What a network on a flow predicts; noise and velocity of the table's kind are refused."
     prediction = config.get("prediction_type", "flow_prediction")
@@ -464,7 +465,7 @@ def _flux_places(h: int, w: int) -> Tensor:
         -1, 3
     )
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #569a0a97
 def _packed(x: Tensor) -> Tensor:
     "Latents (B, C, H, W) as a row of patches (B, H W / 4, 4 C)."
     _, c, h, w = x.shape
@@ -514,9 +515,9 @@ _FAMILIES = {
     "FluxTransformer2DModel": _flux,
 }
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #9562dde6
 def pipeline_parts(pipe: Any, size: int | None = None) -> Parts:
-    "How to call a pipeline's network; `size`: image side in pixels. ValueError for another network."
+    "How to call a pipeline's network; `size`: side in pixels. ValueError for another network."
     network = pipe.components.get("unet") or pipe.components.get("transformer")
     kind, name = type(network).__name__, type(pipe).__name__
     if kind not in _FAMILIES:
@@ -711,7 +712,7 @@ def _check_classes(teacher: DiffusersTeacher) -> None:
 def _prompts_hash(prompts: Sequence[str]) -> str | None:
     return hashlib.sha256("\0".join(prompts).encode()).hexdigest() if prompts else None
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #2014b363
 def _with_prompts(teacher: DiffusersTeacher, net: PipelineNet) -> DiffusersTeacher:
     if not net.table:
         raise ValueError(f"{teacher.name} has no text encoder: it takes no prompts")
@@ -727,7 +728,7 @@ _MAY_BE_ABSENT = (
     "image_encoder",
 )
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #eac39a45
 def _absent_components(folder: Path) -> dict[str, None]:
     "Components that a pipeline can do without and that were not saved: None has to be said."
     import diffusers
@@ -825,7 +826,7 @@ def _is_hub_id(text: str) -> bool:
         return False
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) is not None
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #558ab3f1
 for _form in (
     TeacherForm(
         "pipeline",

@@ -31,7 +31,7 @@ __all__ = ['EDM_RECIPE', 'Conv2d', 'group_norm', 'positional_embedding', 'UNetBl
 
 # %% ../../nbs/teachers/edm.ipynb #ee4d2d84
 class Conv2d(nn.Module):
-    "k x k convolution (0: none) of (B, in, H, W), after doubling (`up`) or halving (`down`) H and W."
+    "k x k convolution (0: none) of (B, in, H, W); `up` doubles, `down` halves H and W before."
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, up: bool = False, down: bool = False
@@ -223,7 +223,7 @@ class SongUNet(nn.Module):
 
 # %% ../../nbs/teachers/edm.ipynb #449b06a2
 class EDMPrecond(nn.Module):
-    "D(x, sigma, label): x (B, C, R, R) = clean + sigma noise, sigma (B,) or (); label as one-hot rows."
+    "D(x, sigma, label): x (B, C, R, R) = clean + sigma noise, sigma (B,) or (); label one-hot."
 
     def __init__(self, sigma_data: float = 0.5, **network: Any):
         super().__init__()
@@ -239,7 +239,7 @@ class EDMPrecond(nn.Module):
 
 # %% ../../nbs/teachers/edm.ipynb #b01b729c
 class EDMTeacherNet(nn.Module):
-    "net(x, net_time[, label]) to x_0 on the schedule `vp_edm`; label (B,), `label_dim` standing for no class."
+    "net(x, net_time[, label]) to x_0 on `vp_edm`; label (B,), `label_dim` meaning no class."
 
     def __init__(self, precond: EDMPrecond, schedule: NoiseSchedule):
         super().__init__()
@@ -422,7 +422,7 @@ def load_edm_teacher(
         batch_size=batch_size,
     )
 
-
+# %% ../../nbs/teachers/edm.ipynb #3e3dd900
 def _digest(net: EDMPrecond) -> str:
     "A hash of the first 64 entries of every tensor."
     parts = [p.flatten()[:64].numpy().tobytes() for p in net.state_dict().values()]

@@ -9,6 +9,7 @@ import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn, Tensor
@@ -42,7 +43,7 @@ class LabelledUNet(nn.Module):
         return self.unet(x, net_time, class_labels=label).sample
 
 # %% ../../nbs/teachers/fmnist.ipynb #a3fe98db
-def _load_unet(folder: Path) -> tuple[nn.Module, str]:
+def _load_unet(folder: Path) -> tuple[Any, str]:
     "A UNet2DModel in diffusers' layout, in float32, and the hash of its weights."
     from diffusers import UNet2DModel
 
@@ -53,7 +54,7 @@ def _load_unet(folder: Path) -> tuple[nn.Module, str]:
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return unet.eval().requires_grad_(False), digest
 
-
+# %% ../../nbs/teachers/fmnist.ipynb #472d4b1e
 def _check_folder(folder: Path) -> None:
     for file in (folder / "config.json", folder / WEIGHTS):
         if not file.is_file():
@@ -71,7 +72,7 @@ def _moments() -> tuple[Tensor, Tensor]:
 
 
 def fmnist_images() -> Tensor:
-    "The 60,000 training images (N, 1, 32, 32) in [-1, 1]; FileNotFoundError says where to get them."
+    "The training images (60000, 1, 32, 32) in [-1, 1]; an error says where to get them."
     return load_fashion_mnist("train")[0]
 
 # %% ../../nbs/teachers/fmnist.ipynb #8dcb17d7
@@ -80,7 +81,7 @@ def load_fmnist_teacher(
     folder: str | Path | None = None,
     guidance_scale: float = 1.0,
 ) -> Teacher:
-    "The `fmnist` teacher: 1x32x32 images in [-1, 1], ten classes; shipped weights or a `folder`'s."
+    "The `fmnist` teacher: 1x32x32 images in [-1, 1]; shipped weights, or those in `folder`."
     device = default_device(device)
     shipped = Path(str(files("gas_nb"))) / "weights" / "fmnist"
     unet, sha = _load_unet(Path(folder) if folder else shipped)

@@ -95,7 +95,7 @@ def _file(folder: str | os.PathLike | None, name: str, what: str) -> Path:
     path = Path(folder or Path(str(files("gas_nb"))) / SHIPPED) / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {what} at {path}: nbs/examples/fmnist_teacher/classifier.ipynb trains and writes them"
+            f"no {what} at {path}: train one with nbs/examples/fmnist_teacher/classifier.ipynb"
         )
     return path
 
@@ -103,7 +103,7 @@ def _file(folder: str | os.PathLike | None, name: str, what: str) -> Path:
 def load_classifier(
     device: str | torch.device = "cpu", folder: str | os.PathLike | None = None
 ) -> GarmentClassifier:
-    "The shipped classifier, or the one in `folder`: float32, eval mode, no gradients for its weights."
+    "The shipped classifier, or the one in `folder`: float32, eval mode, no gradients."
     device = default_device(device)
     network = GarmentClassifier()
     network.load_state_dict(load_file(_file(folder, "model.safetensors", "classifier")))
@@ -113,7 +113,7 @@ def load_classifier(
 def reference_statistics(
     split: str = "train", folder: str | os.PathLike | None = None
 ) -> tuple[Tensor, Tensor, int]:
-    'Mean (64,), covariance (64, 64), float64, and N of the features of the "train" or "test" images.'
+    'Mean (64,), covariance (64, 64), float64, and N of the "train" or "test" images.'
     stored = load_file(_file(folder, "statistics.safetensors", "statistics"))
     if f"{split}.mu" not in stored:
         known = ", ".join(sorted({name.partition(".")[0] for name in stored}))

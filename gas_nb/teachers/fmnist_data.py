@@ -69,7 +69,7 @@ def read_idx(path: str | os.PathLike, dimensions: int) -> np.ndarray:
         )
     return body.reshape(shape).copy()
 
-
+# %% ../../nbs/teachers/fmnist_data.ipynb #bf28ffb9
 def _unpacked(path: Path) -> bytes:
     packed = path.read_bytes()
     if path.suffix != ".gz":
@@ -101,11 +101,11 @@ REMEDIES = (
     "or run once where torchvision can download it"
 )
 
-
+# %% ../../nbs/teachers/fmnist_data.ipynb #3902f54e
 def find_fashion_mnist(
     split: str = "train", root: str | os.PathLike | None = None, download: bool = True
 ) -> tuple[Path, Path]:
-    "Paths of a split's image and label file; FileNotFoundError with the remedies if there are none."
+    "Paths of a split's image and label file; FileNotFoundError with the remedies for none."
     if split not in FILES:
         raise ValueError(f'unknown split {split!r}: use "train" or "test"')
     named = root if root is not None else os.environ.get("FASHION_MNIST_DIR") or None

@@ -153,7 +153,7 @@ _ONE_A_LINE = "give a text file with one caption a line"
 
 
 def read_prompts(prompts: Sequence[str] | str | Path) -> list[str]:
-    "A list of prompts as it is, or the lines of a text file that are not empty; ValueError for none."
+    "A list of prompts as it is, or a text file's lines that are not empty; ValueError for none."
     if not isinstance(prompts, (str, Path)):
         return checked_names(prompts, "prompts")
     try:
@@ -193,7 +193,7 @@ def _check_weights(name: str, weights: str | Path | None) -> None:
     if s.kind == "diffusers" and not (Path(weights) / "model_index.json").is_file():
         raise ValueError(f"{given} to be a folder with model_index.json: give {s.weights}")
 
-
+# %% ../../nbs/teachers/paper.ipynb #e8d0510e
 def _check_captions(nfe: Any, prompts: Sequence[str] | str | Path | None) -> None:
     if not prompts:
         raise ValueError(
@@ -214,7 +214,7 @@ def load_paper_teacher(
     nfe: int = 4,
     prompts: Sequence[str] | str | Path | None = None,
 ) -> Teacher:
-    "The teacher of the setting `name` with given weights; `nfe` and `prompts` matter for coco only."
+    "The teacher of the setting `name`; `nfe` and `prompts` matter for coco only."
     s = setting(name)
     check_setting(name, weights, nfe, prompts)
     options: dict[str, Any] = dict(recipe=s.recipe)
@@ -223,9 +223,9 @@ def load_paper_teacher(
     if name == "coco":
         options |= _one_step_ahead(nfe) | dict(prompts=read_prompts(prompts or ()))
     load = load_edm_teacher if s.kind == "edm" else load_diffusers_teacher
-    return replace(load(weights, device, **options), name=name)
+    return replace(load(weights or "", device, **options), name=name)
 
-
+# %% ../../nbs/teachers/paper.ipynb #a4075932
 def _one_step_ahead(nfe: int) -> dict[str, Any]:
     recipe = dict(solver="ipndm", nfe=nfe + 1, spacing="gits", order=2)
     return dict(recipe=recipe, tableau=partial(gits_tableau, steps=nfe + 1))
@@ -244,6 +244,6 @@ def _spec(name: str) -> TeacherSpec:
         check=partial(check_setting, name),
     )
 
-
+# %% ../../nbs/teachers/paper.ipynb #acb1c11a
 for _name in SETTINGS:
     register_teacher(_spec(_name))
