@@ -332,7 +332,7 @@ class Parts:
 
     `encode`: prompt to embeddings, or None; `guidance`: the usual scale."""
 
-    network: nn.Module
+    network: Any
     net: Callable
     shape: tuple
     decode: Callable = lambda x: x
@@ -342,10 +342,11 @@ class Parts:
 
 
 def _square(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 # %% ../../nbs/teachers/diffusers.ipynb #92ea6021
-def _decoder(vae: nn.Module) -> Callable:
+def _decoder(vae: Any) -> Callable:
     "Latents to images; the latents' scale and shift are the autoencoder's."
     scale = getattr(vae.config, "scaling_factor", None) or 1.0
     shift = getattr(vae.config, "shift_factor", None) or 0.0
@@ -357,7 +358,7 @@ def _decoder(vae: nn.Module) -> Callable:
     return decode
 
 
-def _vae_factor(vae: nn.Module) -> int:
+def _vae_factor(vae: Any) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 # %% ../../nbs/teachers/diffusers.ipynb #d033d2de
@@ -666,7 +667,7 @@ class DiffusersTeacher(Teacher):
         _check_classes(self)
 
     @property
-    def _net(self) -> PipelineNet:
+    def _net(self) -> Any:
         return self.denoiser.net
 
     @property

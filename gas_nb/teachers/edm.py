@@ -33,6 +33,8 @@ __all__ = ['EDM_RECIPE', 'Conv2d', 'group_norm', 'positional_embedding', 'UNetBl
 class Conv2d(nn.Module):
     "k x k convolution (0: none) of (B, in, H, W); `up` doubles, `down` halves H and W before."
 
+    resample_filter: Tensor
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, up: bool = False, down: bool = False
     ):
@@ -97,7 +99,10 @@ class UNetBlock(nn.Module):
         self.affine = nn.Linear(emb_channels, out_channels)
         self.norm1 = group_norm(out_channels)
         self.conv1 = Conv2d(out_channels, out_channels, 3)
-        self.skip = self.norm2 = self.qkv = self.proj = None
+        self.skip: Any = None
+        self.norm2: Any = None
+        self.qkv: Any = None
+        self.proj: Any = None
         if in_channels != out_channels or up or down:
             self.skip = Conv2d(in_channels, out_channels, 1, up, down)
         if attention:
