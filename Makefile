@@ -80,7 +80,7 @@ notebooks pytest slow: export OMP_NUM_THREADS = 1
 notebooks pytest slow: export GRADIO_ANALYTICS_ENABLED = False
 
 # What ruff formats; the exported modules follow from the notebooks.
-FORMATTED := $(wildcard nbs tests benchmarks tools setup.py)
+FORMATTED := $(wildcard nbs examples tests benchmarks tools setup.py)
 
 lint: $(STAMP) ## ruff: errors, names that an exported module lacks, and the format
 	$(BIN)/ruff check gas_nb $(FORMATTED)
@@ -117,16 +117,16 @@ solvers: $(STAMP) ## distil the solvers that ship with the package (ARGS='--nfe 
 # The two trainings behind the shipped weights, one after the other. A stopped one goes on where it was.
 teacher: $(STAMP) ## train the fmnist teacher anew, into OUT/fmnist-guided/weights (hours on a CPU; ARGS='-p device cuda')
 	@mkdir -p "$(OUT)"
-	$(BIN)/papermill nbs/teachers/fmnist.ipynb "$(OUT)/fmnist.ipynb" --log-output --no-progress-bar -p precision bfloat16 $(ARGS) \
+	$(BIN)/papermill nbs/examples/fmnist_teacher/train.ipynb "$(OUT)/fmnist.ipynb" --log-output --no-progress-bar -p precision bfloat16 $(ARGS) \
 	  -p output_dir "$(OUT)/fmnist"
-	$(BIN)/papermill nbs/teachers/fmnist.ipynb "$(OUT)/fmnist-guided.ipynb" --log-output --no-progress-bar -p precision float32 $(ARGS) \
+	$(BIN)/papermill nbs/examples/fmnist_teacher/train.ipynb "$(OUT)/fmnist-guided.ipynb" --log-output --no-progress-bar -p precision float32 $(ARGS) \
 	  -p start_from "$(OUT)/fmnist/weights" -p output_dir "$(OUT)/fmnist-guided" -p seed 1 \
 	  -p guidance_scale 1.5 -p steps 800 -p decay_steps 800 -p warmup_steps 50 -p lr 2e-3 -p vector_lr 1e-3
 
 # Measures what is not there yet for the present weights.
 card: $(STAMP) ## measure the fmnist teacher anew and write its model card (up to an hour on two cores)
 	@mkdir -p "$(OUT)/card"
-	$(BIN)/papermill nbs/teachers/fmnist_card.ipynb "$(OUT)/card/out.ipynb" --log-output --no-progress-bar -p output_dir "$(OUT)/card" $(ARGS)
+	$(BIN)/papermill nbs/examples/fmnist_teacher/card.ipynb "$(OUT)/card/out.ipynb" --log-output --no-progress-bar -p output_dir "$(OUT)/card" $(ARGS)
 	cp "$(OUT)"/card/README.md "$(OUT)"/card/card.json "$(OUT)"/card/*.png gas_nb/weights/fmnist/
 
 pictures: $(STAMP) ## photograph anew what the front page shows (Chromium; takes the newest `make train` of fmnist, NFE 4)
@@ -151,4 +151,4 @@ hooks: $(STAMP) ## let git merge notebooks cell by cell in this clone
 
 clean: ## delete caches and builds; .venv and runs/ stay
 	rm -rf build dist _proc _docs .pytest_cache .ruff_cache ./*.egg-info nbs/.last_checked
-	find $(wildcard gas_nb nbs tests tools benchmarks) -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	find $(wildcard gas_nb nbs examples tests tools benchmarks) -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

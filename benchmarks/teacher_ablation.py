@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import torch
 
@@ -25,7 +25,6 @@ from gas_nb.data import eval_seeds, noise, random_labels
 from gas_nb.evaluation import frechet_distance
 from gas_nb.runtime.files import write_json_atomic
 from gas_nb.teacher import LabelledUNet, load_teacher
-from gas_nb.teachers import fmnist
 from gas_nb.teachers.fmnist_classifier import (
     accuracy,
     extract_features,
@@ -34,6 +33,14 @@ from gas_nb.teachers.fmnist_classifier import (
     reference_statistics,
 )
 from gas_nb.teachers.fmnist_data import load_fashion_mnist
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from fmnist_teacher.config import TeacherConfig
+from fmnist_teacher.loss import draw_step, loss_weights, noise_errors
+from fmnist_teacher.network import make_network
+from fmnist_teacher.optimiser import update_ema
+from fmnist_teacher.state import TrainingState
+from fmnist_teacher.training import numerics, update
 
 # name: (changes of the configuration, sides in pixels at which the network attends)
 VARIANTS = {
@@ -52,10 +59,9 @@ AVERAGES = {"no average": 1.0, "last third": 3.0, "last 1/30": 30.0}
 
 def attending(sides: tuple[int, ...]):
     "`make_network` with attention at all of `sides`."
-    build = fmnist.make_network
 
     def make(config):
-        plain = build(config)
+        plain = make_network(config)
         attends = [config.size // 2**level in sides for level in range(len(config.widths))]
         kinds = {
             "down_block_types": ["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
@@ -65,19 +71,19 @@ def attending(sides: tuple[int, ...]):
             torch.manual_seed(config.seed)
             return type(plain).from_config({**plain.config, **kinds})
 
-    return mock.patch.object(fmnist, "make_network", make)
+    return make
 
 
-def train(config, images, labels, others: dict[str, float]):
-    "The trained state, the other averages by name, and images per second."
-    state = fmnist.TrainingState(config, torch.device("cpu"))
-    weights = fmnist.loss_weights(config.min_snr_gamma).float()
+def train(config, build, images, labels, others: dict[str, float]):
+    "The trained state of `build(config)`, the other averages by name, and images per second."
+    state = TrainingState(config, torch.device("cpu"), build=build)
+    weights = loss_weights(config.min_snr_gamma).float()
     kept = {name: deepcopy(state.average) for name in others}
     began = time.perf_counter()
     for step in range(config.steps):
-        fmnist.update(state, images, labels, weights)
+        update(state, images, labels, weights)
         for name, c in others.items():
-            fmnist.update_ema(kept[name], state.network, (1 + step) / (c + step) if c > 1 else 0.0)
+            update_ema(kept[name], state.network, (1 + step) / (c + step) if c > 1 else 0.0)
         if step % 50 == 49:
             print(
                 f"  step {step + 1}: error {state.smoothed[1]:.4f}, "
@@ -90,12 +96,12 @@ def train(config, images, labels, others: dict[str, float]):
 @torch.no_grad()
 def held_out(network, images, labels, precision: str, rounds: int = 20) -> dict:
     "Plain noise error on the test images, in all and by thirds of the time."
-    config = fmnist.TeacherConfig(batch_size=500, seed=7, label_dropout=0.0, precision=precision)
+    config = TeacherConfig(batch_size=500, seed=7, label_dropout=0.0, precision=precision)
     errors, times = [], []
-    with fmnist.numerics(config, torch.device("cpu")):
+    with numerics(config, torch.device("cpu")):
         for step in range(rounds):
-            draws = fmnist.draw_step(config, step, len(images))
-            errors.append(fmnist.noise_errors(network, images, labels, draws))
+            draws = draw_step(config, step, len(images))
+            errors.append(noise_errors(network, images, labels, draws))
             times.append(draws.timesteps)
     errors, thirds = torch.cat(errors), torch.cat(times) * 3 // 1000
     return {
@@ -118,8 +124,8 @@ def samples(network, teacher, classifier, precision: str, n: int = 600, nfe: int
         schedule=teacher.schedule,
         t_eps=teacher.t_eps,
     )
-    config = fmnist.TeacherConfig(precision=precision)
-    with fmnist.numerics(config, torch.device("cpu")):
+    config = TeacherConfig(precision=precision)
+    with numerics(config, torch.device("cpu")):
         x = own.sample(noise(seeds, teacher.shape), labels, tableau).float()
     frechet = frechet_distance(
         *feature_statistics(extract_features(classifier, x))[:2], *reference_statistics("test")[:2]
@@ -171,17 +177,15 @@ def main(argv=None) -> None:
         if not path.is_file():
             print(name, flush=True)
             changes, sides = VARIANTS[name]
-            config = fmnist.TeacherConfig(
+            config = TeacherConfig(
                 steps=a.steps,
                 decay_steps=a.steps // 2,
                 warmup_steps=50,
                 precision=a.precision,
                 **changes,
             )
-            with attending(sides):
-                state, others, rate = train(
-                    config, images, labels, AVERAGES if name == "base" else {}
-                )
+            averages = AVERAGES if name == "base" else {}
+            state, others, rate = train(config, attending(sides), images, labels, averages)
             for variant, network in {name: state.average, **others}.items():
                 row = {
                     "parameters": sum(p.numel() for p in network.parameters()),

@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from fmnist_teacher.classifier import (
+    random_shift,
+    save_classifier,
+    save_reference_statistics,
+    train_classifier,
+)
 from gas_nb.teachers import fmnist_classifier
 from gas_nb.teachers.fmnist_classifier import (
     GarmentClassifier,
@@ -13,11 +19,7 @@ from gas_nb.teachers.fmnist_classifier import (
     extract_features,
     feature_statistics,
     load_classifier,
-    random_shift,
     reference_statistics,
-    save_classifier,
-    save_reference_statistics,
-    train_classifier,
 )
 from gas_nb.teachers.fmnist_data import load_fashion_mnist
 

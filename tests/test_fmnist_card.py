@@ -10,7 +10,7 @@ from PIL import Image
 
 from gas_nb.data import Pairs
 from gas_nb.teacher import load_teacher
-from gas_nb.teachers.fmnist_card import (
+from fmnist_teacher.card import (
     Noises,
     card_text,
     distribution,

@@ -15,26 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gas_nb.teachers import fmnist
-from gas_nb.teachers.fmnist import (
-    CHECKPOINT,
-    NO_LABEL,
-    TeacherConfig,
-    UNet2DModel,
-    draw_step,
-    ema_decay,
-    export_weights,
-    finish_plan,
-    loss_weights,
-    make_network,
-    noise_errors,
-    rate_factor,
-    read_checkpoint_header,
-    run_training,
-    starting_weights,
-    train_teacher,
-    training_stages,
-)
+from fmnist_teacher import training
+from fmnist_teacher.config import TeacherConfig
+from fmnist_teacher.loss import ddpm_alphas_cumprod, draw_step, loss_weights, noise_errors
+from fmnist_teacher.network import UNet2DModel, make_network, starting_weights
+from fmnist_teacher.optimiser import ema_decay, rate_factor
+from fmnist_teacher.state import CHECKPOINT, finish_plan, read_checkpoint_header
+from fmnist_teacher.training import export_weights, run_training, train_teacher, training_stages
+from gas_nb.runtime.files import save_safetensors_atomic
+from gas_nb.teachers.fmnist import NO_LABEL, WEIGHTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TINY = TeacherConfig(
@@ -224,7 +213,7 @@ def test_resume_is_bit_identical_wherever_it_was_abandoned(tmp_path, precision):
 KILLED = """
 import sys, torch
 torch.set_num_threads(1)
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "examples"]
 from test_fmnist_training import TINY, toy_data, replace, run_training
 options = dict(device="cpu", log_every=1, checkpoint_every=0)
 for r in run_training(replace(TINY, steps=400), *toy_data(), sys.argv[1], **options):
@@ -310,7 +299,7 @@ def first_weights(tmp_path):
 
 def test_a_training_begins_with_given_weights_and_resumes_without_them(tmp_path, first_weights):
     config = replace(TINY, start_from=first_weights, seed=1, lr=1e-9, vector_lr=1e-9)
-    given = load_file(Path(first_weights) / fmnist.WEIGHTS)
+    given = load_file(Path(first_weights) / WEIGHTS)
     list(train(config, tmp_path / "still"))
     for name, value in load_file(tmp_path / "still" / CHECKPOINT).items():
         if name.startswith(("network.", "average.")):
@@ -351,7 +340,7 @@ def test_weights_tell_every_training_they_went_through(tmp_path, first_weights):
     )
     assert (
         told["before"]["sha256"]
-        == hashlib.sha256((Path(first_weights) / fmnist.WEIGHTS).read_bytes()).hexdigest()
+        == hashlib.sha256((Path(first_weights) / WEIGHTS).read_bytes()).hexdigest()
     )
     (Path(first_weights) / "training.json").unlink()
     list(train(replace(TINY, start_from=first_weights, steps=3), tmp_path / "third"))
@@ -378,11 +367,11 @@ def test_weights_of_another_network_are_refused_before_training(
 
 
 def test_a_broken_file_of_weights_is_refused(first_weights):
-    path = Path(first_weights) / fmnist.WEIGHTS
+    path = Path(first_weights) / WEIGHTS
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ValueError, match="no weights can be read there .*model.safetensors"):
         starting_weights(replace(TINY, start_from=first_weights))
-    fmnist.save_safetensors_atomic(path, {"conv_in.weight": torch.zeros(8, 1, 3, 3)}, {})
+    save_safetensors_atomic(path, {"conv_in.weight": torch.zeros(8, 1, 3, 3)}, {})
     with pytest.raises(ValueError, match="not those of its config.json .*conv_in.bias"):
         starting_weights(replace(TINY, start_from=first_weights))
     with pytest.raises(ValueError, match="TeacherConfig.start_from = "):
@@ -412,7 +401,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(tmp_path, mo
     next(session)
     broken = torch.full((4,), torch.nan)
     monkeypatch.setattr(
-        fmnist, "noise_errors", lambda network, *_: network.conv_in.weight.sum() * broken
+        training, "noise_errors", lambda network, *_: network.conv_in.weight.sum() * broken
     )
     with pytest.raises(FloatingPointError, match="lower lr = 0.003"):
         next(session)
@@ -460,7 +449,7 @@ def test_shipped_weights_are_small_and_predict_noise():
     image = -torch.ones(8, 1, 32, 32)
     image[:, :, 6:26, 10:22] = 0.5  # a plain dress
     noise = torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    a = fmnist.ddpm_alphas_cumprod()[500].float()
+    a = ddpm_alphas_cumprod()[500].float()
     with torch.no_grad():
         guess = network(
             a.sqrt() * image + (1 - a).sqrt() * noise, 500, class_labels=torch.full((8,), NO_LABEL)
@@ -470,13 +459,13 @@ def test_shipped_weights_are_small_and_predict_noise():
 
 @pytest.mark.slow
 def test_the_notebook_runs_under_papermill_from_any_folder(tmp_path):
-    for notebook, parameters in (("fmnist", ["-p", "steps", "3"]), ("fmnist_classifier", [])):
+    for notebook, parameters in (("train", ["-p", "steps", "3"]), ("classifier", [])):
         out = tmp_path / notebook
         command = [
             sys.executable,
             "-m",
             "papermill",
-            str(REPOSITORY / "nbs" / "teachers" / f"{notebook}.ipynb"),
+            str(REPOSITORY / "nbs" / "examples" / "fmnist_teacher" / f"{notebook}.ipynb"),
             str(tmp_path / "out.ipynb"),
             "-p",
             "dry_run",
@@ -489,8 +478,7 @@ def test_the_notebook_runs_under_papermill_from_any_folder(tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, run.stderr[-2000:]
-    assert (tmp_path / "fmnist" / "samples.png").is_file()
-    assert read_checkpoint_header(tmp_path / "fmnist")[0] == 3
-    assert (
-        json.loads((tmp_path / "fmnist_classifier" / "model_card.json").read_text())["epochs"] == 1
-    )
+    assert (tmp_path / "train" / "samples.png").is_file()
+    assert read_checkpoint_header(tmp_path / "train")[0] == 3
+    card = json.loads((tmp_path / "classifier" / "model_card.json").read_text())
+    assert card["epochs"] == 1

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gas_nb.teachers.fmnist import loss_weights, make_network, make_optimizers, noise_errors
-from gas_nb.teachers.fmnist_card import seen_in_training
+from fmnist_teacher.card import seen_in_training
+from fmnist_teacher.loss import loss_weights, noise_errors
+from fmnist_teacher.network import make_network
+from fmnist_teacher.optimiser import make_optimizers, orthogonalised
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import train_teacher_gpu as gpu  # noqa: E402
@@ -43,8 +45,6 @@ def test_a_step_is_the_step_of_the_library():
 @pytest.mark.parametrize("shape", [(3, 4, 9), (2, 9, 4)])
 def test_matrices_are_orthogonalised_together_as_one_by_one(shape):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    from gas_nb.teachers.fmnist import orthogonalised
-
     torch.testing.assert_close(
         gpu.orthogonalised(x), torch.stack([orthogonalised(m) for m in x]), atol=1e-5, rtol=1e-4
     )

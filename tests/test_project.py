@@ -25,14 +25,23 @@ PACKAGES = {
 }  # figures, teachers
 
 # Notebooks that papermill runs: each has one cell tagged `parameters`.
-RUN_NOTEBOOKS = ("03_train_gas", "04_evaluate", "teachers/fmnist", "teachers/fmnist_classifier")
+RUN_NOTEBOOKS = (
+    "03_train_gas",
+    "04_evaluate",
+    "examples/fmnist_teacher/train",
+    "examples/fmnist_teacher/classifier",
+    "examples/fmnist_teacher/card",
+)
 
 # Imports run from left to right only; inside one layer they may not form a circle.
 LAYERS = (
     {"registry", "runtime", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
-    {"data", "discriminator", "fit", "fitting", "runs", "teacher", "teachers"},
+    {"data", "discriminator", "fit", "fitting", "runs"},
+    {"teachers.base"},
+    {"teachers"},
+    {"teacher"},
     {"metrics"},
     {"evaluation", "exchange", "interop", "training"},
     {"drive"},
@@ -106,6 +115,22 @@ def own_imports(path: Path) -> set[str]:
             prefixes = [".".join(parts[1:n]) for n in range(len(parts), 1, -1)]
             found |= set([prefix for prefix in prefixes if prefix in names][:1])
     return found - {module_name(path)}
+
+
+def named_by_string(path: Path) -> set[str]:
+    """What a module imports by a text: literals given to import_module, __import__ or find_spec.
+
+    A text that is put together when the program runs counts as `gas_nb`: nobody can check it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        called = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if called in ("import_module", "__import__", "find_spec"):
+            name = node.args[0]
+            literal = isinstance(name, ast.Constant) and isinstance(name.value, str)
+            found.add(name.value if literal else "gas_nb")
+    return found
 
 
 def layer(module: str) -> int:
@@ -370,14 +395,39 @@ def test_links_of_chapters_lead_somewhere(notebook):
 
 def test_imports_run_one_way():
     graph = {}
-    for path in MODULES:
-        name = module_name(path)
-        graph[name] = own_imports(path)
+    for path in [*MODULES, *LIB.rglob("*/__init__.py")]:
+        name = module_name(path).removesuffix(".__init__")
+        graph[name] = own_imports(path) - {name}
         for other in graph[name]:
             assert layer(other) <= layer(name), (
                 f"gas_nb.{name} imports gas_nb.{other}, which stands above it"
             )
     list(TopologicalSorter(graph).static_order())
+
+
+def test_no_module_imports_another_by_a_string():
+    """A circle of such imports would not be seen above."""
+    for path in [*MODULES, *LIB.rglob("*/__init__.py")]:
+        own = {name for name in named_by_string(path) if re.match(r"gas_nb\b|\.", name)}
+        assert not own, (
+            f"{path.relative_to(ROOT)} imports {sorted(own)} by a string: name it plainly"
+        )
+
+
+def test_teachers_register_themselves_and_no_network_library_is_loaded():
+    """The base names no teacher, and importing all of them stays light."""
+    leaves = {module_name(p) for p in MODULES if module_name(p).startswith("teachers.")}
+    base = next(p for p in MODULES if module_name(p) == "teachers.base")
+    assert not own_imports(base) & leaves
+    code = "import sys, gas_nb.teacher as t\nprint(*t.TEACHERS)\n"
+    code += (
+        "print(sorted({'diffusers', 'sklearn', 'torchvision', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names, heavy = done.stdout.strip().splitlines()[-2:]
+    assert names.split()[:2] == ["digits", "fmnist"] and "cifar10" in names.split()
+    assert heavy == "[]"
 
 
 def test_only_figures_and_app_import_the_front_end():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 import time
 import traceback
 from copy import deepcopy
@@ -23,9 +24,13 @@ from torch import Tensor, nn
 
 import gas_nb.runtime.device  # noqa: F401  before diffusers
 from gas_nb.teacher import load_teacher
-from gas_nb.teachers.fmnist import NO_LABEL, WEIGHTS, TeacherConfig, make_network
+from gas_nb.teachers.fmnist import NO_LABEL, WEIGHTS
 from gas_nb.teachers.fmnist_data import to_unit_range
 from measure_gpu import distillation
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from fmnist_teacher.config import TeacherConfig
+from fmnist_teacher.network import make_network
 from train_teacher_gpu import (
     Clock,
     Guidance,

@@ -1,6 +1,6 @@
 """Train the Fashion-MNIST teacher on one GPU by the clock: a base, ends with guidance, judged.
 
-`python tools/train_teacher_gpu.py WORK --seconds 530` takes the recipe of nbs/teachers/fmnist.ipynb
+`python tools/train_teacher_gpu.py WORK --seconds 530` takes the recipe of nbs/examples/fmnist_teacher
 (Muon, Min-SNR, label dropout, guidance built in, EMA) and makes it fast: a whole step, draws and
 optimisers included, is one CUDA graph, in bfloat16, with the data on the device. It begins with the
 plain network while a second process compiles it, and changes over when that has worked and is
@@ -34,20 +34,15 @@ from gas_nb.data import eval_seeds, noise, random_labels
 from gas_nb.denoiser import Denoiser
 from gas_nb.runtime.files import write_json_atomic
 from gas_nb.teacher import LabelledUNet, Teacher, load_fmnist_teacher
-from gas_nb.teachers.fmnist import (
-    NO_LABEL,
-    WEIGHTS,
-    Draws,
-    TeacherConfig,
-    ddpm_alphas_cumprod,
-    loss_weights,
-    make_network,
-    noise_errors,
-    save_diffusers,
-)
-from gas_nb.teachers.fmnist_card import distribution, nearest_images
+from gas_nb.teachers.fmnist import NO_LABEL, WEIGHTS
 from gas_nb.teachers.fmnist_classifier import load_classifier
 from gas_nb.teachers.fmnist_data import load_fashion_mnist, to_unit_range
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+from fmnist_teacher.card import distribution, nearest_images
+from fmnist_teacher.config import TeacherConfig
+from fmnist_teacher.loss import Draws, ddpm_alphas_cumprod, loss_weights, noise_errors
+from fmnist_teacher.network import make_network, save_diffusers
 
 LONGEST = 400_000  # steps for which there is room in the tables of rates
 DATA = "Fashion-MNIST, 60,000 training images, padded to 32x32 with black, scaled to [-1, 1]"
@@ -107,7 +102,7 @@ class Clock:
 
 
 def orthogonalised(x: Tensor, steps: int = 5) -> Tensor:
-    """`gas_nb.teachers.fmnist.orthogonalised` for matrices (N, R, C) at once."""
+    """`fmnist_teacher.optimiser.orthogonalised` for matrices (N, R, C) at once."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x

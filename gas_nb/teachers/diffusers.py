@@ -4,6 +4,7 @@
 
 # %% ../../nbs/teachers/diffusers.ipynb #c173e541
 from __future__ import annotations
+
 import hashlib
 import inspect
 import json
@@ -15,19 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
 import torch
 from torch import nn, Tensor
+
+from ..data import is_whole
+from ..denoiser import Denoiser, fingerprint
+from ..runtime.device import default_device
+from ..schedule import NoiseSchedule
+from .base import RECIPE, Teacher, TeacherForm, checked_names, plain
+from .base import register_form
 
 # %% auto #0
 __all__ = ['FLOW_RECIPE', 'diffusers_betas', 'schedule_from_scheduler', 'PromptTable', 'Parts', 'pipeline_parts',
            'checked_prompts', 'PipelineNet', 'DiffusersTeacher', 'load_diffusers_teacher']
-
-# %% ../../nbs/teachers/diffusers.ipynb #52af6384
-from ..runtime.device import default_device
-from ..data import is_whole
-from ..denoiser import Denoiser, fingerprint
-from ..schedule import NoiseSchedule
-from ..teacher import RECIPE, Teacher, checked_names, plain
 
 # %% ../../nbs/teachers/diffusers.ipynb #b1ff0f6c
 def diffusers_betas(beta_schedule: str, beta_start: float, beta_end: float, n: int) -> Tensor:
@@ -61,14 +63,15 @@ def _check_betas(name: Any, start: Any, end: Any, n: Any) -> None:
         if not (number and 0 < value < 1):
             raise ValueError(f"{what}={value!r}: need a number between 0 and 1")
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #bbfc591c
 _MOST_TIMESTEPS = 100_000
 
 # %% ../../nbs/teachers/diffusers.ipynb #249f9569
 def _zero_terminal(alphas_cumprod: Tensor, prediction: str) -> Tensor:
     if prediction == "epsilon":
         raise ValueError(
-            "rescale_betas_zero_snr with an epsilon prediction: at t=1 the noise says nothing about the image; "
+            "rescale_betas_zero_snr with an epsilon prediction: "
+            "at t=1 the noise says nothing about the image; "
             "such a network has to predict v_prediction or sample"
         )
     root = alphas_cumprod.sqrt()
@@ -240,7 +243,7 @@ def _flow_of_config(config: Mapping) -> NoiseSchedule:
         raise ValueError(f"num_train_timesteps={n!r}: need a whole number, 1 to {_MOST_TIMESTEPS}")
     return NoiseSchedule.flow(float(n))
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #2360f401
 def _flow_prediction(config: Mapping) -> str:
     "What a network on a flow predicts; noise and velocity of the table's kind are refused."
     prediction = config.get("prediction_type", "flow_prediction")
@@ -301,7 +304,9 @@ def _check_against(schedule: NoiseSchedule, scheduler: Any) -> None:
 
 # %% ../../nbs/teachers/diffusers.ipynb #b42d35ed
 class PromptTable:
-    "Embeddings by number: labels (B,) to a dict of tensors (B, ...). `encode(prompt or None)` gives one sample's; None is the empty prompt."
+    """Embeddings by number: labels (B,) to a dict of tensors (B, ...).
+
+    `encode(prompt or None)` gives one sample's; None is the empty prompt."""
 
     def __init__(self, encode: Callable, prompts: Sequence[str], keep: int = 256):
         self.encode, self.prompts, self.keep, self.rows = encode, list(prompts), keep, OrderedDict()
@@ -323,10 +328,11 @@ class PromptTable:
 # %% ../../nbs/teachers/diffusers.ipynb #940d3ec1
 @dataclass
 class Parts:
-    """`network`: the module; `net(x, time, label, embed)`; `classes`: names, or None; `encode`: prompt to embeddings, or None;
-    `guidance`: the usual scale."""
+    """`network`: the module; `net(x, time, label, embed)`; `classes`: names, or None.
 
-    network: nn.Module
+    `encode`: prompt to embeddings, or None; `guidance`: the usual scale."""
+
+    network: Any
     net: Callable
     shape: tuple
     decode: Callable = lambda x: x
@@ -336,21 +342,23 @@ class Parts:
 
 
 def _square(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 # %% ../../nbs/teachers/diffusers.ipynb #92ea6021
-def _decoder(vae: nn.Module) -> Callable:
+def _decoder(vae: Any) -> Callable:
     "Latents to images; the latents' scale and shift are the autoencoder's."
-    scale, shift = (
-        getattr(vae.config, "scaling_factor", None) or 1.0,
-        getattr(vae.config, "shift_factor", None) or 0.0,
-    )
-    return torch.no_grad()(
-        lambda z: vae.decode((z / scale + shift).to(vae.dtype), return_dict=False)[0].to(z.dtype)
-    )
+    scale = getattr(vae.config, "scaling_factor", None) or 1.0
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+
+    @torch.no_grad()
+    def decode(z: Tensor) -> Tensor:
+        return vae.decode((z / scale + shift).to(vae.dtype), return_dict=False)[0].to(z.dtype)
+
+    return decode
 
 
-def _vae_factor(vae: nn.Module) -> int:
+def _vae_factor(vae: Any) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 # %% ../../nbs/teachers/diffusers.ipynb #d033d2de
@@ -358,41 +366,38 @@ def _unconditional(pipe: Any, size: int | None) -> Parts:
     unet, vae = pipe.unet, pipe.components.get("vqvae") or pipe.components.get("vae")
     if unet.config.num_class_embeds or unet.config.class_embed_type:
         raise ValueError(
-            "a UNet2DModel with classes in an unconditional pipeline: its pipeline would not give it labels"
+            "a UNet2DModel with classes in an unconditional pipeline: "
+            "its pipeline would not give it labels"
         )
     c = unet.config.in_channels
-    shape = (
-        c,
-        *_square(size // _vae_factor(vae) if size and vae else size or unet.config.sample_size),
-    )
+    side = size or unet.config.sample_size
+    if size and vae:
+        side = size // _vae_factor(vae)
 
     def net(x, t, label=None, embed=None):
         return unet(x, t, return_dict=False)[0][:, :c]
 
-    return Parts(unet, net, shape, _decoder(vae) if vae else (lambda x: x))
+    return Parts(unet, net, (c, *_square(side)), _decoder(vae) if vae else (lambda x: x))
 
 # %% ../../nbs/teachers/diffusers.ipynb #ee7f873f
 def _class_conditional(pipe: Any, size: int | None) -> Parts:
     net, c = pipe.transformer, pipe.transformer.config.in_channels
-    n, names = (
-        net.config.num_embeds_ada_norm,
-        {v: k for k, v in reversed(list(pipe.labels.items()))},
-    )
+    names = {v: k for k, v in reversed(list(pipe.labels.items()))}
+    classes = [names.get(i, str(i)) for i in range(net.config.num_embeds_ada_norm)]
 
     def call(x, t, label, embed=None):
         return net(x, timestep=t, class_labels=label, return_dict=False)[0][:, :c]
 
     shape = (c, *_square(size // _vae_factor(pipe.vae) if size else net.config.sample_size))
-    return Parts(
-        net, call, shape, _decoder(pipe.vae), [names.get(i, str(i)) for i in range(n)], guidance=4.0
-    )
+    return Parts(net, call, shape, _decoder(pipe.vae), classes, guidance=4.0)
 
 # %% ../../nbs/teachers/diffusers.ipynb #11684320
 def _stable_diffusion(pipe: Any, size: int | None) -> Parts:
     unet = pipe.unet
     if unet.config.in_channels != pipe.vae.config.latent_channels:
         raise ValueError(
-            f"the U-Net takes {unet.config.in_channels} channels for {pipe.vae.config.latent_channels} of latents: inpainting and "
+            f"the U-Net takes {unet.config.in_channels} channels for "
+            f"{pipe.vae.config.latent_channels} of latents: inpainting and "
             "instruction pipelines are not supported"
         )
     side = _square(size // _vae_factor(pipe.vae) if size else unet.config.sample_size)
@@ -453,49 +458,52 @@ def _stable_diffusion_3(pipe: Any, size: int | None) -> Parts:
 
     return Parts(net, call, (net.config.in_channels, *side), _decoder(pipe.vae), None, encode, 7.0)
 
+# %% ../../nbs/teachers/diffusers.ipynb #f3f00001
+def _flux_places(h: int, w: int) -> Tensor:
+    "(0, row, column) of every patch, (h w / 4, 3)."
+    rows, columns = torch.arange(h // 2.0), torch.arange(w // 2.0)
+    return torch.stack(torch.meshgrid(torch.zeros(1), rows, columns, indexing="ij"), -1).reshape(
+        -1, 3
+    )
+
+# %% ../../nbs/teachers/diffusers.ipynb #569a0a97
+def _packed(x: Tensor) -> Tensor:
+    "Latents (B, C, H, W) as a row of patches (B, H W / 4, 4 C)."
+    _, c, h, w = x.shape
+    patches = x.reshape(-1, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(-1, h * w // 4, 4 * c)
+
+
+def _unpacked(y: Tensor, c: int, h: int, w: int) -> Tensor:
+    patches = y.reshape(-1, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(-1, c, h, w)
+
 # %% ../../nbs/teachers/diffusers.ipynb #526a78dd
 def _flux(pipe: Any, size: int | None, embedded_guidance: float = 3.5) -> Parts:
     net, c = pipe.transformer, pipe.transformer.config.in_channels // 4
-    h, w = _square((size // _vae_factor(pipe.vae) if size else pipe.default_sample_size) // 2 * 2)
-    place = torch.stack(
-        torch.meshgrid(
-            torch.zeros(1), torch.arange(h // 2.0), torch.arange(w // 2.0), indexing="ij"
-        ),
-        -1,
-    ).reshape(-1, 3)
-
-    def pack(x):
-        return (
-            x.reshape(-1, c, h // 2, 2, w // 2, 2)
-            .permute(0, 2, 4, 1, 3, 5)
-            .reshape(-1, h * w // 4, 4 * c)
-        )
-
-    def unpack(y):
-        return y.reshape(-1, h // 2, w // 2, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1, c, h, w)
+    side = size // _vae_factor(pipe.vae) if size else pipe.default_sample_size
+    h, w = _square(side // 2 * 2)
+    places = _flux_places(h, w)
 
     def encode(prompt):
         states, pooled, _ = pipe.encode_prompt(prompt or "", None, device=pipe.device)
         return dict(states=states[0], pooled=pooled[0])
 
     def call(x, t, label, embed):
-        e = embed(label)
-        guidance = (
-            torch.full((len(x),), embedded_guidance, device=x.device)
-            if net.config.guidance_embeds
-            else None
-        )
+        e, guidance = embed(label), None
+        if net.config.guidance_embeds:
+            guidance = torch.full((len(x),), embedded_guidance, device=x.device)
         out = net(
-            hidden_states=pack(x),
+            hidden_states=_packed(x),
             timestep=t / 1000,
             guidance=guidance,
             pooled_projections=e["pooled"],
             encoder_hidden_states=e["states"],
             txt_ids=x.new_zeros(e["states"].shape[1], 3),
-            img_ids=place.to(x),
+            img_ids=places.to(x),
             return_dict=False,
         )[0]
-        return unpack(out)
+        return _unpacked(out, c, h, w)
 
     return Parts(net, call, (c, h, w), _decoder(pipe.vae), None, encode, 1.0)
 
@@ -508,24 +516,24 @@ _FAMILIES = {
     "FluxTransformer2DModel": _flux,
 }
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #9562dde6
 def pipeline_parts(pipe: Any, size: int | None = None) -> Parts:
-    "How to call a pipeline's network; `size`: image side in pixels. ValueError names a network that is not supported."
+    "How to call a pipeline's network; `size`: side in pixels. ValueError for another network."
     network = pipe.components.get("unet") or pipe.components.get("transformer")
-    kind = type(network).__name__
+    kind, name = type(network).__name__, type(pipe).__name__
     if kind not in _FAMILIES:
         raise ValueError(
-            f"{type(pipe).__name__} with a network {kind} is not supported: known networks are {', '.join(_FAMILIES)}"
+            f"{name} with a network {kind} is not supported: "
+            f"known networks are {', '.join(_FAMILIES)}"
         )
-    xl = kind == "UNet2DConditionModel" and network.config.addition_embed_type == "text_time"
-    if (
-        kind == "UNet2DConditionModel"
-        and not xl
-        and (network.config.addition_embed_type or network.config.class_embed_type)
-    ):
-        extra = network.config.addition_embed_type or network.config.class_embed_type
-        raise ValueError(f"{type(pipe).__name__}: a U-Net with {extra} embeddings is not supported")
-    return (_stable_diffusion_xl if xl else _FAMILIES[kind])(pipe, size)
+    if kind != "UNet2DConditionModel":
+        return _FAMILIES[kind](pipe, size)
+    if network.config.addition_embed_type == "text_time":
+        return _stable_diffusion_xl(pipe, size)
+    extra = network.config.addition_embed_type or network.config.class_embed_type
+    if extra:
+        raise ValueError(f"{name}: a U-Net with {extra} embeddings is not supported")
+    return _stable_diffusion(pipe, size)
 
 # %% ../../nbs/teachers/diffusers.ipynb #2c0b2b25
 FLOW_RECIPE = dict(
@@ -534,36 +542,37 @@ FLOW_RECIPE = dict(
 
 
 def checked_prompts(prompts: Any) -> list[str]:
-    "A list of prompts: one text is one prompt, a `Path` a file with one prompt a line. ValueError for anything else, and for empty prompts."
+    "A list of prompts: one text is one prompt, a `Path` a file with one prompt a line."
     if isinstance(prompts, Path):
         try:
-            return checked_names(
-                [p for p in prompts.read_text(encoding="utf-8").splitlines() if p.strip()],
-                "prompts",
-            )
+            lines = prompts.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as e:
             raise ValueError(f"prompts={str(prompts)!r} cannot be read ({e})") from None
+        return checked_names([line for line in lines if line.strip()], "prompts")
     if not isinstance(prompts, str):
         return checked_names(prompts, "prompts")
     if prompts and len(prompts) < 1000 and "\n" not in prompts and Path(prompts).is_file():
         raise ValueError(
-            f"prompts={prompts!r} is a file: give Path({prompts!r}) for its lines, or [{prompts!r}] for that prompt"
+            f"prompts={prompts!r} is a file: give Path({prompts!r}) for its lines, "
+            f"or [{prompts!r}] for that prompt"
         )
     return checked_names([prompts], "prompts")
 
 # %% ../../nbs/teachers/diffusers.ipynb #4e368884
 def _check_size(size: Any) -> None:
-    sides = (
-        [size] if isinstance(size, int) else list(size) if isinstance(size, (list, tuple)) else []
-    )
-    if size is not None and not (sides and all(is_whole(s, 8) for s in sides)):
+    if size is None:
+        return
+    sides = [size] if isinstance(size, int) else size
+    if not isinstance(sides, (list, tuple)) or not sides or not all(is_whole(s, 8) for s in sides):
         raise ValueError(
             f"size={size!r}: give the side of an image in pixels, a whole number, at least 8"
         )
 
 # %% ../../nbs/teachers/diffusers.ipynb #e512abd1
 class PipelineNet(nn.Module):
-    "net(x, time[, label]) and decode(x) of a diffusers pipeline; label k is prompt or class k, the one behind the last is none."
+    """net(x, time[, label]) and decode(x) of a diffusers pipeline.
+
+    Label k is prompt or class k, the one behind the last is none."""
 
     def __init__(self, pipeline: Any, prompts: Sequence[str] = (), size: int | None = None):
         super().__init__()
@@ -597,16 +606,27 @@ class PipelineNet(nn.Module):
         return PipelineNet, (self.pipeline, self.prompts, self.size)
 
 # %% ../../nbs/teachers/diffusers.ipynb #ac26c31b
-def _fields(pipeline, name, prompts, guidance_scale, recipe, size, tableau) -> dict:
+def _fields(
+    pipeline: Any,
+    name: str,
+    prompts: Sequence[str],
+    guidance_scale: float | None,
+    recipe: dict | None,
+    size: int | None,
+    tableau: Callable | None,
+) -> dict[str, Any]:
     "What a pipeline says about its teacher."
     net = PipelineNet(pipeline, prompts, size)
     schedule, prediction = schedule_from_scheduler(pipeline.scheduler)
     null, usual = net.null, net.parts.guidance
     if null is None and guidance_scale not in (None, 1):
         raise ValueError(
-            f"guidance_scale={guidance_scale}: {type(pipeline).__name__} has no condition to guide towards"
+            f"guidance_scale={guidance_scale}: {type(pipeline).__name__} has no condition "
+            "to guide towards"
         )
-    scale = 1.0 if null is None else usual if guidance_scale is None else guidance_scale
+    scale = usual if guidance_scale is None else guidance_scale
+    if null is None:
+        scale = 1.0
     if recipe is None:
         recipe = FLOW_RECIPE if schedule.config["kind"] == "flow" else RECIPE
     return dict(
@@ -623,8 +643,10 @@ def _fields(pipeline, name, prompts, guidance_scale, recipe, size, tableau) -> d
 
 # %% ../../nbs/teachers/diffusers.ipynb #6cb93e96
 class DiffusersTeacher(Teacher):
-    """A `Teacher` around a diffusers pipeline, kept as `.pipeline`. A text teacher's classes are its `prompts`, a list (an equal one twice
-    is drawn twice as often); one text is one prompt. `tableau(schedule)` replaces the solver that `recipe` names."""
+    """A `Teacher` around a diffusers pipeline, kept as `.pipeline`.
+
+    A text teacher's classes are its `prompts`, a list (an equal one twice is drawn twice as often);
+    one text is one prompt. `tableau(schedule)` replaces the solver that `recipe` names."""
 
     def __init__(
         self,
@@ -638,19 +660,14 @@ class DiffusersTeacher(Teacher):
         tableau: Callable | None = None,
         **copied: Any,
     ):
-        made = (
-            dict(copied, name=name, recipe=recipe)
-            if copied
-            else _fields(pipe, name, prompts, guidance_scale, recipe, size, tableau)
-        )
+        made = dict(copied, name=name, recipe=recipe)
+        if not copied:
+            made = _fields(pipe, name, prompts, guidance_scale, recipe, size, tableau)
         super().__init__(**made, batch_size=batch_size)
-        if self._net.table and self.class_names != self.prompts:
-            raise ValueError(
-                f"class_names={self.class_names[:3]}: those of a text teacher are its prompts, use with_prompts"
-            )
+        _check_classes(self)
 
     @property
-    def _net(self) -> PipelineNet:
+    def _net(self) -> Any:
         return self.denoiser.net
 
     @property
@@ -666,31 +683,42 @@ class DiffusersTeacher(Teacher):
         return self._net.size
 
     @property
-    def config(self) -> dict:
-        prompts = (
-            hashlib.sha256("\0".join(self.prompts).encode()).hexdigest() if self.prompts else None
-        )
-        return dict(super().config, prompts=prompts)
+    def config(self) -> dict[str, Any]:
+        return dict(super().config, prompts=_prompts_hash(self.prompts))
 
     def with_prompts(self, prompts: Sequence[str]) -> DiffusersTeacher:
         "The same text teacher with another list of prompts as its classes."
-        net = PipelineNet(self.pipeline, prompts, self.size)
-        if not net.table:
-            raise ValueError(f"{self.name} has no text encoder: it takes no prompts")
-        denoiser = replace(plain(self.denoiser), net=net, null_condition=net.null)
-        return replace(self, denoiser=denoiser, class_names=net.classes, decode=net.decode)
+        return _with_prompts(self, PipelineNet(self.pipeline, prompts, self.size))
 
     def labels(self, condition: Any, n: int) -> Tensor | None:
-        "As `Teacher.labels`; for a text that is not among the prompts the ValueError names `with_prompts`."
+        "As `Teacher.labels`; for a text that is no prompt the ValueError names `with_prompts`."
         try:
             return super().labels(condition, n)
         except ValueError as e:
-            hint = (
-                "; for other texts make a teacher with teacher.with_prompts([...])"
-                if self._net.table
-                else ""
-            )
+            hint = _OTHER_TEXTS if self._net.table else ""
             raise ValueError(f"{e}{hint}") from None
+
+# %% ../../nbs/teachers/diffusers.ipynb #f3f00002
+_OTHER_TEXTS = "; for other texts make a teacher with teacher.with_prompts([...])"
+
+
+def _check_classes(teacher: DiffusersTeacher) -> None:
+    if teacher._net.table and teacher.class_names != teacher.prompts:
+        raise ValueError(
+            f"class_names={teacher.class_names[:3]}: those of a text teacher are its prompts, "
+            "use with_prompts"
+        )
+
+
+def _prompts_hash(prompts: Sequence[str]) -> str | None:
+    return hashlib.sha256("\0".join(prompts).encode()).hexdigest() if prompts else None
+
+# %% ../../nbs/teachers/diffusers.ipynb #2014b363
+def _with_prompts(teacher: DiffusersTeacher, net: PipelineNet) -> DiffusersTeacher:
+    if not net.table:
+        raise ValueError(f"{teacher.name} has no text encoder: it takes no prompts")
+    denoiser = replace(plain(teacher.denoiser), net=net, null_condition=net.null)
+    return replace(teacher, denoiser=denoiser, class_names=net.classes, decode=net.decode)
 
 # %% ../../nbs/teachers/diffusers.ipynb #b79339d6
 _MAY_BE_ABSENT = (
@@ -701,7 +729,7 @@ _MAY_BE_ABSENT = (
     "image_encoder",
 )
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #eac39a45
 def _absent_components(folder: Path) -> dict[str, None]:
     "Components that a pipeline can do without and that were not saved: None has to be said."
     import diffusers
@@ -753,8 +781,8 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
         if local:
             raise ValueError(f"{path} cannot be loaded as a diffusers pipeline: {reason}") from e
         raise ValueError(
-            f"{path} is not in the local cache and could not be downloaded (offline?): {reason}. Download it where there is a network "
-            f"(`hf download {path}`) and give that folder"
+            f"{path} is not in the local cache and could not be downloaded (offline?): {reason}. "
+            f"Download it where there is a network (`hf download {path}`) and give that folder"
         ) from e
 
 # %% ../../nbs/teachers/diffusers.ipynb #dd95c32e
@@ -769,8 +797,9 @@ def load_diffusers_teacher(
     batch_size: int = 16,
     tableau: Callable | None = None,
 ) -> DiffusersTeacher:
-    """The teacher in a pipeline's folder or hub id, called by the folder's own name or the id. The other arguments are those of
-    `DiffusersTeacher`. ValueError for what is not supported."""
+    """The teacher in a pipeline's folder or hub id, called by the folder's own name or the id.
+
+    The other arguments are those of `DiffusersTeacher`. ValueError for what is not supported."""
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype={dtype!r}: give a torch.dtype, as in torch.float16")
     prompts = checked_prompts(prompts)
@@ -786,3 +815,26 @@ def load_diffusers_teacher(
         )
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from e
+
+# %% ../../nbs/teachers/diffusers.ipynb #f3f00003
+def _is_pipeline_folder(text: str) -> bool:
+    return (Path(text) / "model_index.json").is_file()
+
+
+def _is_hub_id(text: str) -> bool:
+    "owner/name, which ends like no file of weights."
+    if Path(text).is_dir() or Path(text).suffix in (".pkl", ".safetensors"):
+        return False
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) is not None
+
+# %% ../../nbs/teachers/diffusers.ipynb #558ab3f1
+for _form in (
+    TeacherForm(
+        "pipeline",
+        "a folder of a diffusers pipeline",
+        _is_pipeline_folder,
+        load_diffusers_teacher,
+    ),
+    TeacherForm("hub", "a hub id (owner/name)", _is_hub_id, load_diffusers_teacher),
+):
+    register_form(_form)

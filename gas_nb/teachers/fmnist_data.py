@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import struct
 import zlib
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..runtime.device import import_torchvision
 
@@ -24,15 +26,15 @@ __all__ = ['CLASS_NAMES', 'FILES', 'DEBIAN_FOLDER', 'CACHE', 'REMEDIES', 'read_i
 # %% ../../nbs/teachers/fmnist_data.ipynb #ac003c64
 CLASS_NAMES = (
     "T-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
 )
 
 # %% ../../nbs/teachers/fmnist_data.ipynb #5c1035a4
@@ -45,31 +47,46 @@ CACHE = Path.home() / ".cache" / "gas_nb"
 
 # %% ../../nbs/teachers/fmnist_data.ipynb #3b1eaf58
 def read_idx(path: str | os.PathLike, dimensions: int) -> np.ndarray:
-    "The unsigned bytes of an IDX file (`.gz` or plain) as an array of `dimensions` axes; ValueError if it is not one."
+    """The unsigned bytes of an IDX file (`.gz` or plain) as an array of `dimensions` axes.
+
+    ValueError if it is not such a file."""
     path = Path(path)
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
-    kind = {1: "labels", 3: "images"}.get(dimensions, f"{dimensions} dimensions")
-    if len(raw) < 4 + 4 * dimensions or raw[:4] != bytes([0, 0, 8, dimensions]):
+    raw = _unpacked(path)
+    head = 4 + 4 * dimensions
+    magic = bytes([0, 0, 8, dimensions])
+    if len(raw) < head or raw[:4] != magic:
+        kind = {1: "labels", 3: "images"}.get(dimensions, f"{dimensions} dimensions")
+        found = raw[:4].hex() or "nothing"
         raise ValueError(
-            f"{path} is not an IDX file of {kind}: it begins with {raw[:4].hex() or 'nothing'}, "
-            f"expected {bytes([0, 0, 8, dimensions]).hex()}"
+            f"{path} is not an IDX file of {kind}: it begins with {found}, expected {magic.hex()}"
         )
-    shape = struct.unpack(f">{dimensions}I", raw[4 : 4 + 4 * dimensions])
-    body = np.frombuffer(raw, dtype=np.uint8, offset=4 + 4 * dimensions)
-    if body.size != int(np.prod(shape, dtype=np.int64)):
+    shape = struct.unpack(f">{dimensions}I", raw[4:head])
+    body = np.frombuffer(raw, dtype=np.uint8, offset=head)
+    if body.size != math.prod(shape):
         raise ValueError(
-            f"{path} says it holds {shape} bytes but has {body.size} after its header: fetch it again"
+            f"{path} says it holds {shape} bytes but has {body.size} after its header: "
+            "fetch it again"
         )
     return body.reshape(shape).copy()
+
+# %% ../../nbs/teachers/fmnist_data.ipynb #bf28ffb9
+def _unpacked(path: Path) -> bytes:
+    packed = path.read_bytes()
+    if path.suffix != ".gz":
+        return packed
+    try:
+        return gzip.decompress(packed)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is a damaged gzip file ({error}): fetch it again") from error
 
 # %% ../../nbs/teachers/fmnist_data.ipynb #24638bd7
 def _find(folder: Path, name: str) -> Path | None:
     "The file `name` or `name.gz` in `folder`, or in torchvision's layout below it."
-    places = (folder, folder / "FashionMNIST" / "raw", folder / "raw")
-    return next((p / f for p in places for f in (name, f"{name}.gz") if (p / f).is_file()), None)
+    for place in (folder, folder / "FashionMNIST" / "raw", folder / "raw"):
+        for file in (place / name, place / f"{name}.gz"):
+            if file.is_file():
+                return file
+    return None
 
 
 def _files_in(folder: Path, split: str) -> tuple[Path, Path] | None:
@@ -84,37 +101,48 @@ REMEDIES = (
     "or run once where torchvision can download it"
 )
 
-
+# %% ../../nbs/teachers/fmnist_data.ipynb #3902f54e
 def find_fashion_mnist(
     split: str = "train", root: str | os.PathLike | None = None, download: bool = True
 ) -> tuple[Path, Path]:
-    "Paths of the image and the label file of `split`; FileNotFoundError with the remedies if there are none."
+    "Paths of a split's image and label file; FileNotFoundError with the remedies for none."
     if split not in FILES:
         raise ValueError(f'unknown split {split!r}: use "train" or "test"')
     named = root if root is not None else os.environ.get("FASHION_MNIST_DIR") or None
     folders = [Path(named).expanduser()] if named else [DEBIAN_FOLDER, CACHE]
     for folder in folders:
-        if found := _files_in(folder, split):
+        found = _files_in(folder, split)
+        if found:
             return found
     searched = ", ".join(map(str, folders))
     if named or not download:
         raise FileNotFoundError(f"no Fashion-MNIST ({split}) in {searched}: {REMEDIES}")
+    return _downloaded(split, searched)
+
+# %% ../../nbs/teachers/fmnist_data.ipynb #f3d00001
+def _downloaded(split: str, searched: str) -> tuple[Path, Path]:
+    "The files of `split` in the cache, fetched by torchvision."
+    failed = "no Fashion-MNIST in {}, and the download failed ({}): {}"
     try:
-        import_torchvision().datasets.FashionMNIST(
-            str(CACHE), train=split == "train", download=True
-        )
+        torchvision = import_torchvision()
+        torchvision.datasets.FashionMNIST(str(CACHE), train=split == "train", download=True)
     except (ImportError, OSError, RuntimeError) as error:
-        failed = f"no Fashion-MNIST in {searched}, and the download failed ({error}): {REMEDIES}"
-        raise FileNotFoundError(failed) from error
-    return _files_in(CACHE, split)
+        raise FileNotFoundError(failed.format(searched, error, REMEDIES)) from error
+    found = _files_in(CACHE, split)
+    if found is None:
+        reason = f"torchvision left no files in {CACHE}"
+        raise FileNotFoundError(failed.format(searched, reason, REMEDIES))
+    return found
 
 # %% ../../nbs/teachers/fmnist_data.ipynb #dc7f3af6
-def to_unit_range(images: torch.Tensor) -> torch.Tensor:
+def to_unit_range(images: Tensor) -> Tensor:
     "uint8 0..255 -> float32 in [-1, 1]; floats pass unchanged."
-    return images.to(torch.float32).div_(127.5).sub_(1.0) if images.dtype == torch.uint8 else images
+    if images.dtype != torch.uint8:
+        return images
+    return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def to_bytes(images: torch.Tensor) -> torch.Tensor:
+def to_bytes(images: Tensor) -> Tensor:
     "Floats in [-1, 1], clipped -> uint8 0..255, rounded."
     return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
@@ -125,25 +153,29 @@ def load_fashion_mnist(
     size: int = 32,
     dtype: torch.dtype = torch.float32,
     download: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    "Images (N, 1, size, size), float32 in [-1, 1] or uint8 by `dtype`, and labels (N,) int64 0..9."
+) -> tuple[Tensor, Tensor]:
+    "Images (N, 1, size, size), float32 in [-1, 1] or uint8 by `dtype`, and labels (N,) 0..9."
     if size < 28 or size % 2:
         raise ValueError(f"size {size} does not fit 28x28 images: use an even number from 28")
     if dtype not in (torch.float32, torch.uint8):
         raise ValueError(f"dtype {dtype} is not offered: use torch.float32 or torch.uint8")
     image_file, label_file = find_fashion_mnist(split, root, download)
-    images, labels = (
-        torch.from_numpy(read_idx(image_file, 3)),
-        torch.from_numpy(read_idx(label_file, 1)).long(),
-    )
+    images = torch.from_numpy(read_idx(image_file, 3))
+    labels = torch.from_numpy(read_idx(label_file, 1)).long()
+    _check_files(image_file, images, label_file, labels)
+    padded = F.pad(images[:, None], [(size - 28) // 2] * 4)
+    return (to_unit_range(padded) if dtype == torch.float32 else padded), labels
+
+# %% ../../nbs/teachers/fmnist_data.ipynb #f3d00002
+def _check_files(image_file: Path, images: Tensor, label_file: Path, labels: Tensor) -> None:
     if images.shape[1:] != (28, 28):
+        pixels = tuple(images.shape[1:])
         raise ValueError(
-            f"{image_file} holds images of {tuple(images.shape[1:])} pixels, Fashion-MNIST has (28, 28)"
+            f"{image_file} holds images of {pixels} pixels, Fashion-MNIST has (28, 28)"
         )
+    largest = labels.max().item() if len(labels) else "-"
     if len(images) != len(labels) or (len(labels) and labels.max() > 9):
         raise ValueError(
-            f"{label_file} does not fit {image_file}: {len(labels)} labels up to "
-            f"{labels.max().item() if len(labels) else '-'} for {len(images)} images; labels are 0..9"
+            f"{label_file} does not fit {image_file}: {len(labels)} labels up to {largest} "
+            f"for {len(images)} images; labels are 0..9"
         )
-    images = F.pad(images[:, None], [(size - 28) // 2] * 4)
-    return (to_unit_range(images) if dtype == torch.float32 else images), labels
