@@ -57,7 +57,7 @@ from gas_nb.sweeps.store import (
 )
 from .tables import app_rows, figure_names, markdown_tables, summary
 from ..tableau import Tableau
-from ..teacher import Teacher
+from ..teacher import TEACHERS, Teacher
 from ..training import teacher_of
 
 # %% ../../nbs/04_evaluate.ipynb #swr00005
@@ -115,15 +115,12 @@ def _images(lab: Laboratory) -> Any:
     config = lab.config
     if config.reference != "dataset":
         return config.reference or None
-    if config.teacher == "digits":
-        return lab.teacher.denoiser.net.centres.cpu().reshape(-1, 1, 8, 8)
-    if config.teacher != "fmnist":
+    spec = TEACHERS.get(config.teacher)
+    if spec is None or spec.images is None:
         raise ValueError(
             f"reference='dataset': {config.teacher} comes without images; give a folder or an .npz"
         )
-    from gas_nb.teachers.fmnist_data import load_fashion_mnist
-
-    return load_fashion_mnist("train")[0]
+    return spec.images()
 
 # %% ../../nbs/04_evaluate.ipynb #swr00009
 def exact_teacher(lab: Laboratory) -> Teacher:
