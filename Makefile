@@ -23,7 +23,7 @@ BENCH ?= sampling
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint format check notebooks pytest slow lab app solvers teacher card pictures export readme bench hooks clean
+.PHONY: help train sweep results test lint types format check notebooks pytest slow lab app solvers teacher card pictures export readme outputs bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -44,14 +44,14 @@ $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The README's papermill command, with its parameters spelt out. The executed notebook ends up beside the results.
+# The README's papermill command, with its parameters spelt out. What the notebook prints, the stages of its run and
+# their progress, shows here; the executed notebook ends up beside the results.
+train: export GAS_NB_EVERY ?= 2
 train: $(STAMP) ## distil a solver with nbs/03_train_gas.ipynb (NFE=4 TEACHER=fmnist OUT=runs ARGS='-p name value')
 	@mkdir -p "$(OUT)"
-	$(BIN)/papermill nbs/03_train_gas.ipynb "$(OUT)/out.ipynb" --log-output --no-progress-bar \
-	  -p nfe $(NFE) -p teacher "$(TEACHER)" -p output_dir "$(OUT)" $(ARGS)
-	@echo
-	@echo "The executed notebook is $(OUT)/out.ipynb; the run, with solver.json and metrics.json, is the newest folder in $(OUT)/:"
-	@ls -1dt "$(OUT)"/$(notdir $(TEACHER))-nfe$(NFE)-* | head -1
+	@$(BIN)/papermill nbs/03_train_gas.ipynb "$(OUT)/out.ipynb" --no-progress-bar --log-level ERROR \
+	  --stdout-file - --stderr-file - -p nfe $(NFE) -p teacher "$(TEACHER)" -p output_dir "$(OUT)" $(ARGS)
+	@echo "The executed notebook, with the figures, is $(OUT)/out.ipynb."
 
 # Trains and measures what is not there yet. Options go through ARGS: ARGS='-p n_samples 10000 -p repeats 5'.
 sweep: $(STAMP) ## GS and GAS for NFE 4 to 10 against every training-free solver (TEACHER=fmnist OUT=runs PROCESSES=2)
@@ -66,8 +66,9 @@ results: $(STAMP) ## put the tables of the sweeps in OUT=runs into nbs/results/,
 	$(BIN)/python tools/make_readme.py
 
 # One after the other whatever -j says, pytest last: its closing line ends the log.
-test: ## everything that CI runs: lint, notebooks in step, every notebook, then pytest
+test: ## everything that CI runs: lint, types, notebooks in step, every notebook, then pytest
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory notebooks
 	@$(MAKE) --no-print-directory pytest
@@ -83,7 +84,10 @@ FORMATTED := $(wildcard nbs tests benchmarks tools setup.py)
 
 lint: $(STAMP) ## ruff: errors, names that an exported module lacks, and the format
 	$(BIN)/ruff check gas_nb $(FORMATTED)
-	$(BIN)/ruff format --check --quiet $(FORMATTED) || { echo "make format does it" >&2; exit 1; }
+	$(BIN)/ruff format --check --quiet $(FORMATTED) || { echo "ruff would format these otherwise: make format" >&2; exit 1; }
+
+types: $(STAMP) ## mypy on the solver story, data, teachers and the front door
+	$(BIN)/mypy
 
 format: $(STAMP) ## let ruff format notebooks, tests and tools, then export
 	$(BIN)/ruff format --quiet $(FORMATTED)
@@ -133,6 +137,10 @@ export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 
 readme: $(STAMP) ## nbs/index.ipynb -> README.md
 	$(BIN)/python tools/make_readme.py
+
+outputs: $(STAMP) ## run chapters and store what they print and draw (ARGS=nbs/foundations/classic.ipynb; all: half an hour)
+	$(BIN)/python tools/store_outputs.py $(ARGS)
+	$(BIN)/python tools/export.py
 
 bench: $(STAMP) ## run a benchmark (BENCH=sampling, distillation, high_nfe, teacher_ablation or app_load; ARGS='...')
 	$(BIN)/python "benchmarks/$(BENCH).py" $(ARGS)

@@ -16,22 +16,16 @@ from torch import Tensor
 
 from ..data import teacher_differences
 from ..fit import Chart, FitStep
-from ..runs import PHASES
+from ..runs import PHASES, Run
 from ..runtime.files import save_safetensors_atomic
 from ..teacher import Teacher
 from .config import TrainConfig, settings_that_differ
 from .state import TrainState
 
 # %% auto #0
-__all__ = ['checkpoint_file', 'tensor_groups', 'save_state', 'Checkpoint', 'read_checkpoint', 'check_belongs', 'restore',
-           'load_state']
+__all__ = ['tensor_groups', 'save_state', 'Checkpoint', 'read_checkpoint', 'check_belongs', 'restore', 'load_state']
 
-# %% ../../nbs/training/checkpoint.ipynb #fb211005
-def checkpoint_file(run_dir: str | Path) -> Path:
-    """Where a run's memory lies in its folder."""
-    return Path(run_dir) / "checkpoint.safetensors"
-
-# %% ../../nbs/training/checkpoint.ipynb #fb211007
+# %% ../../nbs/training/checkpoint.ipynb #fb211006
 def tensor_groups(state: TrainState) -> dict[str, dict[str, Tensor]]:
     """All tensors of the memory but the fit's, by group and name."""
     groups = dict(
@@ -47,7 +41,7 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     by_number = optimizer.state_dict()["state"]
     return {f"{i}.{name}": v for i, own in by_number.items() for name, v in own.items()}
 
-# %% ../../nbs/training/checkpoint.ipynb #fb211008
+# %% ../../nbs/training/checkpoint.ipynb #fb211007
 def _header(state: TrainState) -> dict[str, Any]:
     header = dict(
         config=asdict(state.config),
@@ -67,7 +61,7 @@ def _header(state: TrainState) -> dict[str, Any]:
 def _rows_to_json(late: dict) -> dict[str, list]:
     return {str(b): [rows.tolist() for rows in A_and_C] for b, A_and_C in late.items()}
 
-# %% ../../nbs/training/checkpoint.ipynb #fb211009
+# %% ../../nbs/training/checkpoint.ipynb #fb211008
 def save_state(state: TrainState, path: str | Path) -> None:
     """Write everything to one safetensors file, atomically."""
     groups = tensor_groups(state)
@@ -78,7 +72,7 @@ def save_state(state: TrainState, path: str | Path) -> None:
     copies = {name: v.detach().contiguous().cpu().clone() for name, v in tensors.items()}
     save_safetensors_atomic(path, copies, dict(state=json.dumps(_header(state))))
 
-# %% ../../nbs/training/checkpoint.ipynb #fb21100b
+# %% ../../nbs/training/checkpoint.ipynb #fb21100a
 class Checkpoint(NamedTuple):
     """A file that was read: the header's JSON and the tensors by their whole names."""
 
@@ -92,7 +86,7 @@ class Checkpoint(NamedTuple):
         found = {k: v for k, v in self.tensors.items() if k.startswith(start)}
         return {k.removeprefix(start): v for k, v in found.items()}
 
-# %% ../../nbs/training/checkpoint.ipynb #fb21100c
+# %% ../../nbs/training/checkpoint.ipynb #fb21100b
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """What `save_state` wrote; ValueError if the file is damaged or something else."""
     try:
@@ -109,7 +103,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from None
     return Checkpoint(Path(path), header, tensors)
 
-# %% ../../nbs/training/checkpoint.ipynb #fb21100d
+# %% ../../nbs/training/checkpoint.ipynb #fb21100c
 def check_belongs(saved: Checkpoint, config: TrainConfig, teacher: Teacher) -> None:
     """ValueError if the checkpoint is of other settings, which it names, or of another teacher."""
     elsewhere = "use another output directory"
@@ -124,7 +118,7 @@ def check_belongs(saved: Checkpoint, config: TrainConfig, teacher: Teacher) -> N
             f"{saved.path} was made with another teacher ({'; '.join(differ)}): {elsewhere}"
         )
 
-# %% ../../nbs/training/checkpoint.ipynb #fb21100e
+# %% ../../nbs/training/checkpoint.ipynb #fb21100d
 def restore(state: TrainState, path: str | Path) -> None:
     """Continue from what `save_state` wrote.
 
@@ -142,7 +136,7 @@ def restore(state: TrainState, path: str | Path) -> None:
             f"({type(e).__name__}: {e}); delete it to start over"
         ) from e
 
-# %% ../../nbs/training/checkpoint.ipynb #fb21100f
+# %% ../../nbs/training/checkpoint.ipynb #fb21100e
 def _restore_solver(state: TrainState, saved: Checkpoint) -> None:
     header = saved.header
     state.phase, state.step, state.seconds = header["phase"], header["step"], header["seconds"]
@@ -158,7 +152,7 @@ def _rows(late: dict[str, list]) -> dict[int, tuple[Tensor, ...]]:
         for b, A_and_C in late.items()
     }
 
-# %% ../../nbs/training/checkpoint.ipynb #fb211010
+# %% ../../nbs/training/checkpoint.ipynb #fb21100f
 def _load_moments(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
     by_number: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
@@ -167,7 +161,7 @@ def _load_moments(optimizer: torch.optim.Optimizer, flat: dict[str, Tensor]) -> 
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict(dict(state=by_number, param_groups=groups))
 
-# %% ../../nbs/training/checkpoint.ipynb #fb211011
+# %% ../../nbs/training/checkpoint.ipynb #fb211010
 def _restore_fit(state: TrainState, saved: Checkpoint) -> None:
     header = saved.header
     if "reported" in header:
@@ -186,10 +180,10 @@ def _restore_discriminator(state: TrainState, saved: Checkpoint) -> None:
     state.discriminator.load_state_dict(weights)
     _load_moments(state.discriminator_optimizer, saved.group("discriminator_adam"))
 
-# %% ../../nbs/training/checkpoint.ipynb #fb211012
+# %% ../../nbs/training/checkpoint.ipynb #fb211011
 def load_state(config: TrainConfig, teacher: Teacher, run_dir: str | Path) -> TrainState:
     """The memory in a run's folder; ValueError if there is none, or it is not this run's."""
-    path = checkpoint_file(run_dir)
+    path = Run(Path(run_dir)).checkpoint
     if not path.is_file():
         raise ValueError(f"{run_dir} has no {path.name}: train first")
     state = TrainState(config, teacher)

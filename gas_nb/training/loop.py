@@ -14,11 +14,12 @@ import torch
 
 from ..data import Pairs
 from ..fit import Distance
+from ..runs import Run
 from ..runtime.files import claim_folder, release_folder
 from ..runtime.processes import is_main, on_main, share
 from ..tableau import Tableau
 from ..teacher import Teacher
-from .checkpoint import checkpoint_file, restore, save_state
+from .checkpoint import restore, save_state
 from .config import TrainConfig
 from .distance import make_distance
 from .pairs import make_training_pairs, split_held_out
@@ -164,7 +165,7 @@ def _train(
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[StepRecord]:
     state = TrainState(config, teacher)
-    file = None if run_dir is None else checkpoint_file(run_dir)
+    file = None if run_dir is None else Run(Path(run_dir)).checkpoint
     if file is not None and on_main(file.exists):
         restore(state, file)
     if state.phase == "done":

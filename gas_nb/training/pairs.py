@@ -15,14 +15,12 @@ from gas_nb.data import (
     Pairs,
     batch_indices,
     eval_seeds,
-    generate_pairs,
+    finish,
     make_pairs,
     noise,
-    pairs_folder,
     train_seeds,
 )
-from ..runtime.files import FolderInUse, claim_folder, folder_owner, release_folder
-from ..runtime.processes import is_main, on_main
+from ..runs import kept_pairs
 from ..teacher import Teacher
 from .config import TrainConfig
 
@@ -62,26 +60,9 @@ def _make_pairs(
     conditions = "random" if labels else None
     if run_dir is None:
         return make_pairs(teacher, seeds, conditions, progress=progress)
-    root = Path(run_dir).parent / "pairs"
-    folder = on_main(pairs_folder, root, teacher, seeds, conditions)
-    mine = on_main(_claim_in_turn, folder)
-    try:
-        return generate_pairs(teacher, seeds, folder, conditions, progress=progress).tensors()
-    finally:
-        if mine and is_main():
-            release_folder(folder)
+    return finish(kept_pairs(Path(run_dir).parent, teacher, seeds, conditions), progress)
 
-# %% ../../nbs/training/pairs.ipynb #e0ebd007
-def _claim_in_turn(folder: Path) -> bool:
-    """Claim a folder; what another process is making there is waited for."""
-    try:
-        return claim_folder(folder)
-    except FolderInUse:
-        owner = folder_owner(folder)
-        print(f"waiting for {owner}, which is making the pairs in {folder}", flush=True)
-        return claim_folder(folder, wait=-1)
-
-# %% ../../nbs/training/pairs.ipynb #e0ebd009
+# %% ../../nbs/training/pairs.ipynb #e0ebd008
 def split_held_out(config: TrainConfig, held_out: Pairs) -> tuple[Pairs, Pairs]:
     """(pairs that choose between solvers, pairs that only report): the first and the second half.
 
@@ -96,13 +77,13 @@ def split_held_out(config: TrainConfig, held_out: Pairs) -> tuple[Pairs, Pairs]:
     half = len(held_out) // 2
     return held_out[:half], held_out[half:]
 
-# %% ../../nbs/training/pairs.ipynb #e0ebd00c
+# %% ../../nbs/training/pairs.ipynb #e0ebd00b
 def draw_batch(pairs: Pairs, config: TrainConfig, step: int) -> Pairs:
     """The pairs of one step: `batch_size` of them, without repeats, chosen by (seed, step)."""
     size = min(config.batch_size, len(pairs))
     return pairs[batch_indices(len(pairs), size, step, config.seed)]
 
-# %% ../../nbs/training/pairs.ipynb #e0ebd00d
+# %% ../../nbs/training/pairs.ipynb #e0ebd00c
 _FRESH, _SPAN = 1 << 30, 1 << 29  # where the seeds of fresh noise begin, and how many there are
 
 
