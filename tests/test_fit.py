@@ -21,7 +21,7 @@ from gas_nb.schedule import NoiseSchedule
 from gas_nb.solver import GeneralizedSolver
 from gas_nb.tableau import Tableau, sample
 from gas_nb.teacher import Teacher, load_teacher
-from gas_nb.training import TrainConfig, load_state, train
+from gas_nb.training import TrainConfig, load_state, save_state, train
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_a_checkpoint_from_before_the_split_goes_on(digits, tmp_path, monkeypatc
     next(records), next(records)
     state = load_state(config(fit_steps=3), digits, tmp_path)
     state.reported, state.late = None, {}
-    state.save(tmp_path / "checkpoint.safetensors")
+    save_state(state, tmp_path / "checkpoint.safetensors")
     record = last(train(config(fit_steps=3), digits, tmp_path, pairs))
     assert record.step == 4 and math.isfinite(record.val_loss)
 

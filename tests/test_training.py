@@ -30,6 +30,7 @@ from gas_nb.training import (
     preset_config,
     train,
 )
+from gas_nb.training.checkpoint import tensor_groups
 
 ROOT = Path(__file__).parent.parent
 QUICK = preset_config("quick", teacher="digits", device="cpu")
@@ -191,9 +192,9 @@ def test_killed_run_ends_with_the_same_bits(tmp_path, victim, digits):
     assert again.stdout.splitlines()[-1] == "done" and "fit 1" not in again.stdout.splitlines()
     config = replace(QUICK, adversarial_iterations=40, checkpoint_every=3, fit_steps=3)
     a, b = (load_state(config, digits, tmp_path / name) for name in ("whole", "killed"))
-    for group, tensors in a._groups().items():
+    for group, tensors in tensor_groups(a).items():
         for name, value in tensors.items():
-            assert torch.equal(value, b._groups()[group][name]), (group, name)
+            assert torch.equal(value, tensor_groups(b)[group][name]), (group, name)
 
 
 def test_checkpoint_of_other_settings_or_damaged_is_refused(tmp_path, digits):

@@ -5,13 +5,15 @@
 
 from ..runs import PHASES, RunLog, open_run, results_folder, run_name
 from ..runtime.checks import check_flag, check_number, check_text, check_whole
+from .checkpoint import load_state, save_state
 from .config import TrainConfig
 from .distance import check_lpips, lpips_features, make_distance
-from .loop import StepRecord, rehearse, train, validate
-from .pairs import make_eval_pairs, make_training_pairs
-from .phases import NonFiniteLoss, draw_batch, draw_fresh, gas_step, gs_step, split_held_out
-from .presets import DIGITS, PRESETS, preset_config, resolve, teacher_of
-from .state import TrainState, load_state, make_discriminator
+from .loop import StepRecord, rehearse, train
+from .pairs import draw_batch, draw_fresh, make_eval_pairs, make_training_pairs, split_held_out
+from .parameters import resolve
+from .phases import NonFiniteLoss, gas_step, gs_step, validate
+from .presets import DIGITS, PRESETS, preset_config, teacher_of
+from .state import TrainState, make_discriminator
 
 __all__ = [
     "DIGITS",
@@ -43,6 +45,7 @@ __all__ = [
     "resolve",
     "results_folder",
     "run_name",
+    "save_state",
     "split_held_out",
     "teacher_of",
     "train",
