@@ -173,7 +173,7 @@ class FitStep(NamedTuple):
     pairs: int = 128
     typical: float = math.inf
     capped: float = math.inf
-    outcome: str = Outcome.STARTED
+    outcome: str = ""  # an Outcome; empty where a file does not say
 
 # %% ../../nbs/fitting/start.ipynb #starf022
 def start_fit(
@@ -231,4 +231,5 @@ def _step_zero(trial: GridTrial, pairs: int, options: FitOptions) -> FitStep:
         pairs=pairs,
         typical=summary.median,
         capped=summary.capped,
+        outcome=Outcome.STARTED,
     )
