@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gas_nb import app
-from gas_nb.app import Ask, Busy, Desk, Trained, Workbench, generate, read_solver
+from gas_nb.app import Ask, Busy, Desk, Trained, Workbench, generate, read_solver, shared
 from gas_nb.classic import classic_tableau
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import load_teacher
@@ -130,7 +130,7 @@ def test_classes_and_guidance_reach_the_network(digits):
 
 def test_a_question_that_was_answered_is_not_computed_again(bench, monkeypatch):
     list(bench.compare(ASK))
-    monkeypatch.setattr(app, "run_cell", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(shared, "run_cell", lambda *args: pytest.fail("computed again"))
     *_, (_, page, _) = bench.compare(ASK)
     assert page.count("<button") == 2
 
