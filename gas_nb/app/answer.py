@@ -34,13 +34,13 @@ def cell_key(solver: str, nfe: int) -> str:
 class Cell:
     """One answer: images (n, C, H, W) in [-1, 1] on the CPU, or None and a `note`.
 
-    `seconds` per image. `l1`: distance to the teacher, once that is known.
+    `seconds` per image. `l1`: mean distance to the teacher, once that is known.
     """
 
     solver: str
     nfe: int
     images: Tensor | None = None
-    seconds: float | None = None
+    seconds: float = 0.0
     l1: float | None = None
     note: str = ""
 
@@ -48,6 +48,13 @@ class Cell:
     def key(self) -> str:
         "Its name: see `cell_key`."
         return cell_key(self.solver, self.nfe)
+
+    @property
+    def pictures(self) -> Tensor:
+        "The images; ValueError, with the note, where there are none."
+        if self.images is None:
+            raise ValueError(f"{self.key}: {self.note or 'has no images'}")
+        return self.images
 
 # %% ../../nbs/app/answer.ipynb #app-answer-distance
 def target_of(cells: Mapping[str, Cell]) -> Cell | None:
@@ -57,9 +64,9 @@ def target_of(cells: Mapping[str, Cell]) -> Cell | None:
 
 def with_distance(cell: Cell, target: Cell | None) -> Cell:
     "The same cell with its mean L1 to `target`."
-    if cell.images is None or target is None or target.images is None:
+    if cell.images is None or target is None:
         return cell
-    return replace(cell, l1=(cell.images - target.images).abs().mean().item())
+    return replace(cell, l1=(cell.images - target.pictures).abs().mean().item())
 
 # %% ../../nbs/app/answer.ipynb #app-answer-classic
 def is_training_free(solver: str) -> bool:

@@ -141,7 +141,7 @@ def _goal(target: Cell | None) -> str:
     "The teacher's pictures, or an empty frame before they are made."
     if target is None:
         return _aside("goal", f"Teacher, {TEACHER_NFE} evaluations", WAITING, "")
-    body = picture(target.images, "the teacher's samples")
+    body = picture(target.pictures, "the teacher's samples")
     below = f"{_duration(target.seconds)} per image"
     return _aside("goal", f"Teacher, {target.nfe} evaluations", body, below)
 
@@ -177,15 +177,15 @@ def _slider() -> str:
 # %% ../../nbs/app/html.ipynb #app-html-pair
 def _blended(cell: Cell, target: Cell, name: str) -> str:
     "Student and teacher on top of each other, below the slider."
-    student = picture(cell.images, f"{name} with {cell.nfe} evaluations")
-    teacher = picture(target.images, "the teacher on top, blended in")
+    student = picture(cell.pictures, f"{name} with {cell.nfe} evaluations")
+    teacher = picture(target.pictures, "the teacher on top, blended in")
     stack = element("div", student + teacher, class_="stack")
     return element("figure", element("figcaption", _slider()) + stack)
 
 
 def _difference(cell: Cell, target: Cell) -> str:
     "The error map of all samples."
-    pairs = zip(cell.images, target.images)
+    pairs = zip(cell.pictures, target.pictures)
     maps = np.stack([error_image(ours, theirs) for ours, theirs in pairs])
     source = png_uri(contact_sheet(maps))
     alt = "error map: bright where student and teacher differ"

@@ -62,8 +62,8 @@ def build(
 ) -> gr.Blocks:
     "The page; nothing is launched. `build().launch(**launch_options())` serves it."
     bench = bench or Workbench(runs, device)
-    options = {"analytics_enabled": False, "delete_cache": (1800, 7200)}
-    with gr.Blocks(title="gas_nb: few-step solvers", **options) as demo:
+    title = "gas_nb: few-step solvers"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(1800, 7200)) as demo:
         uploads = gr.State([], time_to_live=7200)
         gr.HTML(INTRO.format(device=html.escape(bench.device_name)), js_on_load=None)
         _tabs(Site(bench, demo, uploads))

@@ -45,7 +45,8 @@ def best_form(teacher: str, solver: str) -> tuple[str, int] | None:
 class Offer(Protocol):
     "Teachers to choose from: `titles` by name, and the class names of each."
 
-    titles: Mapping[str, str]
+    @property
+    def titles(self) -> Mapping[str, str]: ...
 
     def classes(self, teacher: str) -> Sequence[str]: ...
 

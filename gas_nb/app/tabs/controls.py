@@ -75,7 +75,7 @@ def teacher_menu(bench: Workbench, value: str, min_width: int) -> gr.Dropdown:
     return gr.Dropdown(choices, value=value, label="Teacher", min_width=min_width)
 
 
-def _samples_row(bench: Workbench, one: bool) -> dict[str, Component]:
+def _samples_row(bench: Workbench, one: bool) -> dict[str, Any]:
     "Whose samples, of which class, and how many."
     conditions = condition_choices(bench.classes(bench.first))
     first = conditions[0][1]
@@ -98,7 +98,7 @@ def _samples_row(bench: Workbench, one: bool) -> dict[str, Component]:
 _NFE_NAMES = [str(nfe) for nfe in NFES]
 
 
-def _one_solver(choices: list[tuple[str, str]]) -> dict[str, Component]:
+def _one_solver(choices: list[tuple[str, str]]) -> dict[str, Any]:
     "Menus of one solver and one number of evaluations."
     return {
         "solvers": gr.Dropdown(choices, value="gs", label="Solver", min_width=150),
@@ -106,7 +106,7 @@ def _one_solver(choices: list[tuple[str, str]]) -> dict[str, Component]:
     }
 
 
-def _many_solvers(choices: list[tuple[str, str]]) -> dict[str, Component]:
+def _many_solvers(choices: list[tuple[str, str]]) -> dict[str, Any]:
     "Check boxes for rows and columns."
     rows, columns = list(DEFAULT.solvers), [str(nfe) for nfe in DEFAULT.nfes]
     return {
@@ -115,7 +115,7 @@ def _many_solvers(choices: list[tuple[str, str]]) -> dict[str, Component]:
     }
 
 
-def _how_row() -> dict[str, Component]:
+def _how_row() -> dict[str, Any]:
     "Guidance and the time grid."
     guidance = "Guidance on top (1: none, as the solvers were trained)"
     grid = "Time grid of the training-free solvers"
