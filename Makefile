@@ -44,14 +44,14 @@ $(STAMP): settings.ini constraints.txt setup.py pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The README's papermill command, with its parameters spelt out. The executed notebook ends up beside the results.
+# The README's papermill command, with its parameters spelt out. What the notebook prints, the stages of its run and
+# their progress, shows here; the executed notebook ends up beside the results.
+train: export GAS_NB_EVERY ?= 2
 train: $(STAMP) ## distil a solver with nbs/03_train_gas.ipynb (NFE=4 TEACHER=fmnist OUT=runs ARGS='-p name value')
 	@mkdir -p "$(OUT)"
-	$(BIN)/papermill nbs/03_train_gas.ipynb "$(OUT)/out.ipynb" --log-output --no-progress-bar \
-	  -p nfe $(NFE) -p teacher "$(TEACHER)" -p output_dir "$(OUT)" $(ARGS)
-	@echo
-	@echo "The executed notebook is $(OUT)/out.ipynb; the run, with solver.json and metrics.json, is the newest folder in $(OUT)/:"
-	@ls -1dt "$(OUT)"/$(notdir $(TEACHER))-nfe$(NFE)-* | head -1
+	@$(BIN)/papermill nbs/03_train_gas.ipynb "$(OUT)/out.ipynb" --no-progress-bar --log-level ERROR \
+	  --stdout-file - --stderr-file - -p nfe $(NFE) -p teacher "$(TEACHER)" -p output_dir "$(OUT)" $(ARGS)
+	@echo "The executed notebook, with the figures, is $(OUT)/out.ipynb."
 
 # Trains and measures what is not there yet. Options go through ARGS: ARGS='-p n_samples 10000 -p repeats 5'.
 sweep: $(STAMP) ## GS and GAS for NFE 4 to 10 against every training-free solver (TEACHER=fmnist OUT=runs PROCESSES=2)

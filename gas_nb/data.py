@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -22,7 +22,7 @@ from torch import Tensor
 __all__ = ['MAX_SEED', 'TRAIN_SEED', 'EVAL_SEED', 'CHUNK', 'LARGE', 'FORMAT', 'VERSION', 'MANIFEST', 'MEASURED', 'is_whole',
            'require_whole', 'check_shape', 'noise', 'random_labels', 'train_seeds', 'eval_seeds', 'Pairs',
            'concatenate', 'make_pairs', 'batch_indices', 'PairDataset', 'told', 'teacher_differences', 'answers_gap',
-           'pairs_folder', 'generate_pairs']
+           'pairs_folder', 'generate_pairs', 'finish', 'pairs_in_steps']
 
 # %% ../nbs/foundations/data.ipynb #d5271ba4
 from safetensors import SafetensorError
@@ -698,7 +698,7 @@ def _prepare(directory: Path, plan: dict, missing: int, bytes_per_pair: int) -> 
 
 # %% ../nbs/foundations/data.ipynb #5b01fffd
 def generate_pairs(
-    teacher,
+    teacher: Any,
     seeds: Iterable[int] | Tensor,
     directory: str | Path,
     conditions: Any = None,
@@ -706,45 +706,78 @@ def generate_pairs(
     chunk: int = CHUNK,
     progress: Callable[[int, int], None] | None = None,
 ) -> PairDataset:
-    """Like `make_pairs`, into a folder, shard by shard; `teacher.config` is its JSON-ready identity. Whole shards that
-    are there already are kept, others are made again. ValueError if the folder holds pairs of another plan, OSError if
-    it cannot be written or is too full. Of several processes the main one writes, and all must see the folder."""
+    """Like `make_pairs`, into a folder, shard by shard; `teacher.config` is its JSON-ready identity.
+
+    Whole shards that are there already are kept, others are made again. ValueError if the folder
+    holds pairs of another plan, OSError if it cannot be written or is too full. Of several
+    processes the main one writes, and all must see the folder.
+    """
+    steps = pairs_in_steps(teacher, seeds, directory, conditions, shard_size, chunk)
+    return finish(steps, progress)
+
+# %% ../nbs/foundations/data.ipynb #ps000002
+def finish(
+    steps: Generator[tuple[int, int], None, Any],
+    progress: Callable[[int, int], None] | None = None,
+) -> Any:
+    "Run `steps`, which yield (done, total), to their end, telling `progress`; what they return."
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            return end.value
+        if progress is not None:
+            progress(done, total)
+
+# %% ../nbs/foundations/data.ipynb #ps000003
+def pairs_in_steps(
+    teacher: Any,
+    seeds: Iterable[int] | Tensor,
+    directory: str | Path,
+    conditions: Any = None,
+    shard_size: int = 500,
+    chunk: int = CHUNK,
+) -> Generator[tuple[int, int], None, PairDataset]:
+    "`generate_pairs`, a chunk at a time: yields (done, total) at the start and after each chunk."
     seeds, directory = _seed_list(seeds), Path(directory)
     plan = _plan(teacher, seeds, conditions, shard_size, chunk)
     kept = plan["shards"] = on_main(_records_to_keep, directory, plan)
-    if sum(len(_seeds_of(r["seeds"])) for r in kept) < len(seeds):
+    done = sum(len(_seeds_of(record["seeds"])) for record in kept)
+    if done < len(seeds):
         _look_at(teacher)
     on_main(_check_conditions, directory, kept, plan, conditions)
-    counter = _Counter(sum(len(_seeds_of(r["seeds"])) for r in kept), len(seeds), progress)
-    if progress is not None:
-        progress(counter.done, len(seeds))
-    extra = (
-        sum(v[0].nbytes for v in _columns(conditions).values())
-        if plan["conditions"] == "given"
-        else 8
-    )
-    on_main(
-        _prepare,
-        directory,
-        plan,
-        len(seeds) - counter.done,
-        8 * torch.Size(plan["shape"]).numel() + 8 + extra,
-    )
+    on_main(_prepare, directory, plan, len(seeds) - done, _bytes_per_pair(plan, conditions))
     require_shared(directory / MANIFEST)
-    shards = {
-        _shard_name(i // shard_size): range(i, min(i + shard_size, len(seeds)), chunk)
-        for i in range(0, len(seeds), shard_size)
-    }
-    missing = {
-        name: starts for name, starts in shards.items() if name not in {r["file"] for r in kept}
-    }
-    chunks = _chunks(
-        teacher, seeds, conditions, chunk, [i for starts in missing.values() for i in starts]
-    )
-    for name, starts in missing.items():
-        pairs = concatenate([counter.add(next(chunks)) for _ in starts])
-        plan["shards"] = on_main(_write_shard, directory / name, pairs, teacher.device, plan)
+    yield done, len(seeds)
+    missing = _missing_shards(plan, len(seeds))
+    starts = [start for some in missing.values() for start in some]
+    chunks = _chunks(teacher, seeds, conditions, chunk, starts)
+    for name, some in missing.items():
+        parts = []
+        for _ in some:
+            parts.append(next(chunks))
+            done += len(parts[-1])
+            yield done, len(seeds)
+        shard = concatenate(parts)
+        plan["shards"] = on_main(_write_shard, directory / name, shard, teacher.device, plan)
     return PairDataset(directory)
+
+# %% ../nbs/foundations/data.ipynb #ps000004
+def _bytes_per_pair(plan: dict, conditions: Any) -> int:
+    extra = 8
+    if plan["conditions"] == "given":
+        extra = sum(values[0].nbytes for values in _columns(conditions).values())
+    return 8 * torch.Size(plan["shape"]).numel() + 8 + extra
+
+
+def _missing_shards(plan: dict, n: int) -> dict[str, range]:
+    "The shards that are still to be made, each with the starts of its chunks."
+    size, chunk, kept = plan["shard_size"], plan["chunk"], {r["file"] for r in plan["shards"]}
+    every = {
+        _shard_name(start // size): range(start, min(start + size, n), chunk)
+        for start in range(0, n, size)
+    }
+    return {name: starts for name, starts in every.items() if name not in kept}
 
 # %% ../nbs/foundations/data.ipynb #b45c8246
 def _write_shard(path: Path, pairs: Pairs, device: Any, plan: dict) -> list[dict]:

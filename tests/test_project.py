@@ -32,10 +32,11 @@ LAYERS = (
     {"registry", "runtime", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
-    {"data", "discriminator", "fit", "teacher", "teachers"},
+    {"data", "discriminator", "fit", "runs", "teacher", "teachers"},
     {"metrics"},
     {
         "distil",
+        "drive",
         "evaluation",
         "interop",
         "training",

@@ -210,7 +210,7 @@ def test_checkpoint_of_other_settings_or_damaged_is_refused(tmp_path, digits):
 def test_non_finite_loss_stops_with_the_step_and_keeps_the_checkpoint(
     tmp_path, digits, monkeypatch
 ):
-    import gas_nb.training as training
+    import gas_nb.training.phases as phases
 
     calls = []
 
@@ -220,7 +220,7 @@ def test_non_finite_loss_stops_with_the_step_and_keeps_the_checkpoint(
             batch = replace_images(batch)
         return gs_step(state, batch, distance)
 
-    monkeypatch.setattr(training, "gs_step", poisoned)
+    monkeypatch.setattr(phases, "gs_step", poisoned)
     config = replace(QUICK, method="adam", iterations=6, checkpoint_every=2, adversarial_weight=0.0)
     with pytest.raises(NonFiniteLoss, match="step 4 of phase gs: lower lr"):
         for _ in train(config, digits, tmp_path):

@@ -10,13 +10,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from gas_nb.distil import training_free
-from gas_nb.evaluation import measure
+from gas_nb.drive import Finished, Saved, console, drive
 from gas_nb.interop import GASScheduler
 from gas_nb.sweep import CLASSIC, load_sweep
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import Teacher, load_teacher
-from gas_nb.training import make_eval_pairs, make_training_pairs, preset_config, train
+from gas_nb.training import TrainConfig, preset_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,13 +48,41 @@ def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:
         classic = min(
             (r for r in rows[n] if r["choice"] in ("best", "default")), key=lambda r: r["l1"]
         )
-        figures = dict(l1=gs["l1"], l2=gs["l2"], frechet=gs["frechet"], n_eval=gs["n"], repeats=gs["repeats"],
-                       best_training_free=dict(solver=CLASSIC[classic["solver"]][0], **{k: classic[k] for k in ("spacing", "l1", "frechet")}))  # fmt: skip
+        rival = {k: classic[k] for k in ("spacing", "l1", "frechet")}
+        figures = dict(
+            l1=gs["l1"],
+            l2=gs["l2"],
+            frechet=gs["frechet"],
+            n_eval=gs["n"],
+            repeats=gs["repeats"],
+            best_training_free=dict(solver=CLASSIC[classic["solver"]][0], **rival),
+        )
         keep(out, sweep.teacher, sweep.trained("gs", n), sweep.config.condition, figures)
         print(f"NFE {n}: L1 {gs['l1']:.4f}, {classic['solver']} {classic['l1']:.4f}")
 
 
-def main() -> None:
+def distil(runs: Path, teacher: Teacher, config: TrainConfig, out: Path) -> None:
+    """Drive a run in `runs` to its end, and keep its GS."""
+    for event in console(drive(config, output_dir=runs, teacher=teacher)):
+        if isinstance(event, Saved):
+            saved = event
+        if isinstance(event, Finished):
+            metrics = event.metrics
+    rows = {row["solver"]: row for row in metrics["rows"]}
+    gs, rivals = rows["gs"], [row for name, row in rows.items() if name not in ("gs", "teacher")]
+    classic = min(rivals, key=lambda row: row["l1"])
+    figures = dict(
+        l1=gs["l1"],
+        l2=gs["l2"],
+        frechet=gs["frechet"],
+        n_eval=metrics["n_eval"],
+        seconds=saved.seconds,
+        best_training_free={k: classic[k] for k in ("solver", "spacing", "l1", "frechet")},
+    )
+    keep(out, teacher, saved.tables["gs"], config.condition, figures)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,56 +90,29 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 5, 6, 8, 10])
     parser.add_argument("--preset", default="auto")
     parser.add_argument("--fit-steps", type=int, help="Gauss-Newton steps (default: the preset's)")
-    parser.add_argument(
-        "--runs", type=Path, default=ROOT / "runs", help="where the pairs are kept (default: runs)"
-    )
+    runs = "where the runs and their pairs are kept (default: runs)"
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs", help=runs)
     parser.add_argument("--out", type=Path, default=ROOT / "gas_nb" / "solvers")
-    parser.add_argument(
-        "--from-sweep", action="store_true", help="take the solvers of the finished sweep in --runs"
-    )
-    parser.add_argument(
-        "--bundle-only",
-        action="store_true",
-        help="write the scheduler from the solvers that are there",
-    )
-    args = parser.parse_args()
+    finished = "take the solvers of the finished sweep in --runs"
+    parser.add_argument("--from-sweep", action="store_true", help=finished)
+    only = "write the scheduler from the solvers that are there"
+    parser.add_argument("--bundle-only", action="store_true", help=only)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.bundle_only:
-        print(
-            f"{args.out / args.teacher}: solvers for {bundle(args.out, args.teacher).nfes} evaluations"
-        )
-        return
     if args.from_sweep:
         from_sweep(args.runs, args.teacher, args.nfe, args.out)
-        print(
-            f"{args.out / args.teacher}: solvers for {bundle(args.out, args.teacher).nfes} evaluations"
-        )
-        return
-    teacher = load_teacher(args.teacher)
-    for nfe in args.nfe:
-        config = preset_config(
-            args.preset,
-            teacher=args.teacher,
-            nfe=nfe,
-            adversarial_weight=0.0,
-            fit_steps=args.fit_steps,
-        )
-        pairs = make_training_pairs(config, teacher, args.runs / "shipped")
-        judged = make_eval_pairs(config, teacher, args.runs / "shipped")
-        for record in train(config, teacher, pairs=pairs):
-            print(
-                f"nfe {nfe}, {record.phase} {record.step}/{record.steps}: held-out {record.val_loss:.4f}",
-                flush=True,
-            )
-        gs, _ = measure(teacher, record.tableau, judged, teacher.reference())
-        tables = training_free(teacher, nfe, pairs[1][:32]).values()
-        rows = [measure(teacher, table, judged, teacher.reference())[0] for table in tables]
-        classic = min(rows, key=lambda row: row["l1"])
-        print(json.dumps(dict(gs=gs, classic=classic)), flush=True)
-        figures = dict(l1=gs["l1"], l2=gs["l2"], frechet=gs["frechet"], n_eval=len(judged), seconds=record.seconds,
-                       best_training_free={k: classic[k] for k in ("solver", "spacing", "l1", "frechet")})  # fmt: skip
-        keep(args.out, teacher, record.tableau, config.condition, figures)
-    bundle(args.out, args.teacher)
+    elif not args.bundle_only:
+        teacher = load_teacher(args.teacher)
+        for nfe in args.nfe:
+            settings = dict(teacher=args.teacher, nfe=nfe, fit_steps=args.fit_steps)
+            config = preset_config(args.preset, adversarial_weight=0.0, **settings)
+            distil(args.runs, teacher, config, args.out)
+    scheduler = bundle(args.out, args.teacher)
+    print(f"{args.out / args.teacher}: solvers for {scheduler.nfes} evaluations")
 
 
 if __name__ == "__main__":
