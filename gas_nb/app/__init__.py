@@ -28,7 +28,7 @@ from .desk import Busy, Desk, Place
 from .files import MAX_UPLOADS, add_upload, python_lines, scheduler_zip
 from .html import WAITING, detail_html, grid_html, picture
 from .inside import follow
-from .jobs import SIZES, Job, Stopped
+from .jobs import SIZES, Job
 from .messages import in_words, status, told, wait_in_line
 from .page import INTRO, build, check_address, main, warm_up
 from .style import CSS, launch_options
@@ -60,7 +60,6 @@ __all__ = [
     "Desk",
     "Job",
     "Place",
-    "Stopped",
     "Trained",
     "Workbench",
     "add_upload",

@@ -5,7 +5,6 @@
 # %% ../../nbs/app/catalog.ipynb #app-catalog-imports
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from .. import solver as _solvers  # noqa: F401  (registers every solver)
 from ..registry import learned, solver_title
+from ..runs import Run, runs_in
 from ..tableau import Tableau
 
 # %% auto #0
@@ -114,7 +114,7 @@ def is_shipped(solver: Trained) -> bool:
     "Whether its key is one that `shipped_solvers` gives: its rows are called GS and GAS."
     return solver.key in [f"{kind}-{solver.nfe}" for kind in learned_kinds()]
 
-# %% ../../nbs/app/catalog.ipynb #app-catalog-runfolders
+# %% ../../nbs/app/catalog.ipynb #app-catalog-runsolvers
 MAX_RUNS = 200
 
 
@@ -123,46 +123,26 @@ def lies_in(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder)
 
 
-def _run_folders(runs: Path) -> list[Path]:
-    "Folders that lie in `runs`, the newest first."
-    if not runs.is_dir():
-        return []
-    folders = [path for path in runs.iterdir() if path.is_dir() and lies_in(path, runs)]
-    newest_first = sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
-    return newest_first[:MAX_RUNS]
-
-# %% ../../nbs/app/catalog.ipynb #app-catalog-teacherof
-def _teacher_of(folder: Path) -> str | None:
-    "The teacher that a run's config.json names, or None."
-    path = folder / "config.json"
-    try:
-        if not path.is_file() or path.stat().st_size >= MAX_FILE:
-            return None
-        return str(json.loads(path.read_text())["teacher"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return None
-
-# %% ../../nbs/app/catalog.ipynb #app-catalog-runsolvers
-def _solvers_in(folder: Path, runs: Path) -> list[Trained]:
-    "The readable solvers of one run."
+def _solvers_of(run: Run, root: Path) -> list[Trained]:
+    "The readable solvers of one run in `root`."
+    teacher = run.config.get("teacher")
+    made_for = None if teacher is None else str(teacher)
     found: list[Trained] = []
-    for name in ("gas", "gs", "solver"):
-        path = folder / f"{name}.json"
-        if not path.is_file() or not lies_in(path, runs):
-            continue
-        if name == "solver" and found:
+    for name, path in run.solvers().items():
+        if not lies_in(path, root) or (name == "solver" and found):
             continue
         try:
-            found.append(read_solver(path, f"{folder.name} {name}", _teacher_of(folder)))
+            found.append(read_solver(path, f"{run.folder.name} {name}", made_for))
         except (ValueError, OSError):
             continue
     return found
 
-
+# %% ../../nbs/app/catalog.ipynb #app-catalog-runsall
 def run_solvers(runs: str | Path) -> list[Trained]:
-    "The solvers of the runs in a folder (RUN/gas.json, gs.json or solver.json), newest first."
-    inside = Path(runs).resolve()
-    return [solver for folder in _run_folders(inside) for solver in _solvers_in(folder, inside)]
+    "The solvers of the newest runs in a folder, the newest first; at most MAX_RUNS runs."
+    root = Path(runs).resolve()
+    newest = runs_in(root, MAX_FILE)[:MAX_RUNS]
+    return [solver for run in newest for solver in _solvers_of(run, root)]
 
 # %% ../../nbs/app/catalog.ipynb #app-catalog-find
 def trained_for(trained: Sequence[Trained], teacher: str, solver: str, nfe: int) -> Tableau | None:

@@ -7,50 +7,58 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .answer import classic_for
 from .ask import Ask, featured_solvers
-from .catalog import learned_kinds
 from .desk import Busy, Place
 from .messages import status
 from .shared import Shared
 from ..data import Pairs
+from ..drive import Event, Events, Opened, PairsMade, PairsProgress, Saved, Step, drive
 from ..figures import Figure, learning_curves
-from ..metrics import measure
-from ..runtime.files import release_folder, write_json_atomic
+from ..runs import RunLog
 from ..tableau import Tableau
 from ..teacher import Teacher
-from ..training import RunLog, TrainConfig, TrainState, load_state, make_training_pairs
-from ..training import open_run, train
+from ..training import TrainConfig
 
 # %% auto #0
-__all__ = ['SIZES', 'Stopped', 'Job', 'distil']
+__all__ = ['SIZES', 'Job', 'distil']
 
-# %% ../../nbs/app/jobs.ipynb #app-jobs-tables
-def _tables_of(state: TrainState) -> dict[str, Tableau]:
-    "What a run has come to: gs, and gas once the adversarial phase has begun."
-    distilled = "gs" if state.phase in ("gas", "done") else "ema"
-    tables = {"gs": state.tableau(distilled)}
-    if state.discriminator is not None:
-        tables["gas"] = state.tableau()
-    return tables
-
-
-def _rivals(teacher: Teacher, name: str, nfe: int) -> dict[str, Tableau]:
-    "The training-free solvers that a trained one is measured beside."
+# %% ../../nbs/app/jobs.ipynb #app-jobs-rivals
+def _rivals(name: str, teacher: Teacher, nfe: int, held_out: Pairs) -> dict[str, Tableau]:
+    "The training-free solvers that a trained one is measured beside, in their best forms."
     tables: dict[str, Tableau] = {}
     for solver in featured_solvers():
         try:
-            tables = {solver: classic_for(Ask(name), teacher, solver, nfe)} | tables
+            table = classic_for(Ask(name), teacher, solver, nfe)
         except ValueError:
             continue  # no such solver for this schedule
+        tables = {solver: table} | tables
     return tables
 
-# %% ../../nbs/app/jobs.ipynb #app-jobs-job
-class Stopped(Exception):
-    "Raised inside a job that was asked to stop."
+
+def _events_of(config: TrainConfig, teacher: Teacher, runs: Path, stop: threading.Event) -> Events:
+    rivals = partial(_rivals, config.teacher)
+    return drive(
+        config,
+        pause=stop,
+        output_dir=runs,
+        teacher=teacher,
+        rivals=rivals,
+        judged_on="held_out",
+    )
+
+
+def _claimed(events: Events) -> Path:
+    "Go to the first event; the run's folder, which is this process's from there on."
+    for event in events:
+        if isinstance(event, Opened):
+            return event.run.folder
+    raise RuntimeError("a drive begins with Opened")
 
 # %% ../../nbs/app/jobs.ipynb #app-jobs-thread
 class Job(threading.Thread):
@@ -58,68 +66,40 @@ class Job(threading.Thread):
 
     def __init__(self, config: TrainConfig, teacher: Teacher, runs: Path):
         super().__init__(daemon=True)
-        self.config, self.teacher = config, teacher
-        self.folder = open_run(runs, config)
-        self.records: list[dict[str, Any]] = []
+        self.stop = threading.Event()
+        self.events = _events_of(config, teacher, runs, self.stop)
+        self.folder = _claimed(self.events)
+        self.records: list[dict[str, Any]] = list(RunLog(self.folder).records)
         self.stage, self.done = "starting", 0.0
         self.error: Exception | None = None
         self.solvers: list[str] = []
-        self.stop = threading.Event()
 
     def run(self) -> None:
-        "Train, then keep solvers and results; the folder is given back in any case."
+        "Go through the events; the folder is given back in any case."
         try:
-            pairs = make_training_pairs(self.config, self.teacher, self.folder, self._progress)
-            self._keep(self._train(pairs), pairs[1])
-        except Stopped:
-            self.stage = "stopped before training began"
+            with closing(self.events):
+                for event in self.events:
+                    self._take_in(event)
+                    if self.stop.is_set() and isinstance(event, PairsProgress | Saved):
+                        break
         except Exception as error:
             self.error = error
-        finally:
-            release_folder(self.folder)
 
-    def _progress(self, done: int, total: int) -> None:
-        self.stage, self.done = f"the teacher makes pairs: {done} of {total}", done / total
-        if self.stop.is_set():
-            raise Stopped
-
-    def _train(self, pairs: tuple[Pairs, Pairs]) -> dict[str, Tableau]:
-        log, state = RunLog(self.folder), None
-        self.records, self.stage = list(log.records), "training"
-        for record in train(self.config, self.teacher, self.folder, pairs):
-            log.add(record)
-            state, self.done = record.state, record.step / record.steps
-            self.records.append(record.as_dict())
-            self.stage = f"{record.phase} {record.step} of {record.steps}"
-            if self.stop.is_set():
-                break
-        return _tables_of(state or load_state(self.config, self.teacher, self.folder))
-
-    def _keep(self, tables: dict[str, Tableau], held_out: Pairs) -> None:
-        _save_solvers(self.folder, tables)
-        if not self.stop.is_set():
-            self.stage = "measuring"
-            _save_results(self, tables, held_out)
-        written = [path for path in self.folder.glob("*.json") if path.stem in learned_kinds()]
-        self.solvers = sorted(path.name for path in written)
-
-# %% ../../nbs/app/jobs.ipynb #app-jobs-keep
-def _save_solvers(folder: Path, tables: dict[str, Tableau]) -> None:
-    "NAME.json for each, and the last again as solver.json."
-    for name, table in tables.items():
-        table.save(folder / f"{name}.json")
-    table.save(folder / "solver.json")
-
-
-def _save_results(job: Job, tables: dict[str, Tableau], held_out: Pairs) -> None:
-    "metrics.json: the run's solvers and the training-free ones on the held-out pairs."
-    teacher, config = job.teacher, job.config
-    measured = _rivals(teacher, config.teacher, config.nfe) | tables
-    rows = []
-    for name, table in measured.items():
-        rows.append(measure(teacher, table, held_out)[0] | {"solver": name})
-    results = {"nfe": config.nfe, "teacher": config.teacher, "rows": rows}
-    write_json_atomic(job.folder / "metrics.json", results)
+    def _take_in(self, event: Event) -> None:
+        match event:
+            case PairsProgress(_, done, total):
+                self.stage, self.done = f"the teacher makes pairs: {done} of {total}", done / total
+                if self.stop.is_set():
+                    self.stage = "stopped before training began"
+            case PairsMade():
+                self.stage = "training"
+            case Step(record):
+                self.records.append(record.as_dict())
+                self.stage = f"{record.phase} {record.step} of {record.steps}"
+                self.done = record.step / record.steps
+            case Saved(_, tables):
+                self.solvers = sorted(f"{name}.json" for name in tables)
+                self.stage = "measuring"
 
 # %% ../../nbs/app/jobs.ipynb #app-jobs-sizes
 SIZES = {"quick, rough": "quick", "usual": "cpu", "long (GPU)": "gpu"}

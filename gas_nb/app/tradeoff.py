@@ -5,13 +5,12 @@
 # %% ../../nbs/app/tradeoff.ipynb #app-tradeoff-imports
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .catalog import MAX_FILE, lies_in
 from ..metrics.judge import RUN_METRICS
+from ..runs import METRICS, Run, runs_in
 
 # %% auto #0
 __all__ = ['MAX_RESULTS', 'COLUMNS', 'sweep_rows']
@@ -37,29 +36,27 @@ def _is_row(row: Any) -> bool:
     return named and isinstance(row.get("l1"), float)
 
 # %% ../../nbs/app/tradeoff.ipynb #app-tradeoff-read
-def _results_file(path: Path, teacher: str) -> list[dict[str, Any]]:
-    "The rows in a metrics.json that are results for `teacher`."
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError):
-        return []
-    if not isinstance(found, dict) or found.get("teacher") != teacher:
-        return []
+def _results(run: Run, teacher: str) -> list[dict[str, Any]]:
+    "The rows of a run that are results for `teacher`."
+    found = run.metrics(MAX_RESULTS) or {}
     rows = found.get("rows")
-    return [row for row in rows if _is_row(row)] if isinstance(rows, list) else []
+    if found.get("teacher") != teacher or not isinstance(rows, list):
+        return []
+    return [row for row in rows if _is_row(row)]
 
 
-def _results_files(runs: Path) -> Iterator[Path]:
-    for path in runs.glob("*/metrics.json"):
-        if path.is_file() and lies_in(path, runs) and path.stat().st_size < MAX_RESULTS:
-            yield path
+def _measured_runs(root: Path) -> list[Run]:
+    "Runs with results, the latest measured last."
+    runs = [run for run in runs_in(root, MAX_FILE) if run.finished]
+    mine = [run for run in runs if lies_in(run.file(METRICS), root)]
+    return sorted(mine, key=lambda run: run.file(METRICS).stat().st_mtime)
 
 # %% ../../nbs/app/tradeoff.ipynb #app-tradeoff-rows
 def sweep_rows(runs: Path, teacher: str) -> list[dict[str, Any]]:
-    "Result rows of the runs (RUN/metrics.json), the newest for each solver, NFE and time grid."
+    "Result rows of the runs for a teacher, the newest for each solver, NFE and time grid."
     rows = {}
-    for path in sorted(_results_files(runs), key=lambda path: path.stat().st_mtime):
-        for row in _results_file(path, teacher):
+    for run in _measured_runs(Path(runs).resolve()):
+        for row in _results(run, teacher):
             cell = row["solver"], row["nfe"], str(row.get("spacing"))
             rows[cell] = {name: row[name] for name in COLUMNS if _is_value(row.get(name))}
     return list(rows.values())
