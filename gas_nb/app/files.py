@@ -29,14 +29,13 @@ from gas_nb.tableau import Tableau
 from gas_nb.teacher import load_teacher
 
 teacher = load_teacher("{teacher}")
-tableau = Tableau.load("{name}.json")
-images = teacher.generate(seeds=range(8), tableau=tableau)      # (8, C, H, W) in [-1, 1]
+images = teacher.generate(seeds=range(8), tableau=Tableau.load("{name}.json"))      {shape}
 """
 
 
 def python_lines(teacher: str, name: str) -> str:
     "The program that uses a downloaded solver."
-    return _LINES.format(teacher=teacher, name=name)
+    return _LINES.format(teacher=teacher, name=name, shape="# (8, C, H, W) in [-1, 1]")
 
 # %% ../../nbs/app/files.ipynb #app-files-zip
 def scheduler_zip(tab: Tableau, teacher: Teacher, path: Path) -> None:
