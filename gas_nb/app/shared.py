@@ -19,7 +19,7 @@ from .ask import DEFAULT, Ask
 from .catalog import Trained, is_shipped, learned_kinds, run_solvers
 from .catalog import shipped_solvers, teacher_key
 from .desk import Desk
-from .teachers import CLASSES, TEACHERS
+from .teachers import embedded_classes, embedded_titles
 from ..registry import solver_title, training_free
 from ..runtime.device import default_device
 from ..tableau import Tableau
@@ -37,14 +37,16 @@ def _check_given(teacher: str, prompts: str) -> None:
         teacher_kind(teacher)
     if prompts:
         read_prompts(prompts)
-    if prompts and teacher in ("", *TEACHERS):
+    if prompts and teacher in ("", *embedded_titles()):
         raise ValueError(f"prompts={prompts!r}: give the text teacher they are for")
 
 
 def _titles(teacher: str) -> dict[str, str]:
     "Titles by name: the given teacher, then the embedded ones."
-    given = {} if teacher in ("", *TEACHERS) else {teacher: Path(teacher).name}
-    return given | TEACHERS
+    embedded = embedded_titles()
+    if teacher in ("", *embedded):
+        return embedded
+    return {teacher: Path(teacher).name} | embedded
 
 # %% ../../nbs/app/shared.ipynb #app-shared-device
 def device_title(device: torch.device) -> str:
@@ -59,7 +61,7 @@ def device_title(device: torch.device) -> str:
 class TeacherShelf:
     """The teachers by name, loaded when first asked for.
 
-    `given`: one more than TEACHERS, by any name that `load_teacher` takes, shown first;
+    `given`: one more than the embedded, by any name that `load_teacher` takes, shown first;
     `prompts`: its captions, a text file. ValueError for what is wrong with them.
     """
 
@@ -91,13 +93,15 @@ class TeacherShelf:
 
     def config(self, teacher: str, size: str = "quick", **settings: Any) -> TrainConfig:
         "The settings of a training of the given size."
-        prompts = "" if teacher in TEACHERS else self.prompts
+        prompts = "" if teacher in embedded_titles() else self.prompts
         device = str(self.device)
         return preset_config(size, teacher=teacher, prompts=prompts, device=device, **settings)
 
     def classes(self, teacher: str) -> Sequence[str]:
         "Names of a teacher's classes; an embedded one need not be loaded for it."
-        return CLASSES[teacher] if teacher in CLASSES else self.teacher(teacher).class_names
+        if teacher in embedded_titles():
+            return embedded_classes(teacher)
+        return self.teacher(teacher).class_names
 
 # %% ../../nbs/app/shared.ipynb #app-shared-rows
 def solver_rows(trained: Sequence[Trained], teacher: str) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Protocol
 from ..teacher import FMNIST_CLASSES
 
 # %% auto #0
-__all__ = ['TEACHERS', 'CLASSES', 'BEST', 'best_form', 'Offer', 'EmbeddedTeachers']
+__all__ = ['TEACHERS', 'CLASSES', 'BEST', 'embedded_titles', 'embedded_classes', 'best_form', 'Offer', 'EmbeddedTeachers']
 
 # %% ../../nbs/app/teachers.ipynb #app-teachers-tables
 TEACHERS: dict[str, str] = {"fmnist": "Fashion-MNIST (32 x 32)", "digits": "Digits (8 x 8)"}
@@ -19,6 +19,16 @@ CLASSES: dict[str, list[str]] = {
     "fmnist": list(FMNIST_CLASSES),
     "digits": [str(digit) for digit in range(10)],
 }
+
+
+def embedded_titles() -> dict[str, str]:
+    "Titles of the embedded teachers by name, the page's first choice first."
+    return dict(TEACHERS)
+
+
+def embedded_classes(teacher: str) -> list[str]:
+    "Names of the classes of an embedded teacher."
+    return CLASSES[teacher]
 
 # %% ../../nbs/app/teachers.ipynb #app-teachers-best
 BEST: dict[str, dict[str, tuple[str, int]]] = {
@@ -54,8 +64,11 @@ class Offer(Protocol):
 class EmbeddedTeachers:
     "The teachers that ship with the package."
 
-    titles: Mapping[str, str] = TEACHERS
+    @property
+    def titles(self) -> Mapping[str, str]:
+        "Titles by name."
+        return embedded_titles()
 
     def classes(self, teacher: str) -> Sequence[str]:
         "Names of the classes of an embedded teacher."
-        return CLASSES[teacher]
+        return embedded_classes(teacher)

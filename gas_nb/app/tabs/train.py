@@ -16,7 +16,7 @@ from ..jobs import SIZES, Job
 from ..messages import told
 from .controls import Controls, Site, connect, figure_place, refresh, status_line
 from .controls import teacher_menu
-from ..teachers import TEACHERS
+from ..teachers import embedded_titles
 from ..workbench import Workbench
 from ...figures import Figure
 
@@ -46,7 +46,7 @@ class _Settings:
 
 
 def _settings(bench: Workbench) -> _Settings:
-    first = "digits" if bench.first in TEACHERS else bench.first
+    first = "digits" if bench.first in embedded_titles() else bench.first
     with gr.Row():
         teacher = teacher_menu(bench, first, 170)
         nfe = gr.Slider(2, 10, 4, step=1, label="NFE", min_width=150)
