@@ -33,6 +33,7 @@ setup(
             "weights/**/*.png",
             "solvers/**/*.json",
             "solvers/**/*.md",
+            "app/*.css",
             "py.typed",
         ]
     },

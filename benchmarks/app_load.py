@@ -18,6 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
+NFES = ["4", "6", "8", "10"]
 SOLVERS = ["ddim", "dpm_solver_pp", "unipc", "ipndm"]
 
 
@@ -28,13 +29,19 @@ def memory_mb() -> float:
 
 def watched(desk):
     """A desk that writes down who came and who left, in order."""
-    desk.came, desk.left, enter = [], [], desk.enter
+    desk.came, desk.left = [], []
+    enter = desk.enter
 
     def noted():
         place = enter()
         desk.came.append(place)
         leave = place.leave
-        place.leave = lambda: (desk.left.append(place), leave())
+
+        def left():
+            desk.left.append(place)
+            leave()
+
+        place.leave = left
         return place
 
     desk.enter = noted
@@ -52,17 +59,9 @@ class Visitor(threading.Thread):
 
     def run(self):
         self.sent = time.perf_counter()
-        self.job = self.client.submit(
-            self.teacher,
-            "mixed",
-            1,
-            self.seed,
-            8,
-            ["4", "6", "8", "10"],
-            SOLVERS,
-            "best",
-            api_name="/compare",
-        )
+        # teacher, class, guidance, seed, samples, evaluations, solvers, time grid: the fields of Ask
+        question = (self.teacher, "mixed", 1, self.seed, 8, NFES, SOLVERS, "best")
+        self.job = self.client.submit(*question, api_name="/compare")
         for update in self.job:
             self.answer = re.sub("<[^>]*>", "", str(update[0]))
             page = update[1] if isinstance(update[1], str) else ""
@@ -99,7 +98,8 @@ def main() -> None:
 
 
 def one_round(clients, a, desk, number: int) -> list[str]:
-    desk.came.clear(), desk.left.clear()
+    desk.came.clear()
+    desk.left.clear()
     visitors = [Visitor(c, a.teacher, 1000 * number + i) for i, c in enumerate(clients[:-1])]
     for v in visitors:
         v.start()

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from gas_nb import app
-from gas_nb.app import Ask, Busy, Desk, Trained, Workbench, generate, read_solver
+from gas_nb.app import Ask, Busy, Desk, Trained, Workbench, generate, read_solver, shared
 from gas_nb.classic import classic_tableau
+from gas_nb.runtime.files import claim_folder, release_folder
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import load_teacher
 
@@ -103,6 +104,15 @@ def test_cells_are_the_teachers_own_samples(bench, digits):
     assert all(c.seconds > 0 for c in cells.values() if c.images is not None)
 
 
+def test_a_solver_that_is_not_featured_can_be_chosen_and_is_not_shown_unasked(bench):
+    assert ("DEIS", "deis") in bench.solver_choices("digits")
+    assert "deis" not in (*app.DEFAULT.solvers, *Ask("digits").solvers)
+    ask = app.make_ask("digits", "none", 1.0, 5, 4, [4, 6], ["deis", "gs"], "best", bench=bench)
+    *_, (_, page, results) = bench.compare(ask)
+    assert 'aria-label="DEIS, 6 evaluations, L1' in page
+    assert results["cells"]["deis|6"].l1 < results["cells"]["deis|4"].l1
+
+
 def test_the_first_cell_comes_before_the_teacher(digits):
     made = [c.key for c in generate(ASK, digits) if c.images is not None]
     assert made[:3] == ["ddim|4", "teacher|20", "ddim|4"]
@@ -130,7 +140,7 @@ def test_classes_and_guidance_reach_the_network(digits):
 
 def test_a_question_that_was_answered_is_not_computed_again(bench, monkeypatch):
     list(bench.compare(ASK))
-    monkeypatch.setattr(app, "run_cell", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr(shared, "run_cell", lambda *args: pytest.fail("computed again"))
     *_, (_, page, _) = bench.compare(ASK)
     assert page.count("<button") == 2
 
@@ -361,6 +371,13 @@ def test_results_of_runs_that_are_nonsense_are_passed_over(bench):
 # --- training
 
 
+def is_free(folder):
+    """Whether nobody has claimed the folder, this process included."""
+    free = claim_folder(folder)
+    release_folder(folder)
+    return free
+
+
 def test_a_training_appears_in_compare(bench):
     lines = [line for line, _ in bench.distil("digits", 5, "quick", pause=0.02)]
     assert "kept in digits-nfe5-1" in lines[-1]
@@ -390,6 +407,28 @@ def test_a_stopped_training_keeps_what_it_has_and_goes_on_later(bench):
         if len(jobs["now"].records) > before:
             jobs["now"].stop.set()
     assert jobs["now"].folder.name == "digits-nfe4-1" and len(jobs["now"].records) > before
+
+
+def test_a_training_stopped_while_pairs_are_made_keeps_nothing_and_can_start_again(bench, digits):
+    config = bench.config("digits", "quick", nfe=4)
+    job = app.Job(config, digits, bench.runs)
+    job.stop.set()
+    job.run()
+    assert (job.stage, job.solvers, job.error) == ("stopped before training began", [], None)
+    assert not list(job.folder.glob("g*.json")) and is_free(job.folder)
+    *_, (line, _) = bench.distil("digits", 4, "quick", pause=0.01)
+    assert f"kept in {job.folder.name}: gas.json, gs.json" in line
+
+
+def test_a_training_that_fails_says_why_and_gives_its_folder_back(bench, digits, monkeypatch):
+    def broken(*args, **options):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("gas_nb.runs.pairs_in_steps", broken)
+    jobs = {}
+    with pytest.raises(OSError, match="disk is full"):
+        list(bench.distil("digits", 4, "quick", jobs=jobs, pause=0.01))
+    assert is_free(jobs["now"].folder) and not bench.training_desk.line
 
 
 def test_leaving_the_page_stops_the_training(bench):

@@ -221,7 +221,7 @@ def test_wheel_holds_modules_weights_and_solvers(tmp_path):
     expected = {
         name
         for name in names
-        if name.startswith("gas_nb/") and name.endswith((".py", ".safetensors", ".json"))
+        if name.startswith("gas_nb/") and name.endswith((".py", ".css", ".safetensors", ".json"))
     }
     expected |= {
         "gas_nb/weights/probe/model.safetensors",
