@@ -36,8 +36,6 @@ from gas_nb.figures.theme import (
     phase_label,
     plain,
 )
-
-# %% ../../nbs/figures/plots.ipynb #a1203c19
 from ..schedule import NoiseSchedule, spacing
 from ..tableau import Tableau
 
