@@ -23,7 +23,7 @@ BENCH ?= sampling
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint format check notebooks pytest slow lab app solvers teacher card pictures export readme bench hooks clean
+.PHONY: help train sweep results test lint types format check notebooks pytest slow lab app solvers teacher card pictures export readme outputs bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -66,8 +66,9 @@ results: $(STAMP) ## put the tables of the sweeps in OUT=runs into nbs/results/,
 	$(BIN)/python tools/make_readme.py
 
 # One after the other whatever -j says, pytest last: its closing line ends the log.
-test: ## everything that CI runs: lint, notebooks in step, every notebook, then pytest
+test: ## everything that CI runs: lint, types, notebooks in step, every notebook, then pytest
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory notebooks
 	@$(MAKE) --no-print-directory pytest
@@ -83,7 +84,10 @@ FORMATTED := $(wildcard nbs tests benchmarks tools setup.py)
 
 lint: $(STAMP) ## ruff: errors, names that an exported module lacks, and the format
 	$(BIN)/ruff check gas_nb $(FORMATTED)
-	$(BIN)/ruff format --check --quiet $(FORMATTED) || { echo "make format does it" >&2; exit 1; }
+	$(BIN)/ruff format --check --quiet $(FORMATTED) || { echo "ruff would format these otherwise: make format" >&2; exit 1; }
+
+types: $(STAMP) ## mypy on the solver story, data, teachers and the front door
+	$(BIN)/mypy
 
 format: $(STAMP) ## let ruff format notebooks, tests and tools, then export
 	$(BIN)/ruff format --quiet $(FORMATTED)
@@ -133,6 +137,10 @@ export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 
 readme: $(STAMP) ## nbs/index.ipynb -> README.md
 	$(BIN)/python tools/make_readme.py
+
+outputs: $(STAMP) ## run chapters and store what they print and draw (ARGS=nbs/foundations/classic.ipynb; all: half an hour)
+	$(BIN)/python tools/store_outputs.py $(ARGS)
+	$(BIN)/python tools/export.py
 
 bench: $(STAMP) ## run a benchmark (BENCH=sampling, distillation, high_nfe, teacher_ablation or app_load; ARGS='...')
 	$(BIN)/python "benchmarks/$(BENCH).py" $(ARGS)

@@ -4,17 +4,24 @@
 
 # %% ../nbs/foundations/classic.ipynb #3f5e1ed0
 from __future__ import annotations
+
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from inspect import signature
+from operator import add
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
-from .registry import SolverSpec, Variant, register_solver
+
+from .registry import SolverSpec, Variant, register_solver, solver_maker
 from .schedule import NoiseSchedule, spacing as time_spacing
 from .tableau import Tableau
 
 # %% auto #0
-__all__ = ['PURE_NOISE', 'CLASSIC_SOLVERS', 'multistep_terms', 'dpm_solver_pp', 'ddim', 'unipc', 'ipndm', 'deis',
+__all__ = ['PURE_NOISE', 'Term', 'CLASSIC_SOLVERS', 'multistep_terms', 'dpm_solver_pp', 'ddim', 'unipc', 'ipndm', 'deis',
            'classic_tableau']
 
 # %% ../nbs/foundations/classic.ipynb #630a94cc
@@ -22,44 +29,65 @@ PURE_NOISE = math.log(2)  # how far before lambda_1 pure noise counts
 
 
 class _Symbols:
-    "Unit vectors for the states x_0.. and data predictions D_0.., and the rows that a solver builds from them."
+    "Unit vectors for the states x_0.. and data predictions D_0.., and the rows made of them."
 
-    def __init__(self, schedule: NoiseSchedule, times: Tensor):
+    def __init__(self, schedule: NoiseSchedule, times: Tensor | Sequence[float]):
+        self.schedule = schedule
         self.times = _check_times(schedule, times)
-        self.n, self.schedule = len(self.times) - 1, schedule
-        self.alpha, self.sigma, self.lam = (
-            f(self.times) for f in (schedule.alpha, schedule.sigma, schedule.lambda_)
-        )
-        self.pure = bool(torch.isinf(self.lam[0]))  # a flow model at t = 1
+        self.n = len(self.times) - 1
+        self.alpha = schedule.alpha(self.times)
+        self.sigma = schedule.sigma(self.times)
+        self.lam = schedule.lambda_(self.times)
         self.past = self.lam.clone()  # lambda as the past of a step has it
+        self.pure = bool(torch.isinf(self.lam[0]))  # a flow model at t = 1
         if self.pure:
             self.past[0] = self.lam[1] - PURE_NOISE
         unit = torch.eye(2 * self.n, dtype=torch.float64)
-        self.x, self.D, self.rows = unit[: self.n], unit[self.n :], []
+        self.x, self.D = unit[: self.n], unit[self.n :]
+        self.rows: list[Tensor] = []
+
+    def epsilon(self, j: int) -> Tensor:
+        "The noise prediction at time j."
+        signal = self.alpha[j] * self.D[j]
+        return (self.x[j] - signal) / self.sigma[j]
+
+    def shrunk(self, k: int, base: Tensor) -> Tensor:
+        "What is left of `base` after step k if the prediction is 0."
+        ratio = self.sigma[k + 1] / self.sigma[k]
+        return ratio * base
 
     def first_order(self, k: int, base: Tensor) -> Tensor:
         "DDIM's step from `base` at time k."
         phi_1 = torch.expm1(self.lam[k] - self.lam[k + 1])
-        return self.sigma[k + 1] / self.sigma[k] * base - self.alpha[k + 1] * phi_1 * self.D[k]
+        integral = self.alpha[k + 1] * phi_1 * self.D[k]
+        return self.shrunk(k, base) - integral
 
     def tableau(self, name: str) -> Tableau:
         rows = torch.stack(self.rows)
         if not rows.isfinite().all():
             raise ValueError(
-                f"times {self.times.tolist()}: {name} is not finite there; only a first-order step can end at 0, "
-                "and none begins above 1 on a flow"
+                f"times {self.times.tolist()}: {name} is not finite there; "
+                "only a first-order step can end at 0, and none begins above 1 on a flow"
             )
+        A, C = rows[:, : self.n], rows[:, self.n :]
         meta = dict(name=name, schedule=self.schedule.config)
-        return Tableau(self.times, torch.zeros(self.n), rows[:, : self.n], rows[:, self.n :], meta)
+        return Tableau(self.times, torch.zeros(self.n), A, C, meta)
 
 # %% ../nbs/foundations/classic.ipynb #70b39483
 def _check_order(order: int, highest: int, solver: str) -> None:
-    whole = isinstance(order, int) and not isinstance(order, bool)
-    if not whole or not 1 <= order <= highest:
+    is_whole = isinstance(order, int) and not isinstance(order, bool)
+    fits = is_whole and 1 <= order <= highest
+    if not fits:
         raise ValueError(f"order={order!r}: {solver} has orders 1 to {highest}")
 
+
+def _order_at(k: int, n: int, order: int, lower_order_final: bool) -> int:
+    "The order of step k of n."
+    left = n - k if lower_order_final else order
+    return min(order, k + 1, left)
+
 # %% ../nbs/foundations/classic.ipynb #e49bc7d9
-def _check_times(schedule: NoiseSchedule, times: Tensor) -> Tensor:
+def _check_times(schedule: NoiseSchedule, times: Tensor | Sequence[float]) -> Tensor:
     "`times` (N+1,) as float64, if a solver can walk them."
     if not isinstance(schedule, NoiseSchedule):
         raise ValueError(f"schedule={schedule!r}: give a NoiseSchedule, such as teacher.schedule")
@@ -76,105 +104,171 @@ def _check_times(schedule: NoiseSchedule, times: Tensor) -> Tensor:
     return t
 
 # %% ../nbs/foundations/classic.ipynb #528509f6
+Term = tuple[Tensor, Tensor]  # (weight, direction)
+
+
 def multistep_terms(
-    lam: Tensor, alpha: Tensor, D: Tensor, k: int, order: int
-) -> list[tuple[Tensor, Tensor]]:
-    """The integral over step k as pairs (weight, direction): order <= 3 data-prediction terms of DPM-Solver++ (arXiv 2211.01095).
-    `lam`, `alpha` (N+1,) on the grid; `D[j]` stands for prediction j: a vector of symbols, or an image."""
+    lam: Tensor, alpha: Tensor, D: Tensor | Sequence[Tensor], k: int, order: int
+) -> list[Term]:
+    """The integral over step k as pairs (weight, direction): order <= 3 terms of DPM-Solver++.
+
+    arXiv 2211.01095. `lam`, `alpha` (N+1,) on the grid; `D[j]` stands for prediction j: a vector
+    of symbols, or an image.
+    """
     h = lam[k + 1] - lam[k]
     phi_1 = torch.expm1(-h)
-    terms = [(-alpha[k + 1] * phi_1, D[k])]
+    constant = (-alpha[k + 1] * phi_1, D[k])
     if order == 1:
-        return terms
+        return [constant]
     r0 = (lam[k] - lam[k - 1]) / h
     d0 = (D[k] - D[k - 1]) / r0
     if order == 2:
-        return terms + [(-alpha[k + 1] * phi_1 / 2, d0)]
+        return [constant, (-alpha[k + 1] * phi_1 / 2, d0)]
     r1 = (lam[k - 1] - lam[k - 2]) / h
     d1 = (D[k - 1] - D[k - 2]) / r1
+    slope = d0 + r0 / (r0 + r1) * (d0 - d1)
+    curvature = (d0 - d1) / (r0 + r1)
     phi_2 = phi_1 / h + 1
     phi_3 = phi_2 / h - 0.5
-    return terms + [
-        (alpha[k + 1] * phi_2, d0 + r0 / (r0 + r1) * (d0 - d1)),
-        (-alpha[k + 1] * phi_3, (d0 - d1) / (r0 + r1)),
+    return [
+        constant,
+        (alpha[k + 1] * phi_2, slope),
+        (-alpha[k + 1] * phi_3, curvature),
     ]
 
 # %% ../nbs/foundations/classic.ipynb #807e098a
 def dpm_solver_pp(
-    schedule: NoiseSchedule, times: Tensor, order: int = 3, lower_order_final: bool = False
+    schedule: NoiseSchedule,
+    times: Tensor | Sequence[float],
+    order: int = 3,
+    lower_order_final: bool = False,
 ) -> Tableau:
-    """DPM-Solver++ multistep, data prediction (arXiv 2211.01095, Alg. 2), order 1 to 3. `lower_order_final` falls to order 1 at the end,
-    as many codes do below 15 steps."""
+    """DPM-Solver++ multistep, data prediction (arXiv 2211.01095, Alg. 2), order 1 to 3.
+
+    `lower_order_final` falls to order 1 at the end, as many codes do below 15 steps.
+    """
     _check_order(order, 3, "DPM-Solver++")
     s = _Symbols(schedule, times)
     for k in range(s.n):
-        p = min(order, k + 1, s.n - k) if lower_order_final else min(order, k + 1)
-        s.rows.append(
-            s.sigma[k + 1] / s.sigma[k] * s.x[k]
-            + sum(w * d for w, d in multistep_terms(s.lam, s.alpha, s.D, k, p))
-        )
+        p = _order_at(k, s.n, order, lower_order_final)
+        terms = multistep_terms(s.lam, s.alpha, s.D, k, p)
+        integral = sum(w * d for w, d in terms)
+        s.rows.append(s.shrunk(k, s.x[k]) + integral)
     return s.tableau("dpm_solver_pp" if order > 1 else "ddim")
 
 # %% ../nbs/foundations/classic.ipynb #6a4d694f
-def ddim(schedule: NoiseSchedule, times: Tensor) -> Tableau:
+def ddim(schedule: NoiseSchedule, times: Tensor | Sequence[float]) -> Tableau:
     "DDIM with eta = 0 (arXiv 2010.02502): the exponential integrator of order 1."
     return dpm_solver_pp(schedule, times, order=1)
 
+# %% ../nbs/foundations/classic.ipynb #f7c7b7b5
+def _unipc_nodes(lam: Tensor, k: int, order: int) -> Tensor:
+    "Where step k takes predictions from: points of the past, and its end. It goes from 0 to 1."
+    start, end = lam[k], lam[k + 1]
+    past = [(lam[k - i] - start) / (end - start) for i in range(1, order)]
+    one = torch.ones((), dtype=torch.float64)
+    return torch.stack([*past, one])
+
 # %% ../nbs/foundations/classic.ipynb #1d3422c6
-def _unipc_weights(hh: Tensor, ratios: Tensor, variant: str) -> tuple[Tensor, Tensor, Tensor]:
-    "(R, b, B(h)) of arXiv 2302.04867, Theorem 3.1, for -h = hh and the nodes `ratios`, the last of which is 1."
-    B = hh if variant == "bh1" else torch.expm1(hh)
-    phi, factorial, R, b = torch.expm1(hh) / hh - 1, 1, [], []
-    for i in range(1, len(ratios) + 1):
-        R.append(ratios ** (i - 1))
+class _System(NamedTuple):
+    "R w = b and B(h) of one step (arXiv 2302.04867, Theorem 3.1)."
+
+    R: Tensor
+    b: Tensor
+    B: Tensor
+
+# %% ../nbs/foundations/classic.ipynb #5e20cda6
+def _unipc_system(minus_h: Tensor, nodes: Tensor, variant: str) -> _System:
+    "The system for a step of -h and the `nodes`, the last of which is 1."
+    B = minus_h if variant == "bh1" else torch.expm1(minus_h)
+    phi = torch.expm1(minus_h) / minus_h - 1
+    factorial = 1
+    R, b = [], []
+    for i in range(1, len(nodes) + 1):
+        R.append(nodes ** (i - 1))
         b.append(phi * factorial / B)
         factorial *= i + 1
-        phi = phi / hh - 1 / factorial
-    return torch.stack(R), torch.stack(b), B
+        phi = phi / minus_h - 1 / factorial
+    return _System(torch.stack(R), torch.stack(b), B)
+
+# %% ../nbs/foundations/classic.ipynb #4b072944
+_HALF = torch.full((1,), 0.5, dtype=torch.float64)  # for a single node, as published
+
+
+def _predictor_weights(system: _System) -> Tensor:
+    "Weights of the past nodes: the system without its last node."
+    order = len(system.b)
+    if order == 1:
+        return _HALF[:0]
+    if order == 2:
+        return _HALF
+    return torch.linalg.solve(system.R[:-1, :-1], system.b[:-1])
+
+
+def _corrector_weights(system: _System) -> Tensor:
+    if len(system.b) == 1:
+        return _HALF
+    return torch.linalg.solve(system.R, system.b)
+
+# %% ../nbs/foundations/classic.ipynb #6f7d2252
+class _UniPCStep:
+    "Step k in symbols, from `base`, the corrected state."
+
+    def __init__(self, s: _Symbols, k: int, base: Tensor, order: int, variant: str):
+        self.s, self.k = s, k
+        self.nodes = _unipc_nodes(s.past, k, order)
+        minus_h = s.past[k] - s.past[k + 1]
+        self.system = _unipc_system(minus_h, self.nodes, variant)
+        self.first = s.first_order(k, base)
+        B = self.system.B
+        if k == 0 and s.pure:
+            B = -torch.ones_like(B)  # both variants, as lambda_0 goes to -infinity
+        self.scale = s.alpha[k + 1] * B
+        self.slopes = [self.slope(k - i, self.nodes[i - 1]) for i in range(1, order)]
+
+    def slope(self, j: int, node: Tensor) -> Tensor:
+        D = self.s.D
+        return (D[j] - D[self.k]) / node
+
+    def row(self, weights: Tensor, slopes: list[Tensor]) -> Tensor:
+        bend = torch.zeros_like(self.first)
+        for w, slope in zip(weights, slopes):
+            bend = bend + w * slope
+        return self.first - self.scale * bend
+
+    def predictor_row(self) -> Tensor:
+        weights = _predictor_weights(self.system)
+        return self.row(weights, self.slopes)
+
+    def corrector_row(self) -> Tensor:
+        to_end = self.slope(self.k + 1, self.nodes[-1])
+        weights = _corrector_weights(self.system)
+        return self.row(weights, [*self.slopes, to_end])
 
 # %% ../nbs/foundations/classic.ipynb #fc01e7c3
 def unipc(
     schedule: NoiseSchedule,
-    times: Tensor,
+    times: Tensor | Sequence[float],
     order: int = 3,
     variant: str = "bh2",
     lower_order_final: bool = True,
     corrector: bool = True,
 ) -> Tableau:
-    "UniPC multistep with data prediction (arXiv 2302.04867, Alg. 5-8), order 1 to 3, `variant` bh1 or bh2; no corrector in the last step."
+    """UniPC multistep, data prediction (arXiv 2302.04867, Alg. 5-8), order 1 to 3.
+
+    `variant` is bh1 or bh2. There is no corrector in the last step.
+    """
     _check_order(order, 3, "UniPC")
     if variant not in ("bh1", "bh2"):
         raise ValueError(f"variant={variant!r}: UniPC has bh1 and bh2")
     s = _Symbols(schedule, times)
-    base, alpha, lam = s.x[0], s.alpha, s.past  # the corrected state, in symbols
+    base = s.x[0]
     for k in range(s.n):
-        p = min(order, k + 1, s.n - k) if lower_order_final else min(order, k + 1)
-        h = lam[k + 1] - lam[k]
-        nodes = torch.stack(
-            [(lam[k - i] - lam[k]) / h for i in range(1, p)] + [torch.ones((), dtype=torch.float64)]
-        )
-        R, b, B = _unipc_weights(-h, nodes, variant)
-        if k == 0 and s.pure:
-            B = -torch.ones_like(B)  # both variants, as lambda_0 goes to -infinity
-        first = s.first_order(k, base)
-        slopes = [(s.D[k - i] - s.D[k]) / nodes[i - 1] for i in range(1, p)]
-        half = torch.full((1,), 0.5, dtype=torch.float64)
-        predict = [] if p == 1 else half if p == 2 else torch.linalg.solve(R[:-1, :-1], b[:-1])
-        s.rows.append(
-            first
-            - alpha[k + 1]
-            * B
-            * sum((w * d for w, d in zip(predict, slopes)), torch.zeros_like(first))
-        )
-        if k + 1 == s.n:
-            break
-        correct = half if p == 1 else torch.linalg.solve(R, b)
-        slopes = slopes + [s.D[k + 1] - s.D[k]]
-        base = (
-            first - alpha[k + 1] * B * sum(w * d for w, d in zip(correct, slopes))
-            if corrector
-            else s.x[k + 1]
-        )
+        p = _order_at(k, s.n, order, lower_order_final)
+        step = _UniPCStep(s, k, base, p, variant)
+        s.rows.append(step.predictor_row())
+        if k + 1 < s.n:
+            base = step.corrector_row() if corrector else s.x[k + 1]
     return s.tableau("unipc")
 
 # %% ../nbs/foundations/classic.ipynb #bae8aa07
@@ -185,52 +279,60 @@ _ADAMS_BASHFORTH = {
     4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
 }
 
+# %% ../nbs/foundations/classic.ipynb #a87bbf09
+def ipndm(schedule: NoiseSchedule, times: Tensor | Sequence[float], order: int = 3) -> Tableau:
+    """iPNDM (arXiv 2202.09778, 2204.13902), order 1 to 4.
 
-def ipndm(schedule: NoiseSchedule, times: Tensor, order: int = 3) -> Tableau:
-    "iPNDM (arXiv 2202.09778, 2204.13902): noise prediction, Adams-Bashforth weights, exponential form, order 1 to 4."
+    Noise prediction, Adams-Bashforth weights, exponential form.
+    """
     _check_order(order, 4, "iPNDM")
     s = _Symbols(schedule, times)
-    eps = [(s.x[j] - s.alpha[j] * s.D[j]) / s.sigma[j] for j in range(s.n)]
     s.rows.append(s.first_order(0, s.x[0]))
     for k in range(1, s.n):
         weights = _ADAMS_BASHFORTH[min(order, k + 1)]
-        mixed = sum(w * eps[k - i] for i, w in enumerate(weights))
+        mixed = sum(w * s.epsilon(k - i) for i, w in enumerate(weights))
         h = s.lam[k + 1] - s.lam[k]
-        s.rows.append(
-            s.alpha[k + 1] / s.alpha[k] * s.x[k] - s.sigma[k + 1] * torch.expm1(h) * mixed
-        )
+        grown = s.alpha[k + 1] / s.alpha[k] * s.x[k]
+        noise = s.sigma[k + 1] * torch.expm1(h) * mixed
+        s.rows.append(grown - noise)
     return s.tableau("ipndm")
 
 # %% ../nbs/foundations/classic.ipynb #1892f7d7
-def deis(schedule: NoiseSchedule, times: Tensor, order: int = 3) -> Tableau:
-    "rho-AB-DEIS (arXiv 2204.13902): the interpolation polynomial of past noise predictions in rho = sigma/alpha, integrated exactly; order 1 to 4."
+def deis(schedule: NoiseSchedule, times: Tensor | Sequence[float], order: int = 3) -> Tableau:
+    """rho-AB-DEIS (arXiv 2204.13902), order 1 to 4.
+
+    The polynomial through past noise predictions in rho = sigma/alpha, integrated exactly.
+    """
     _check_order(order, 4, "DEIS")
     s = _Symbols(schedule, times)
     rho = (-s.past).exp()
-    eps = [(s.x[j] - s.alpha[j] * s.D[j]) / s.sigma[j] for j in range(s.n)]
     s.rows.append(s.first_order(0, s.x[0]))
     for k in range(1, s.n):
-        nodes = [k - i for i in range(min(order, k + 1))]
-        step = sum(_lagrange_integral(rho, nodes, j, k) * eps[j] for j in nodes)
-        s.rows.append(s.alpha[k + 1] * (s.x[k] / s.alpha[k] + step))
+        nodes = range(k, k - min(order, k + 1), -1)
+        noise = sum(_lagrange_integral(rho, nodes, j, k) * s.epsilon(j) for j in nodes)
+        scaled = s.x[k] / s.alpha[k] + noise
+        s.rows.append(s.alpha[k + 1] * scaled)
     return s.tableau("deis")
 
 # %% ../nbs/foundations/classic.ipynb #044773d1
-def _lagrange_integral(rho, nodes, j, k):
+def _lagrange_integral(rho: Tensor, nodes: Sequence[int], j: int, k: int) -> Tensor:
     "Integral over rho_k..rho_{k+1} of the Lagrange polynomial of node j."
+    zero = torch.zeros(1, dtype=torch.float64)
     poly = torch.ones(1, dtype=torch.float64)  # coefficients of (rho - rho_k)^i, ascending
     for m in nodes:
         if m == j:
             continue
-        shifted = torch.cat([torch.zeros(1), poly]) - torch.cat(
-            [(rho[m] - rho[k]) * poly, torch.zeros(1)]
-        )
-        poly = shifted / (rho[j] - rho[m])
+        raised = torch.cat([zero, poly])
+        lowered = torch.cat([(rho[m] - rho[k]) * poly, zero])
+        poly = (raised - lowered) / (rho[j] - rho[m])
     end = rho[k + 1] - rho[k]
-    return sum(c * end ** (i + 1) / (i + 1) for i, c in enumerate(poly))
+    terms = [c * end ** (i + 1) / (i + 1) for i, c in enumerate(poly)]
+    return reduce(add, terms)
 
 # %% ../nbs/foundations/classic.ipynb #dadefbfb
-CLASSIC_SOLVERS = dict(ddim=ddim, dpm_solver_pp=dpm_solver_pp, unipc=unipc, ipndm=ipndm, deis=deis)
+CLASSIC_SOLVERS: dict[str, Callable[..., Tableau]] = dict(
+    ddim=ddim, dpm_solver_pp=dpm_solver_pp, unipc=unipc, ipndm=ipndm, deis=deis
+)
 _GRID_OPTIONS = ("power", "rho", "shift")
 
 
@@ -240,26 +342,29 @@ def classic_tableau(
     nfe: int,
     spacing: str = "logSNR",
     t_eps: float = 1e-3,
-    **options,
+    **options: Any,
 ) -> Tableau:
-    """The tableau of a solver named in CLASSIC_SOLVERS on a named spacing. `options`: power, rho and shift go to the
-    grid (see `spacing`), the others to the solver (order, variant, ...). ValueError for what neither takes."""
-    make = _solver_named(solver)
+    """The tableau of a registered training-free solver on a named spacing.
+
+    `options`: power, rho and shift go to the grid (see `spacing`), the others to the solver
+    (order, variant, ...). ValueError for what neither takes.
+    """
+    make = solver_maker(solver)
     grid = {k: v for k, v in options.items() if k in _GRID_OPTIONS}
-    own = {k: v for k, v in options.items() if k not in grid}
-    allowed = list(signature(make).parameters)[2:]
-    if unknown := [k for k in own if k not in allowed]:
-        takes = ", ".join([*allowed, *_GRID_OPTIONS])
-        raise ValueError(f"{', '.join(unknown)}: {solver} takes no such option; it has {takes}")
-    tab = make(schedule, time_spacing(schedule, nfe, spacing, t_eps, **grid), **own)
+    own = {k: v for k, v in options.items() if k not in _GRID_OPTIONS}
+    _check_options(solver, make, own)
+    times = time_spacing(schedule, nfe, spacing, t_eps, **grid)
+    tab = make(schedule, times, **own)
     recipe = dict(solver=solver, nfe=nfe, spacing=spacing, t_eps=t_eps, **options)
     return replace(tab, meta=dict(tab.meta, name=solver, recipe=recipe))
 
-# %% ../nbs/foundations/classic.ipynb #62c2b649
-def _solver_named(solver: str):
-    if not isinstance(solver, str) or solver not in CLASSIC_SOLVERS:
-        raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
-    return CLASSIC_SOLVERS[solver]
+# %% ../nbs/foundations/classic.ipynb #1c58efa9
+def _check_options(solver: str, make: Callable[..., Tableau], options: dict[str, Any]) -> None:
+    allowed = list(signature(make).parameters)[2:]  # after schedule and times
+    unknown = [name for name in options if name not in allowed]
+    if unknown:
+        takes = ", ".join([*allowed, *_GRID_OPTIONS])
+        raise ValueError(f"{', '.join(unknown)}: {solver} takes no such option; it has {takes}")
 
 # %% ../nbs/foundations/classic.ipynb #c1a55e02
 for _spec in (

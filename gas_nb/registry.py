@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ['SOLVERS', 'Variant', 'SolverSpec', 'register_solver', 'training_free', 'learned', 'variants', 'solver_title']
+__all__ = ['SOLVERS', 'Variant', 'SolverSpec', 'register_solver', 'training_free', 'learned', 'solver_maker', 'variants',
+           'solver_title']
 
 # %% ../nbs/foundations/registry.ipynb #e94ed6a9
 @dataclass(frozen=True)
@@ -69,6 +70,15 @@ def training_free(featured: bool = True) -> list[SolverSpec]:
 def learned() -> list[SolverSpec]:
     "The registered solvers that are learned: GS and GAS."
     return [spec for spec in SOLVERS.values() if spec.learned]
+
+# %% ../nbs/foundations/registry.ipynb #4e9a0001
+def solver_maker(name: str) -> Callable:
+    "The function of a registered training-free solver; ValueError names those there are."
+    spec = SOLVERS.get(name) if isinstance(name, str) else None
+    if spec is None or spec.make is None:
+        names = ", ".join(known.name for known in training_free(featured=False))
+        raise ValueError(f"solver {name!r}: choose one of {names}")
+    return spec.make
 
 # %% ../nbs/foundations/registry.ipynb #73cde25c
 def variants(featured: bool = True) -> dict[str, tuple[SolverSpec, Variant]]:

@@ -4,49 +4,48 @@
 
 # %% ../nbs/foundations/tableau.ipynb #151958e8
 from __future__ import annotations
+
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
+
 import torch
 from torch import Tensor
+
 from .runtime.files import write_text_atomic
 from .schedule import NoiseSchedule
 
 # %% auto #0
-__all__ = ['MAX_NFE', 'Tableau', 'same_schedule', 'check_schedule', 'Trajectory', 'sample', 'weighted_sum']
+__all__ = ['MAX_NFE', 'Callback', 'Tableau', 'same_schedule', 'check_schedule', 'Rows', 'weighted_sum', 'Trajectory', 'sample']
 
 # %% ../nbs/foundations/tableau.ipynb #00b5d55e
 @dataclass(frozen=True, eq=False)
 class Tableau:
-    """A linear multistep solver with N network evaluations: `times` (N+1,) strictly falling, `offsets` (N,),
-    `A` and `C` (N, N) lower triangular, float64 on the CPU. `meta` is JSON-ready: name, schedule, origin.
-    `late`: {b: (A, C)}, rows (N-b, N-b) for runs that begin at step b with nothing before it."""
+    """A linear multistep solver with N network evaluations; a value, float64 on the CPU.
+
+    `times` (N+1,) strictly falling, `offsets` (N,), `A` and `C` (N, N) lower triangular.
+    `meta` is JSON-ready: name, schedule, origin.
+    `late`: {b: (A, C)}, rows (N-b, N-b) for runs that begin at step b with nothing before it.
+    """
 
     times: Tensor
     offsets: Tensor
     A: Tensor
     C: Tensor
-    meta: dict = field(default_factory=dict)
-    late: dict = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    late: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
-    def __post_init__(self):
-        for name in ("times", "offsets", "A", "C"):
-            object.__setattr__(
-                self, name, torch.as_tensor(getattr(self, name), dtype=torch.float64, device="cpu")
-            )
-        _validate(self)
-        late = {
-            b: tuple(torch.as_tensor(M, dtype=torch.float64, device="cpu") for M in rows)
-            for b, rows in self.late.items()
-        }
+    def __post_init__(self) -> None:
+        for name in _TENSORS:
+            object.__setattr__(self, name, _as_numbers(getattr(self, name)))
+        _check(self)
+        late = {b: (_as_numbers(A), _as_numbers(C)) for b, (A, C) in self.late.items()}
         object.__setattr__(self, "late", dict(sorted(late.items())))
-        for b in late:
-            if type(b) is not int or not 1 <= b < self.nfe:
-                raise ValueError(
-                    f"late[{b!r}]: a tableau of nfe={self.nfe} has late starts 1..{self.nfe - 1}"
-                )
-            self.starting_at(b)
+        _check_late(self)
 
     @property
     def nfe(self) -> int:
@@ -57,34 +56,70 @@ class Tableau:
         return self.meta.get("name", "tableau")
 
     def starting_at(self, b: int) -> Tableau | None:
-        "The rows for a run that begins at step `b`, as a tableau of nfe - b; None if `late` has none."
+        "The rows for a run that begins at step `b`, a tableau of nfe - b; None if it has none."
         if b not in self.late:
             return None
-        return Tableau(self.times[b:], self.offsets[b:], *self.late[b], dict(self.meta))
+        A, C = self.late[b]
+        return Tableau(self.times[b:], self.offsets[b:], A, C, dict(self.meta))
 
-    def __repr__(self):
+    def to_json(self) -> str:
+        "The tableau as JSON text."
+        return json.dumps(_content(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Tableau:
+        "The tableau that `text` describes. ValueError that says what is wrong with any other text."
+        return _from_content(_read_json(text))
+
+    def save(self, path: str | Path) -> None:
+        "Write the JSON form to `path`, by way of a temporary name."
+        write_text_atomic(Path(path), self.to_json() + "\n")
+
+    @staticmethod
+    def load(path: str | Path) -> Tableau:
+        "Read what `save` wrote. ValueError names the file."
+        return _load(path)
+
+    def __repr__(self) -> str:
         return f"Tableau({self.name}, nfe={self.nfe})"
 
-    def __eq__(self, other):
-        return isinstance(other, Tableau) and self._numbers() == other._numbers()
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tableau) and _lists(self) == _lists(other)
 
-    def _numbers(self):
-        late = {b: [M.tolist() for M in rows] for b, rows in self.late.items()}
-        return [getattr(self, n).tolist() for n in ("times", "offsets", "A", "C")], late
+# %% ../nbs/foundations/tableau.ipynb #db296e7f
+_TENSORS = ("times", "offsets", "A", "C")
 
-    __hash__ = None
+
+def _as_numbers(values: Any) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu")
+
+
+def _lists(tab: Tableau) -> list[Any]:
+    "Every number of a tableau, as nested lists."
+    own = [getattr(tab, name).tolist() for name in _TENSORS]
+    late = {b: (A.tolist(), C.tolist()) for b, (A, C) in tab.late.items()}
+    return [*own, late]
 
 # %% ../nbs/foundations/tableau.ipynb #950f6194
-def _validate(tab: Tableau) -> None:
+def _check(tab: Tableau) -> None:
+    _check_shapes(tab)
+    _check_values(tab)
+
+
+def _check_shapes(tab: Tableau) -> None:
     n = tab.times.numel() - 1
     if tab.times.ndim != 1 or n < 1:
         raise ValueError(
             f"times has shape {tuple(tab.times.shape)}: need nfe + 1 >= 2 values in one dimension"
         )
     for name, shape in (("offsets", (n,)), ("A", (n, n)), ("C", (n, n))):
-        if (given := tuple(getattr(tab, name).shape)) != shape:
+        given = tuple(getattr(tab, name).shape)
+        if given != shape:
             raise ValueError(f"{name} has shape {given}: with {n + 1} times it must be {shape}")
-    for name in ("times", "offsets", "A", "C"):
+
+# %% ../nbs/foundations/tableau.ipynb #3be911d6
+def _check_values(tab: Tableau) -> None:
+    for name in _TENSORS:
         if not torch.isfinite(getattr(tab, name)).all():
             raise ValueError(f"{name} has values that are not finite")
     if not (tab.times.diff() < 0).all():
@@ -93,93 +128,101 @@ def _validate(tab: Tableau) -> None:
         if getattr(tab, name).triu(1).any():
             raise ValueError(f"{name} must be lower triangular: step k can only use states 0..k")
 
+
+def _check_late(tab: Tableau) -> None:
+    for b in tab.late:
+        if type(b) is not int or not 1 <= b < tab.nfe:
+            raise ValueError(
+                f"late[{b!r}]: a tableau of nfe={tab.nfe} has late starts 1..{tab.nfe - 1}"
+            )
+        tab.starting_at(b)  # is checked as a tableau of its own
+
 # %% ../nbs/foundations/tableau.ipynb #2f8e62dd
 MAX_NFE = 1000  # a file that claims more is not a few-step solver
 
 
-def _to_json(self: Tableau) -> str:
-    "The tableau as JSON text."
+def _triangle_rows(M: Tensor) -> list[list[float]]:
+    return [row[: k + 1] for k, row in enumerate(M.detach().tolist())]
 
-    def rows(M):
-        return [row[: k + 1] for k, row in enumerate(M.detach().tolist())]
 
+def _content(tab: Tableau) -> dict[str, Any]:
+    "A tableau as its JSON object."
     content = dict(
         format="gas_nb.tableau",
         version=1,
-        nfe=self.nfe,
-        times=self.times.detach().tolist(),
-        offsets=self.offsets.detach().tolist(),
-        A=rows(self.A),
-        C=rows(self.C),
-        meta=self.meta,
+        nfe=tab.nfe,
+        times=tab.times.detach().tolist(),
+        offsets=tab.offsets.detach().tolist(),
+        A=_triangle_rows(tab.A),
+        C=_triangle_rows(tab.C),
+        meta=tab.meta,
     )
-    if self.late:
-        content["late"] = {str(b): dict(A=rows(A), C=rows(C)) for b, (A, C) in self.late.items()}
-    return json.dumps(content, indent=1)
+    if tab.late:
+        content["late"] = {
+            str(b): dict(A=_triangle_rows(A), C=_triangle_rows(C)) for b, (A, C) in tab.late.items()
+        }
+    return content
 
 # %% ../nbs/foundations/tableau.ipynb #b47750e1
-def _from_json(text: str) -> Tableau:
-    "The tableau that `text` describes. ValueError that says what is wrong with a text that describes none."
+def _read_json(text: str) -> dict[str, Any]:
+    "The object in `text`, if it says that it is a tableau."
     try:
-        d = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as e:
         raise ValueError(f"not JSON: {e}") from None
-    if not isinstance(d, dict) or d.get("format") != "gas_nb.tableau":
+    if not isinstance(content, dict) or content.get("format") != "gas_nb.tableau":
         raise ValueError('not a tableau: "format" must be "gas_nb.tableau"')
-    if d.get("version") != 1:
-        raise ValueError(f"tableau version {d.get('version')!r}: this release reads version 1")
-    n = d.get("nfe")
+    version = content.get("version")
+    if version != 1:
+        raise ValueError(f"tableau version {version!r}: this release reads version 1")
+    return content
+
+# %% ../nbs/foundations/tableau.ipynb #ae095560
+def _from_content(content: dict[str, Any]) -> Tableau:
+    n, meta = content.get("nfe"), content.get("meta", {})
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_NFE:
         raise ValueError(f"nfe={n!r}: need a whole number from 1 to {MAX_NFE}")
-    times, offsets = _numbers(d, "times", n + 1), _numbers(d, "offsets", n)
-    if not isinstance(d.get("meta", {}), dict):
+    times = _numbers("times", content.get("times"), n + 1)
+    offsets = _numbers("offsets", content.get("offsets"), n)
+    if not isinstance(meta, dict):
         raise ValueError("meta must be an object")
-    return Tableau(
-        times, offsets, _triangle(d, "A", n), _triangle(d, "C", n), d.get("meta", {}), _late(d, n)
-    )
+    A, C = (_triangle(name, content.get(name), n) for name in "AC")
+    return Tableau(times, offsets, A, C, meta, _late(content.get("late", {}), n))
 
 # %% ../nbs/foundations/tableau.ipynb #baee4044
-def _numbers(d, name, n, value=None):
-    value = d.get(name) if value is None else value
-    good = (
-        isinstance(value, list)
-        and len(value) == n
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
-    )
-    if not good:
+def _is_float(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _numbers(name: str, value: Any, n: int) -> Tensor:
+    is_list = isinstance(value, list) and len(value) == n
+    if not is_list or not all(map(_is_float, value)):
         raise ValueError(f"{name} must be a list of {n} numbers")
     return torch.tensor(value, dtype=torch.float64)
 
 # %% ../nbs/foundations/tableau.ipynb #d070f2ed
-def _triangle(d, name, n):
-    rows = d.get(name)
+def _triangle(name: str, rows: Any, n: int) -> Tensor:
     if not isinstance(rows, list) or len(rows) != n:
         raise ValueError(f"{name} must be a list of {n} rows")
     M = torch.zeros(n, n, dtype=torch.float64)
     for k, row in enumerate(rows):
-        M[k, : k + 1] = _numbers(d, f"{name}[{k}]", k + 1, row)
+        M[k, : k + 1] = _numbers(f"{name}[{k}]", row, k + 1)
     return M
 
 # %% ../nbs/foundations/tableau.ipynb #70d00506
-def _late(d, n):
-    late = d.get("late", {})
+def _late(late: Any, n: int) -> dict[int, tuple[Tensor, Tensor]]:
     if not isinstance(late, dict):
         raise ValueError("late must be an object")
-    out = {}
+    found = {}
     for b, rows in late.items():
         if not b.isdecimal() or not 1 <= int(b) < n or not isinstance(rows, dict):
             raise ValueError(f"late[{b!r}]: keys are steps 1 to {n - 1}, values have A and C")
-        out[int(b)] = tuple(_triangle(rows, name, n - int(b)) for name in "AC")
-    return out
-
-
-def _save(self: Tableau, path: str | Path) -> None:
-    "Write the JSON form to `path`, by way of a temporary name."
-    write_text_atomic(Path(path), self.to_json() + "\n")
+        A, C = (_triangle(name, rows.get(name), n - int(b)) for name in "AC")
+        found[int(b)] = A, C
+    return found
 
 # %% ../nbs/foundations/tableau.ipynb #0996669a
 def _load(path: str | Path) -> Tableau:
-    "Read what `save` wrote; errors name the file."
     try:
         return Tableau.from_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as e:
@@ -189,18 +232,17 @@ def _load(path: str | Path) -> Tableau:
             f"{path} cannot be read ({e.strerror}): give the JSON file of a solver"
         ) from None
 
-
-Tableau.to_json, Tableau.save = _to_json, _save
-Tableau.from_json, Tableau.load = staticmethod(_from_json), staticmethod(_load)
-
 # %% ../nbs/foundations/tableau.ipynb #b05d7f3a
 def same_schedule(a: NoiseSchedule, b: NoiseSchedule) -> bool:
     "Whether two schedules have the same signal and noise at every time, to 0.5 % or so."
     if a is b or a.config == b.config:
         return True
     t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
-    levels = ((a.log_alpha(t), b.log_alpha(t)), (a.sigma(t).log(), b.sigma(t).log()))
-    return all(((x - y).abs() <= 5e-3 * (1 + y.abs())).all() for x, y in levels)
+    return _close(a.log_alpha(t), b.log_alpha(t)) and _close(a.sigma(t).log(), b.sigma(t).log())
+
+
+def _close(x: Tensor, y: Tensor) -> bool:
+    return bool(((x - y).abs() <= 5e-3 * (1 + y.abs())).all())
 
 # %% ../nbs/foundations/tableau.ipynb #1bd4740c
 def check_schedule(tableau: Tableau, denoiser: Any) -> None:
@@ -218,13 +260,74 @@ def check_schedule(tableau: Tableau, denoiser: Any) -> None:
             "holds for one schedule only"
         )
 
+# %% ../nbs/foundations/tableau.ipynb #b478da2b
+class Rows:
+    "One matrix of a tableau, laid out for a loop over its rows: what each uses, and for how long."
+
+    def __init__(self, M: Tensor, like: Tensor | None = None):
+        "Entries are numbers; with `like`, tensors of its dtype and device."
+        used = M.detach().ne(0).tolist()
+        self.columns = [
+            [j for j in range(k + 1) if M.requires_grad or row[j]] for k, row in enumerate(used)
+        ]
+        last_use = {j: k for k, columns in enumerate(self.columns) for j in columns}
+        self.dead_after = [
+            [j for j in range(k + 1) if last_use.get(j, j) == k] for k in range(len(used))
+        ]
+        self.entries = M.tolist() if like is None else M.to(like.device, like.dtype)
+
+    def terms(self, k: int, history: Mapping[int, Tensor]) -> list[tuple[Any, Tensor]]:
+        "The pairs (entry, tensor) that row `k` sums; `history[j]` stands for column j."
+        row = self.entries[k]
+        return [(row[j], history[j]) for j in self.columns[k]]
+
+    def forget(self, k: int, history: dict[int, Tensor]) -> None:
+        "Drop what no row after `k` uses."
+        for j in self.dead_after[k]:
+            del history[j]
+
+# %% ../nbs/foundations/tableau.ipynb #cdef61ff
+def weighted_sum(terms: Sequence[tuple[Any, Tensor]], dtype: torch.dtype) -> Tensor:
+    "sum of w * x over pairs (w, x), w a number or a tensor; in at least float32, then `dtype`."
+    if any(isinstance(w, Tensor) for w, _ in terms):
+        return reduce(add, [w * x for w, x in terms]).to(dtype)
+    (w, x), *rest = terms
+    total = x.to(torch.promote_types(dtype, torch.float32)) * w
+    for w, x in rest:
+        total.add_(x, alpha=w)
+    return total.to(dtype)
+
 # %% ../nbs/foundations/tableau.ipynb #36ea0293
 class Trajectory(NamedTuple):
-    "Everything a run saw: `times` (N+1,), `states` x_0..x_N and `predictions` D_0..D_{N-1}, lists of (B, ...)."
+    "A whole run: `times` (N+1,), `states` x_0..x_N, `predictions` D_0..D_{N-1}, each (B, ...)."
 
     times: Tensor
-    states: list
-    predictions: list
+    states: list[Tensor]
+    predictions: list[Tensor]
+
+# %% ../nbs/foundations/tableau.ipynb #52e8a1ad
+Callback = Callable[[int, Tensor, Tensor], None]
+
+
+@overload
+def sample(
+    denoiser: Callable,
+    x_T: Tensor,
+    tableau: Tableau,
+    condition: Any = None,
+    return_trajectory: Literal[False] = False,
+    callback: Callback | None = None,
+) -> Tensor: ...
+@overload
+def sample(
+    denoiser: Callable,
+    x_T: Tensor,
+    tableau: Tableau,
+    condition: Any = None,
+    *,
+    return_trajectory: Literal[True],
+    callback: Callback | None = None,
+) -> tuple[Tensor, Trajectory]: ...
 
 # %% ../nbs/foundations/tableau.ipynb #f70680b2
 def sample(
@@ -233,63 +336,40 @@ def sample(
     tableau: Tableau,
     condition: Any = None,
     return_trajectory: bool = False,
-    callback: Callable[[int, Tensor, Tensor], None] | None = None,
+    callback: Callback | None = None,
 ) -> Tensor | tuple[Tensor, Trajectory]:
-    """Run `tableau` from the noise `x_T` (B, ...) and return x_0, same shape, dtype and device. `denoiser(x, t, offset, condition)`
-    is called nfe times; `callback(k, x_k, D_k)` after each. With `return_trajectory`: (x_0, Trajectory). ValueError if
-    the tableau was made for another schedule than the denoiser's."""
+    """Run `tableau` from the noise `x_T` (B, ...) and return x_0, same shape, dtype and device.
+
+    `denoiser(x, t, offset, condition)` is called nfe times; `callback(k, x_k, D_k)` after each.
+    With `return_trajectory`: (x_0, Trajectory).
+    ValueError if the tableau was made for another schedule than the denoiser's.
+    """
     check_schedule(tableau, denoiser)
-    table = _Table(tableau, x_T)
-    states, predictions, seen = {0: x_T}, {}, Trajectory(tableau.times.detach(), [x_T], [])
+    times, offsets, A, C = _laid_out(tableau, x_T)
+    path = Trajectory(tableau.times.detach(), [], [])
+    states, predictions = {0: x_T}, {}
     for k in range(tableau.nfe):
-        predictions[k] = denoiser(states[k], table.times[k], table.offsets[k], condition)
+        # D_k = D(x_k, t_k, xi_k), Eq. 1
+        predictions[k] = denoiser(states[k], times[k], offsets[k], condition)
         if callback is not None:
             callback(k, states[k], predictions[k])
-        states[k + 1] = weighted_sum(table.terms(k, states, predictions), x_T.dtype)
         if return_trajectory:
-            seen.states.append(states[k + 1])
-            seen.predictions.append(predictions[k])
-        for history, last in ((states, table.last_x), (predictions, table.last_d)):
-            for j in [j for j in history if last.get(j, -1) <= k and j <= k]:
-                del history[j]
-    return (states[tableau.nfe], seen) if return_trajectory else states[tableau.nfe]
+            path.states.append(states[k])
+            path.predictions.append(predictions[k])
+        # x_{k+1} = sum_j A_kj x_j + sum_j C_kj D_j, Eq. 2
+        terms = A.terms(k, states) + C.terms(k, predictions)
+        states[k + 1] = weighted_sum(terms or [(0.0, states[k])], x_T.dtype)
+        # no later row uses these
+        A.forget(k, states)
+        C.forget(k, predictions)
+    x_0 = states[tableau.nfe]
+    path.states.append(x_0)
+    return (x_0, path) if return_trajectory else x_0
 
-# %% ../nbs/foundations/tableau.ipynb #cdef61ff
-def weighted_sum(terms: list[tuple[float | Tensor, Tensor]], dtype: torch.dtype) -> Tensor:
-    "sum of w * x over pairs (w, x), accumulated in at least float32, returned in `dtype`."
-    if any(isinstance(w, Tensor) for w, _ in terms):
-        return sum(w * x for w, x in terms).to(dtype)
-    (w, x), *rest = terms
-    total = x.to(torch.promote_types(dtype, torch.float32)) * w
-    for w, x in rest:
-        total.add_(x, alpha=w)
-    return total.to(dtype)
-
-# %% ../nbs/foundations/tableau.ipynb #b478da2b
-class _Table:
-    "A tableau laid out for the loop: entries that are used, as numbers or (in training) as tensors on the device."
-
-    def __init__(self, tab: Tableau, like: Tensor):
-        grads = any(v.requires_grad for v in (tab.A, tab.C))
-        uses = [
-            [(M.detach()[k, : k + 1] != 0) | M.requires_grad for k in range(tab.nfe)]
-            for M in (tab.A, tab.C)
-        ]
-        self.rows = [
-            [[j for j in range(k + 1) if used[k][j]] for k in range(tab.nfe)] for used in uses
-        ]
-        self.last_x, self.last_d = (
-            {j: k for k, row in enumerate(rows) for j in row} for rows in self.rows
-        )
-        self.A, self.C = (
-            M.to(like.device, like.dtype) if grads else M.tolist() for M in (tab.A, tab.C)
-        )
-        self.times, self.offsets = (
-            v if v.requires_grad else v.tolist() for v in (tab.times, tab.offsets)
-        )
-
-    def terms(self, k, states, predictions):
-        A, C = self.A[k], self.C[k]
-        return [(A[j], states[j]) for j in self.rows[0][k]] + [
-            (C[j], predictions[j]) for j in self.rows[1][k]
-        ] or [(0.0, states[k])]
+# %% ../nbs/foundations/tableau.ipynb #f61d08c0
+def _laid_out(tab: Tableau, x: Tensor) -> tuple[Any, Any, Rows, Rows]:
+    "Times, offsets, A and C as the loop reads them: numbers, or tensors where gradients flow."
+    like = x if tab.A.requires_grad or tab.C.requires_grad else None
+    times = tab.times if tab.times.requires_grad else tab.times.tolist()
+    offsets = tab.offsets if tab.offsets.requires_grad else tab.offsets.tolist()
+    return times, offsets, Rows(tab.A, like), Rows(tab.C, like)

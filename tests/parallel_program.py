@@ -1,4 +1,4 @@
-"""What tests/test_parallel.py runs in one process and in two: `run(folder)`, and under a launcher also what only several can show."""
+"""What tests/test_processes.py runs in one process and in two: `run(folder)`, and under a launcher also what only several can show."""
 
 import json
 import sys

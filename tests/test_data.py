@@ -92,7 +92,7 @@ def test_noise_of_a_seed_is_what_it_was():
 def test_noise_is_the_same_on_a_processor_without_vector_instructions():
     code = "import hashlib; from gas_nb.data import noise\n"
     code += "print(hashlib.sha256(noise(range(20), (3, 8, 8)).numpy()).hexdigest())"
-    env = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2])}
     command = [sys.executable, "-c", code]
 
     def run(e):

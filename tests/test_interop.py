@@ -2,6 +2,7 @@
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
+import ast
 import copy
 import io
 import json
@@ -608,6 +609,8 @@ def test_a_pipeline_keeps_the_scheduler_when_it_is_saved(tmp_path):
     pipe.save_pretrained(tmp_path)
     again = pipelines.quiet(DiffusionPipeline.from_pretrained(tmp_path))
     assert isinstance(again.scheduler, GASScheduler)
+    written = json.loads((tmp_path / "model_index.json").read_text())["scheduler"]
+    assert written == ["gas_nb.interop", "GASScheduler"]
     options = dict(num_inference_steps=4, output_type="np")
     a, b = (p(generator=torch.Generator().manual_seed(0), **options).images for p in (pipe, again))
     assert np.array_equal(a, b)
@@ -941,7 +944,9 @@ def test_the_numpy_runner_of_the_docs():
     code = next(
         "".join(c["source"]) for c in chapter["cells"] if "def run_json" in "".join(c["source"])
     )
-    function = code[code.index("def run_json") :].split("\n\n")[0]
+    definitions = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)]
+    runner = next(node for node in definitions if node.name == "run_json")
+    function = ast.get_source_segment(code, runner)
     assert len(function.splitlines()) <= 20 and "torch" not in function and "gas_nb" not in function
     scope = {"np": np}
     exec(function, scope)

@@ -38,11 +38,12 @@ LAYERS = (
         "distil",
         "drive",
         "evaluation",
+        "exchange",
         "interop",
         "training",
         "teachers.fmnist_card",
     },  # the card measures a teacher
-    {"sweep"},
+    {"sweeps", "sweep"},
     {"figures"},
     {"app"},
 )
@@ -353,6 +354,22 @@ def test_links_of_the_front_page_lead_somewhere():
         t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)", text) if not re.match(r"[a-z]+:|#", t)
     ]
     assert targets and [t for t in targets if not (ROOT / t).exists()] == []
+
+
+CHAPTER = re.compile(r"`((?:[a-z]+/)+[a-z_0-9]+)`")
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NOTEBOOK_IDS)
+def test_links_of_chapters_lead_somewhere(notebook):
+    """Links to files, and chapters named as in `foundations/schedule`."""
+    text = "\n".join(cell["source"] for cell in cells(notebook, "markdown"))
+    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)", text)]
+    files = [t for t in targets if t and not re.match(r"[a-z]+:", t)]
+    lost = [t for t in files if not (notebook.parent / t).exists()]
+    rooms = {p.name for p in (ROOT / "nbs").iterdir() if p.is_dir()}
+    named = [name for name in CHAPTER.findall(text) if name.split("/")[0] in rooms]
+    lost += [name for name in named if not (ROOT / "nbs" / f"{name}.ipynb").exists()]
+    assert not lost
 
 
 # --- who imports whom

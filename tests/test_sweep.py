@@ -16,7 +16,6 @@ import torch
 from gas_nb.app import Workbench
 from gas_nb.data import EVAL_SEED
 from gas_nb.sweep import (
-    CLASSIC,
     Cell,
     Sweep,
     SweepConfig,
@@ -24,10 +23,14 @@ from gas_nb.sweep import (
     load_sweep,
     main,
     provenance,
+    settle_reference,
     summary,
     sweep_cells,
+    trained,
     training_config,
+    training_free_rows,
 )
+from gas_nb.sweeps import runner
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import GaussianMixture
 
@@ -55,14 +58,14 @@ def finished(tmp_path_factory):
 
 def test_cells_are_every_solver_at_every_nfe_one_repeat_after_the_other():
     cells = sweep_cells(SweepConfig("digits", nfes="6 4", repeats=2))
-    assert len(cells) == len(set(cells)) == 2 * 2 * (2 * len(CLASSIC) + 2)
+    assert len(cells) == len(set(cells)) == 2 * 2 * (2 * 5 + 2)
     assert [c.repeat for c in cells] == sorted(c.repeat for c in cells)
-    assert {c.choice for c in cells if c.solver in CLASSIC} == {"best", "default"}
-    assert {c.choice for c in cells if c.solver not in CLASSIC} == {"learned"}
+    assert {c.choice for c in cells if c.solver in training_free_rows()} == {"best", "default"}
+    assert {c.choice for c in cells if c.solver not in training_free_rows()} == {"learned"}
 
 
 def test_repeats_use_seeds_that_no_training_and_no_other_repeat_has(finished):
-    blocks = [set(finished._seeds(r)) for r in range(2)]
+    blocks = [set(finished.seeds(r)) for r in range(2)]
     assert not blocks[0] & blocks[1] and min(blocks[0] | blocks[1]) == EVAL_SEED
     frame = finished.results()
     assert sorted(frame.first_seed.unique()) == [EVAL_SEED, EVAL_SEED + 60]
@@ -163,15 +166,14 @@ def test_cells_are_found_again_whatever_the_last_bits_of_the_reference(finished,
     """How many threads add up the statistics decides their rounding, and the reference's digest is part of a cell's name."""
     mean, covariance = finished.teacher.reference()
     again = Sweep(SMALL, finished.root)
-    again._teacher = replace(
+    again.teacher = replace(
         again.teacher, reference=lambda: (mean * (1 + 1e-12), covariance * (1 + 1e-11))
     )
     pd.testing.assert_frame_equal(again.results(), finished.results())
     assert again.judge.reference.digest == finished.judge.reference.digest
-    monkeypatch.setattr(
-        fresh := Sweep(SMALL, finished.root), "_settle", lambda reference: reference
-    )
-    fresh._teacher = again.teacher
+    monkeypatch.setattr(runner, "settle_reference", lambda path, reference, **options: reference)
+    fresh = Sweep(SMALL, finished.root)
+    fresh.teacher = again.teacher
     assert fresh.results().empty  # without it no cell would be found
 
 
@@ -180,20 +182,15 @@ def test_another_reference_takes_the_place_of_the_kept_one(tmp_path):
     first = sweep.judge.reference
     kept = sweep.folder / "reference.safetensors"
     other = replace(first, mean=first.mean + 1e-3)  # what some changed images would do
-    sweep.frozen = True  # only looks
-    assert sweep._settle(other) is other and sweep._settle(first).digest == first.digest
-    sweep.frozen = False
-    assert (
-        sweep._settle(other) is other
-        and sweep._settle(first) is first
-        and sweep._settle(other) is other
-    )
-    assert sweep._settle(replace(other, features=None)).features is None
+    assert settle_reference(kept, other, write=False) is other  # only looks
+    assert settle_reference(kept, first, write=False).digest == first.digest
+    for one in (other, first, other):
+        assert settle_reference(kept, one) is one
+    assert settle_reference(kept, replace(other, features=None)).features is None
     kept.write_bytes(b"cut short")
-    assert (
-        sweep._settle(first) is first
-        and sweep._settle(replace(first, mean=first.mean + 1e-9)).digest == first.digest
-    )
+    assert settle_reference(kept, first) is first
+    rounded = replace(first, mean=first.mean + 1e-9)
+    assert settle_reference(kept, rounded).digest == first.digest
 
 
 def test_a_killed_sweep_goes_on_where_it_was(finished, tmp_path):
@@ -250,7 +247,7 @@ def test_training_on_the_way_is_done_once(tmp_path):
     assert sweep.run(1, quiet) == []
     run = finished_run(tmp_path, training_config(config, 4))
     assert run is not None and (run / "gs.json").is_file() and (run / "gas.json").is_file()
-    assert sweep.trained("gas", 4) == Tableau.load(run / "gas.json")
+    assert trained(sweep, "gas", 4) == Tableau.load(run / "gas.json")
     stamp = {p: p.stat().st_mtime_ns for p in run.iterdir()}
     assert (
         Sweep(config, tmp_path).run(1, quiet) == []
@@ -258,7 +255,8 @@ def test_training_on_the_way_is_done_once(tmp_path):
     )
     assert len(list(tmp_path.glob("digits-nfe4-*"))) == 1
     assert set(sweep.results().solver) == {"teacher", "gs", "gas", "ddim"}
-    found = Sweep(replace(config, train=False), tmp_path / "other", tmp_path).trained("gs", 4)
+    elsewhere = Sweep(replace(config, train=False), tmp_path / "other", tmp_path)
+    found = trained(elsewhere, "gs", 4)
     assert found == Tableau.load(run / "gs.json")
 
     import make_solvers
@@ -295,12 +293,12 @@ def test_a_solver_of_another_network_is_not_taken(tmp_path):
             folder / "gs.json"
         )
         if good:
-            assert sweep.trained("gs", 4) == table
+            assert trained(sweep, "gs", 4) == table
         else:
             with pytest.raises(LookupError):
-                sweep.trained("gs", 4)
+                trained(sweep, "gs", 4)
     with pytest.raises(LookupError):
-        sweep.trained("gs", 5)
+        trained(sweep, "gs", 5)
 
 
 def test_distance_to_the_exact_solution_falls_with_the_steps(tmp_path):

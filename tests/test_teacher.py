@@ -23,7 +23,7 @@ from gas_nb.data import PairDataset, generate_pairs, make_pairs, pairs_folder, t
 from gas_nb.denoiser import Denoiser
 from gas_nb.runtime.files import write_json_atomic
 from gas_nb.schedule import NoiseSchedule, spacing
-from gas_nb.sweep import Sweep, SweepConfig
+from gas_nb.sweep import Sweep, SweepConfig, exact_teacher
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import RECIPE, Teacher, load_teacher, teacher_kind
 from gas_nb.teachers.diffusers import DiffusersTeacher, load_diffusers_teacher
@@ -210,10 +210,10 @@ def test_a_pipelines_betas_weights_and_text_encoders_belong_to_its_identity():
 
 def test_sweeps_exact_teacher_keeps_everything_but_the_recipe(tmp_path):
     sweep = Sweep(SweepConfig("digits", exact_steps=30, device="cpu"), tmp_path)
-    sweep._teacher = DiffusersTeacher(
+    sweep.teacher = DiffusersTeacher(
         pipelines.stable_diffusion(), "sd", PROMPTS, 2.0, size=16, batch_size=7
     )
-    exact = sweep._exact()
+    exact = exact_teacher(sweep)
     assert (
         exact.tableau.nfe == 30
         and exact.prompts == PROMPTS

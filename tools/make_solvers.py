@@ -12,7 +12,8 @@ from pathlib import Path
 
 from gas_nb.drive import Finished, Saved, console, drive
 from gas_nb.interop import GASScheduler
-from gas_nb.sweep import CLASSIC, load_sweep
+from gas_nb.registry import variants
+from gas_nb.sweep import load_sweep, trained
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import Teacher, load_teacher
 from gas_nb.training import TrainConfig, preset_config
@@ -48,16 +49,12 @@ def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:
         classic = min(
             (r for r in rows[n] if r["choice"] in ("best", "default")), key=lambda r: r["l1"]
         )
-        rival = {k: classic[k] for k in ("spacing", "l1", "frechet")}
-        figures = dict(
-            l1=gs["l1"],
-            l2=gs["l2"],
-            frechet=gs["frechet"],
-            n_eval=gs["n"],
-            repeats=gs["repeats"],
-            best_training_free=dict(solver=CLASSIC[classic["solver"]][0], **rival),
-        )
-        keep(out, sweep.teacher, sweep.trained("gs", n), sweep.config.condition, figures)
+        solver = variants(featured=False)[classic["solver"]][0].name
+        figures = {name: gs[name] for name in ("l1", "l2", "frechet")}
+        figures |= dict(n_eval=gs["n"], repeats=gs["repeats"])
+        best = {name: classic[name] for name in ("spacing", "l1", "frechet")}
+        figures["best_training_free"] = dict(solver=solver, **best)
+        keep(out, sweep.teacher, trained(sweep, "gs", n), sweep.config.condition, figures)
         print(f"NFE {n}: L1 {gs['l1']:.4f}, {classic['solver']} {classic['l1']:.4f}")
 
 

@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from gas_nb.runtime.files import write_json_atomic, write_text_atomic
-from gas_nb.sweep import CLASSIC, NAMES
+from gas_nb.sweep import row_title, training_free_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ("weights", "inception", "device")  # where things lay on the machine of the run
@@ -54,12 +54,16 @@ def front_table(results: dict) -> str:
         if row["solver"] != "teacher" and row.get("l1") is not None
     ]
     nfes = sorted({row["nfe"] for row in rows})
-    free, best = [row for row in rows if row["solver"] in CLASSIC], {}
+    free, best = [row for row in rows if row["solver"] in training_free_rows()], {}
     for row in sorted(free, key=lambda row: row["l1"], reverse=True):
         best[row["nfe"]] = row
-    learned = {(row["solver"], row["nfe"]): row for row in rows if row["solver"] not in CLASSIC}
+    learned = {
+        (row["solver"], row["nfe"]): row
+        for row in rows
+        if row["solver"] not in training_free_rows()
+    }
     named = {
-        name: best.get(nfe) and NAMES[best[nfe]["solver"]]
+        name: best.get(nfe) and row_title(best[nfe]["solver"])
         for name, nfe in (("few", nfes[0]), ("many", nfes[-1]))
     }
     lines = [
@@ -69,7 +73,7 @@ def front_table(results: dict) -> str:
     ]
     for solver in dict.fromkeys(solver for solver, _ in learned):
         lines.append(
-            f"| {NAMES[solver]} | "
+            f"| {row_title(solver)} | "
             + " | ".join(entry(learned.get((solver, n))) for n in nfes)
             + " |"
         )

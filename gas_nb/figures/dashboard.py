@@ -25,7 +25,7 @@ __all__ = ['StoppableLoop', 'LiveDashboard']
 class StoppableLoop:
     """Hands a generator's records on; `records` (dicts), `last` and `state` are what it saw."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.records: list[dict] = []
         self.last: Any = None
         self.source: Iterator[Any] | None = None
@@ -72,7 +72,7 @@ class StoppableLoop:
             raise
 
     def _until_stopped(self) -> Iterator[Any]:
-        for record in self.source:
+        for record in self.source or ():
             self.last = record
             self.records.append(dict(as_record(record)))
             self.seen()

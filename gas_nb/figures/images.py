@@ -244,7 +244,7 @@ def comparison(
     followed by its error map. ValueError for a reference that is not among the images."""
     if reference is not None and reference not in images:
         raise ValueError(f"reference={reference!r}: have {', '.join(images)}")
-    cells = {}
+    cells: dict[str, dict[int, Any]] = {}
     for name, x in images.items():
         shown = range(min(limit, len(x)))
         if reference in (None, name):

@@ -58,7 +58,7 @@ def time_grids(grids: Mapping[str, Tensor], schedule: NoiseSchedule, title: str 
     """Time grids (nfe + 1,) by name, a row each, on the axes t and lambda."""
     heads = ["time t", "half log-SNR lambda"]
     fig = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=heads)
-    for name, times in reversed(grids.items()):
+    for name, times in reversed(list(grids.items())):
         fig.add_trace(_grid_row(name, times), 1, 1)
         fig.add_trace(_grid_row(name, schedule.lambda_(times.detach())), 1, 2)
     height = 110 + 34 * len(grids) + (30 if title else 0)
@@ -231,10 +231,16 @@ def _rows(rows: Any) -> list[dict]:
     """Results as dicts; ValueError if there are none."""
     if hasattr(rows, "to_dict"):
         rows = rows.to_dict("records")
-    found = [asdict(row) if is_dataclass(row) else dict(row) for row in rows]
+    found = [_as_dict(row) for row in rows]
     if not found:
         raise ValueError("no results to show")
     return found
+
+
+def _as_dict(row: Any) -> dict:
+    if is_dataclass(row) and not isinstance(row, type):
+        return asdict(row)
+    return dict(row)
 
 # %% ../../nbs/figures/plots.ipynb #fpl00009
 def tradeoff(rows: Any, x: str = "nfe", y: str = "l1", title: str = "") -> Figure:
@@ -267,7 +273,7 @@ def _has(row: dict, x: str, y: str) -> bool:
 
 def _best_by_nfe(rows: list[dict], measure: str) -> list[dict]:
     """The best row at each number of evaluations, by rising number."""
-    best = {}
+    best: dict[int, dict] = {}
     for row in rows:
         rival = best.get(row["nfe"])
         if rival is None or better(measure, row[measure], rival[measure]):

@@ -277,7 +277,7 @@ def _axis_config(trace: dict, layout: dict, side: str) -> dict:
 # %% ../../nbs/figures/stills.ipynb #fst0000c
 def _values(traces: list[dict], side: str) -> list:
     """Everything that the x or the y axis has to hold."""
-    found = []
+    found: list[Any] = []
     for trace in traces:
         if trace["type"] == "heatmap":
             found += range(len(trace["z"]))
@@ -377,7 +377,7 @@ def still(fig: go.Figure) -> str:
 # %% ../../nbs/figures/stills.ipynb #fst0000f
 def _panels(traces: list[dict]) -> list[list[dict]]:
     """Traces that share their axes, together."""
-    panels = {}
+    panels: dict[tuple[str, str], list[dict]] = {}
     for trace in traces:
         axes = trace.get("xaxis", "x"), trace.get("yaxis", "y")
         panels.setdefault(axes, []).append(trace)

@@ -113,7 +113,7 @@ def _share_inside(x: Tensor, centres: Tensor, radii: Tensor) -> float:
     inside = 0
     for part in x.split(_ROWS):
         within = torch.cdist(part, centres) <= radii
-        inside += within.any(1).sum().item()
+        inside += int(within.any(1).sum())
     return inside / len(x)
 
 # %% ../../nbs/metrics/distributions.ipynb #mds0pr
@@ -139,7 +139,7 @@ def density_coverage(generated: Tensor, real: Tensor, k: int = 5) -> tuple[float
     covered = torch.zeros(len(real), dtype=torch.bool)
     for part in generated.split(_ROWS):
         within = torch.cdist(part, real) <= radii
-        inside += within.sum().item()
+        inside += int(within.sum())
         covered |= within.any(0)
     density = inside / (k * len(generated))
     coverage = covered.double().mean().item()

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from ..data import Pairs
-from .distances import l1, l2
-from .distributions import frechet_distance
 from .features import feature_network
 from .moments import FeatureStatistics
 from .reference import Reference, load_reference
@@ -25,7 +23,7 @@ from .reference import Reference, load_reference
 __all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'RUN_METRICS', 'Judge', 'evaluate', 'frechet', 'measure']
 
 # %% ../../nbs/metrics/judge.ipynb #426d061c
-from .samples import block_size, blocks, fill, sample_block, sample_pairs
+from .samples import block_size, blocks, sample_block, sample_pairs
 from .spec import Metric, all_metrics, find_metric
 from ..runtime.processes import in_order
 from ..tableau import Tableau
@@ -75,51 +73,66 @@ def _missing(metric: Metric, reference: Reference | None) -> str | None:
     lack = "needs the features of real images, not only their moments"
     return f"{metric.name} {lack}: give reference= a folder or a dataset"
 
+# %% ../../nbs/metrics/judge.ipynb #mju0usable
+def _usable(asked: list[Metric], reference: Reference | None, optional: bool) -> list[Metric]:
+    "Those of the metrics `asked` for that have a reference; ValueError unless all are `optional`."
+    lacks = {metric.name: _missing(metric, reference) for metric in asked}
+    reasons = [why for why in lacks.values() if why]
+    if reasons and not optional:
+        raise ValueError("; ".join(reasons))
+    return [metric for metric in asked if lacks[metric.name] is None]
+
 # %% ../../nbs/metrics/judge.ipynb #mju0seen
 class _Seen(NamedTuple):
     "What one block of samples showed: plain numbers and tensors, to be sent between processes."
 
     n: int
     drawn: int  # samples, those that fill up the block included
-    seconds: float
     sums: dict[str, float]
     features: Tensor | None
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    seconds: float = 0.0
 
 # %% ../../nbs/metrics/judge.ipynb #mju0look
-def _look(judge: Judge, tableau: Tableau, pairs: Pairs, n: int) -> _Seen:
-    "Sample one block, of which `n` rows count, and compare; in whichever process."
-    teacher = judge.teacher
-    start = _clock(teacher.device)
-    x = sample_block(teacher, tableau, pairs)
-    seconds = _clock(teacher.device) - start
-
-    target = pairs.x_0.to(x.device)
+def _compare(judge: Judge, x: Tensor, target: Tensor, n: int) -> _Seen:
+    "Compare one block of samples, of which `n` rows count; in whichever process."
+    decode = judge.teacher.decode
     needs = {metric.needs for metric in judge.specs}
-    seen_as = {"states": (x, target)}
-    image = teacher.decode(x) if needs != {"states"} else None
+    seen_as: dict[str, tuple[Any, Any]] = {"states": (x, target)}
+    image: Any = decode(x) if needs != {"states"} else None
     if "images" in needs:
-        seen_as["images"] = (image, teacher.decode(target))
+        seen_as["images"] = (image, decode(target))
 
     sums = {}
     for metric in judge.specs:
         if metric.per_sample:
             values = judge.functions[metric.name](*seen_as[metric.needs])
             sums[metric.name] = values[:n].double().cpu().sum().item()
-    features = judge.features(image)[:n].double().cpu() if needs & {"moments", "features"} else None
-    return _Seen(n, len(x), seconds, sums, features)
+    features = None
+    if needs & {"moments", "features"}:
+        features = judge.features(image)[:n].double().cpu()
+    return _Seen(n, len(x), sums, features)
+
+# %% ../../nbs/metrics/judge.ipynb #mju0sample
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _look(judge: Judge, tableau: Tableau, pairs: Pairs, n: int) -> _Seen:
+    "Sample one block, of which `n` rows count, and compare."
+    device = torch.device(judge.teacher.device)
+    start = _clock(device)
+    x = sample_block(judge.teacher, tableau, pairs)
+    seconds = _clock(device) - start
+    return _compare(judge, x, pairs.x_0.to(x.device), n)._replace(seconds=seconds)
 
 # %% ../../nbs/metrics/judge.ipynb #mju0tallycls
 class _Tally:
-    "What is known about one tableau's samples so far."
+    "What is known about one solver's samples so far."
 
-    def __init__(self, tableau: Tableau, keep: int):
-        self.tableau, self.keep = tableau, keep
+    def __init__(self, keep: int):
+        self.keep = keep
         self.n = self.drawn = 0
         self.seconds = 0.0
         self.sums: dict[str, float] = {}
@@ -159,29 +172,38 @@ def _distribution_values(
         values[metric.name] = answer if metric.part is None else answer[metric.part]
     return values
 
-# %% ../../nbs/metrics/judge.ipynb #mju0facts
-def _facts(tableau: Tableau) -> dict[str, Any]:
-    recipe = tableau.meta.get("recipe", {})
-    spacing, order = recipe.get("spacing"), recipe.get("order")
-    return dict(solver=tableau.name, nfe=tableau.nfe, spacing=spacing, order=order)
+# %% ../../nbs/metrics/judge.ipynb #7447e8d7
+def _values(judge: Judge, tally: _Tally) -> dict[str, Any]:
+    "The metrics of all samples, as numbers that JSON can hold."
+    if not tally.n:
+        raise ValueError("no pairs: give at least one")
+    values = {name: total / tally.n for name, total in tally.sums.items()}
+    whole = [metric for metric in judge.specs if not metric.per_sample]
+    if whole and judge.reference is not None:
+        values |= _distribution_values(whole, judge.functions, tally, judge.reference)
+    return {name: _json_number(value) for name, value in values.items()}
 
 
 def _json_number(value: Any) -> Any:
     "None where a number does not exist (the PSNR of equal images)."
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
-# %% ../../nbs/metrics/judge.ipynb #7447e8d7
-def _row(judge: Judge, tally: _Tally) -> dict[str, Any]:
-    "The result as numbers that JSON can hold."
-    if not tally.n:
-        raise ValueError("no pairs: give at least one")
-    row = _facts(tally.tableau)
-    row |= dict(n=tally.n, seconds_per_image=tally.seconds / tally.drawn)
-    row |= {name: value / tally.n for name, value in tally.sums.items()}
-    whole = [metric for metric in judge.specs if not metric.per_sample]
-    if whole:
-        row |= _distribution_values(whole, judge.functions, tally, judge.reference)
-    return {name: _json_number(value) for name, value in row.items()}
+# %% ../../nbs/metrics/judge.ipynb #mju0facts
+def _facts(tableau: Tableau) -> dict[str, Any]:
+    recipe = tableau.meta.get("recipe", {})
+    return dict(
+        solver=tableau.name,
+        nfe=tableau.nfe,
+        spacing=recipe.get("spacing"),
+        order=recipe.get("order"),
+    )
+
+# %% ../../nbs/metrics/judge.ipynb #mju0rowof
+def _row(judge: Judge, tableau: Tableau, tally: _Tally) -> dict[str, Any]:
+    "The result of one tableau; without samples a ValueError."
+    values = _values(judge, tally)
+    counted = dict(n=tally.n, seconds_per_image=tally.seconds / tally.drawn)
+    return _facts(tableau) | counted | values
 
 # %% ../../nbs/metrics/judge.ipynb #mju0judge
 class Judge:
@@ -210,12 +232,8 @@ class Judge:
         self.functions = {name: f for name, f in functions.items() if f is not None}
         self.features_name, self.features = feature_network(teacher, features, weights)
         self.reference = _find_reference(self, reference, features)
-
-        lacks = {metric.name: _missing(metric, self.reference) for metric in asked}
-        if not optional and any(lacks.values()):
-            raise ValueError("; ".join(why for why in lacks.values() if why))
-        usable = [metric for metric in asked if metric.name in self.functions]
-        self.specs = [metric for metric in usable if lacks[metric.name] is None]
+        usable = _usable(asked, self.reference, optional)
+        self.specs = [metric for metric in usable if metric.name in self.functions]
 
     @property
     def metrics(self) -> list[str]:
@@ -232,24 +250,46 @@ class Judge:
 
         `pairs`: Pairs, or batches of them (`PairDataset.shards()`), read once.
         """
-        chosen = [tableaus] if isinstance(tableaus, Tableau) else tableaus
-        tallies = [_Tally(tableau, self.keep) for tableau in chosen]
-        for seen in in_order(_looker(self, tallies), blocks(pairs, self.size)):
+        chosen = [tableaus] if isinstance(tableaus, Tableau) else list(tableaus)
+        tallies = [_Tally(self.keep) for _ in chosen]
+        for seen in in_order(_looker(self, chosen), blocks(pairs, self.size)):
             for tally, part in zip(tallies, seen):
                 tally.add(part)
             if progress is not None:
                 progress(tallies[0].n if tallies else 0)
-        return [_row(self, tally) for tally in tallies]
+        return [_row(self, tableau, tally) for tableau, tally in zip(chosen, tallies)]
+
+    @torch.no_grad()
+    def compare(self, x: Tensor, target: Tensor) -> dict[str, Any]:
+        "The metrics of samples `x` (n, ...) made before, where the teacher made `target` (n, ...)."
+        tally = _Tally(self.keep)
+        both = Pairs(torch.arange(len(x)), x, target)
+        for seen in in_order(_comparer(self), blocks(both, self.size)):
+            tally.add(seen)
+        return _values(self, tally)
 
 # %% ../../nbs/metrics/judge.ipynb #mju0looker
-def _looker(judge: Judge, tallies: list[_Tally]) -> Callable:
+_Block = tuple[Pairs, int]
+
+
+def _looker(judge: Judge, tableaus: list[Tableau]) -> Callable[[_Block], list[_Seen]]:
     "The function of one block (pairs, n): what every tableau makes of it."
 
-    def look(block: tuple[Pairs, int]) -> list[_Seen]:
-        pairs, n = block
-        return [_look(judge, tally.tableau, pairs, n) for tally in tallies]
+    def look(block: _Block) -> list[_Seen]:
+        return [_look(judge, tableau, *block) for tableau in tableaus]
 
     return look
+
+
+def _comparer(judge: Judge) -> Callable[[_Block], _Seen]:
+    "The same for samples that stand in the place of x_T."
+
+    def compare(block: _Block) -> _Seen:
+        both, n = block
+        device = judge.teacher.device
+        return _compare(judge, both.x_T.to(device), both.x_0.to(device), n)
+
+    return compare
 
 # %% ../../nbs/metrics/judge.ipynb #mju0ref
 def _find_reference(judge: Judge, reference: Any, features: str) -> Reference | None:
@@ -285,18 +325,10 @@ def evaluate(
 RUN_METRICS = ("l1", "l2", "frechet")
 
 
-@torch.no_grad()
 def frechet(teacher: Teacher, x: Tensor, reference: tuple) -> float:
     "Frechet distance of the teacher's features of samples `x` to a reference (mean, covariance)."
-    size, statistics = block_size(teacher), FeatureStatistics()
-
-    def see(part: Tensor) -> Tensor:
-        block = fill(part, size).to(teacher.device)
-        return teacher.features(teacher.decode(block))[: len(part)].cpu()
-
-    for rows in in_order(see, x.split(size)):
-        statistics.update(rows)
-    return frechet_distance(statistics.mean, statistics.covariance, *reference[:2])
+    judge = Judge(teacher, "frechet", reference=reference[:2])
+    return judge.compare(x, x)["frechet"]
 
 # %% ../../nbs/metrics/judge.ipynb #mju0measure
 def measure(
@@ -311,14 +343,16 @@ def measure(
     `reference`: (mean, covariance) of features for the Frechet distance, which is None without it.
     `known`: the samples, if they were made before; then one block is made again, for the seconds.
     """
-    timed = pairs if known is None else pairs[: block_size(teacher)]
+    if reference is None:
+        judge = Judge(teacher, "l1 l2")
+    else:
+        judge = Judge(teacher, RUN_METRICS, reference=reference[:2])
+    timed = pairs if known is None else pairs[: judge.size]
     start = time.perf_counter()
     x = sample_pairs(teacher, tableau, timed)
     seconds = (time.perf_counter() - start) / len(x)
     if known is not None:
         x = known.cpu()
-    target = pairs.x_0.cpu()
     row = _facts(tableau) | dict(seconds_per_image=seconds)
-    row |= dict(l1=l1(x, target).mean().item(), l2=l2(x, target).mean().item())
-    row["frechet"] = None if reference is None else frechet(teacher, x, reference)
+    row |= dict.fromkeys(RUN_METRICS) | judge.compare(x, pairs.x_0)
     return row, x

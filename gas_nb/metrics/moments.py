@@ -76,7 +76,10 @@ class FeatureStatistics:
     def _total(self, least: int) -> Summary:
         if len(self) < least:
             raise ValueError(f"statistics of {len(self)} samples: need at least {least}")
-        return _join(self._summary, _summarise(self._rest)) if len(self._rest) else self._summary
+        if self._rest is not None and len(self._rest):
+            return _join(self._summary, _summarise(self._rest))
+        assert self._summary is not None  # there is at least one row
+        return self._summary
 
     def __len__(self) -> int:
         in_blocks = 0 if self._summary is None else self._summary[0]

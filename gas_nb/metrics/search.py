@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
-from ..classic import CLASSIC_SOLVERS, classic_tableau
-from ..registry import SOLVERS, training_free
+from ..classic import classic_tableau
+from ..registry import SOLVERS, solver_maker, training_free
 from ..data import Pairs
 from .distances import l1
 from .samples import block_size, sample_pairs
@@ -24,34 +26,41 @@ __all__ = ['SOLVER_ORDERS', 'best_classic']
 SOLVER_ORDERS = {spec.name: spec.orders for spec in training_free()}
 
 
+def _recipes(nfe: int, spacings: tuple[str, ...], orders: tuple[int, ...]) -> list[dict[str, Any]]:
+    "Spacings and orders to try; an order above `nfe` only if it is the lowest."
+    found = []
+    for order in orders:
+        if order > max(nfe, min(orders)):
+            continue
+        for kind in spacings:
+            recipe: dict[str, Any] = dict(spacing=kind)
+            if order > 1:
+                recipe["order"] = order
+            found.append(recipe)
+    return found
+
+# %% ../../nbs/metrics/search.ipynb #mse0find
 def best_classic(
     teacher: Teacher,
     solver: str,
     nfe: int,
     pairs: Pairs,
-    spacings: tuple[str, ...] = SPACINGS,
-    orders: tuple[int, ...] | None = None,
+    spacings: Iterable[str] = SPACINGS,
+    orders: Iterable[int] | None = None,
 ) -> Tableau:
     """The training-free `solver` that comes closest (L1) to the teacher on `pairs`.
 
     Tried are its `orders` and `spacings`; `meta["recipe"]` says which won. ValueError for a solver
     that does not exist, or where nothing is left to choose from.
     """
-    if solver not in CLASSIC_SOLVERS:
-        raise ValueError(f"solver {solver!r}: choose one of {', '.join(CLASSIC_SOLVERS)}")
+    solver_maker(solver)
     orders = SOLVERS[solver].orders if orders is None else tuple(orders)
     spacings = (spacings,) if isinstance(spacings, str) else tuple(spacings)
     if not orders or not spacings:
         raise ValueError(f"orders={orders}, spacings={spacings}: give at least one of each")
-    recipes = [
-        dict(spacing=kind, **({"order": p} if p > 1 else {}))
-        for p in orders
-        for kind in spacings
-        if p <= nfe or p == min(orders)
-    ]
     tables = [
         classic_tableau(solver, teacher.schedule, nfe, t_eps=teacher.t_eps, **recipe)
-        for recipe in recipes
+        for recipe in _recipes(nfe, spacings, orders)
     ]
     size = min(block_size(teacher), len(pairs))
 
@@ -60,4 +69,4 @@ def best_classic(
         return math.inf if math.isnan(off) else off
 
     distances = list(in_order(distance, tables))
-    return tables[min(range(len(tables)), key=distances.__getitem__)]
+    return tables[distances.index(min(distances))]
