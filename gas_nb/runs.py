@@ -86,16 +86,19 @@ class Run:
         "Finish the run. Every process calls it, the main one writes."
         on_main(write_json_atomic, self.file(METRICS), metrics)
 
+    def solver_file(self, name: str) -> Path:
+        return self.file(f"{name}.json")
+
     def solvers(self) -> dict[str, Path]:
         "The files of the solvers that are there, the best first."
-        files = {name: self.file(f"{name}.json") for name in SOLVER_FILES}
+        files = {name: self.solver_file(name) for name in SOLVER_FILES}
         return {name: path for name, path in files.items() if path.is_file()}
 
     def save_solvers(self, tables: Mapping[str, Tableau]) -> None:
         "Each in its file, the last one also as solver.json. Every process calls it."
         last = list(tables.values())[-1]
         for name, table in {**tables, "solver": last}.items():
-            on_main(table.save, self.file(f"{name}.json"))
+            on_main(table.save, self.solver_file(name))
 
     def claim(self, wait: float = 0.0) -> bool:
         return claim_folder(self.folder, wait)
@@ -218,13 +221,17 @@ def open_run(output_dir: str | Path, config: Settings) -> Path:
     return claim_run(output_dir, config).folder
 
 # %% ../nbs/runs.ipynb #run00027
-def runs_in(root: str | Path, largest: int | None = None) -> list[Run]:
-    "The folders of `root` as runs, the newest first; a config.json above `largest` is not read."
+def runs_in(root: str | Path, largest: int | None = None, links: bool = False) -> list[Run]:
+    """The folders of `root` as runs, the newest first; a config.json above `largest` is not read.
+
+    With `links` also those that a link in `root` leads to, wherever they lie.
+    """
     root = Path(root).resolve()
     if not root.is_dir():
         return []
-    inside = [path for path in root.iterdir() if path.resolve().is_relative_to(root)]
-    folders = [path for path in inside if path.is_dir()]
+    folders = [path for path in root.iterdir() if path.is_dir()]
+    if not links:
+        folders = [path for path in folders if path.resolve().is_relative_to(root)]
     folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
     return [Run.at(folder, largest) for folder in folders]
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
 import math
 import sys
@@ -28,9 +27,12 @@ from gas_nb.data import (
     pairs_folder,
     train_seeds,
 )
-from ..evaluation import Judge, best_classic, measure
+from ..drive import Finished, Step, drive
+from ..evaluation import Judge, best_classic
 from ..registry import variants
-from ..runtime.files import atomic_path, release_folder, write_json_atomic, write_text_atomic
+from ..runs import CONFIG, METRICS, PAIRS, read_object, results_folder, runs_in
+from ..runs import finished_run as find_finished_run
+from ..runtime.files import atomic_path, write_json_atomic, write_text_atomic
 from ..runtime.processes import launched, on_main
 
 # %% auto #0
@@ -50,7 +52,6 @@ from .jobs import FAILED, end_with_parent, run_processes
 from gas_nb.sweeps.store import (
     package_version,
     provenance,
-    read_json,
     settle_reference,
     solver_for,
     stored,
@@ -58,17 +59,7 @@ from gas_nb.sweeps.store import (
 from .tables import app_rows, figure_names, markdown_tables, summary
 from ..tableau import Tableau
 from ..teacher import Teacher
-from gas_nb.training import (
-    RunLog,
-    TrainConfig,
-    load_state,
-    make_training_pairs,
-    open_run,
-    results_folder,
-    run_name,
-    teacher_of,
-)
-from ..training import train as distil
+from ..training import TrainConfig, teacher_of
 
 # %% ../../nbs/04_evaluate.ipynb #swr00005
 class Laboratory:
@@ -116,7 +107,7 @@ class Laboratory:
     ) -> PairDataset:
         "The pairs of `seeds`, on disk; what is there is not made again."
         teacher = teacher or self.teacher
-        folder = on_main(pairs_folder, self.root / "pairs", teacher, seeds, self.conditions)
+        folder = on_main(pairs_folder, self.root / PAIRS, teacher, seeds, self.conditions)
         return generate_pairs(teacher, seeds, folder, self.conditions, progress=progress)
 
 # %% ../../nbs/04_evaluate.ipynb #swr00007
@@ -190,12 +181,11 @@ def trained(lab: Laboratory, kind: str, nfe: int) -> Tableau:
 def _places(lab: Laboratory, kind: str, nfe: int) -> list[Path]:
     "Where a trained solver may be, the best place first."
     if lab.config.train:
-        own = finished_run(lab.root, training_config(lab.config, nfe))
-        return [own / f"{kind}.json"] if own else []
-    folders = {path.parent for path in lab.runs.glob(f"*/{kind}.json")}
-    newest = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
+        own = find_finished_run(lab.root, training_config(lab.config, nfe))
+        return [own.solver_file(kind)] if own else []
+    there = [run.solvers().get(kind) for run in runs_in(lab.runs, links=True)]
     shipped = Path(str(files("gas_nb"))) / "solvers" / f"{lab.teacher.name}-{kind}-{nfe}.json"
-    return [*(folder / f"{kind}.json" for folder in newest), shipped]
+    return [*filter(None, there), shipped]
 
 # %% ../../nbs/04_evaluate.ipynb #swr00013
 def tableau_of(lab: Laboratory, cell: Cell) -> Tableau:
@@ -267,13 +257,9 @@ def measure_cell(lab: Laboratory, cell: Cell) -> dict:
 
 # %% ../../nbs/04_evaluate.ipynb #swr00019
 def finished_run(root: Path, config: TrainConfig) -> Path | None:
-    "The run with exactly these settings that came to its end, or None."
-    mine = json.loads(json.dumps(asdict(config)))
-    for folder in sorted(Path(root).glob(f"{glob.escape(run_name(config))}-*")):
-        ended = all((folder / name).is_file() for name in ("metrics.json", "gs.json"))
-        if ended and read_json(folder / "config.json") == mine:
-            return folder
-    return None
+    "The folder of the run with exactly these settings that came to its end, or None."
+    run = find_finished_run(root, config)
+    return run and run.folder
 
 # %% ../../nbs/04_evaluate.ipynb #swr00020
 def train_solvers(lab: Laboratory, nfe: int, report: Callable[[str], None] = print) -> Path:
@@ -282,37 +268,15 @@ def train_solvers(lab: Laboratory, nfe: int, report: Callable[[str], None] = pri
     done = finished_run(lab.root, config)
     if done is not None:
         return done
-    folder = open_run(lab.root, config)
-    try:
-        return _train(lab, config, folder, report)
-    finally:
-        release_folder(folder)
-
-# %% ../../nbs/04_evaluate.ipynb #swr00021
-def _train(
-    lab: Laboratory, config: TrainConfig, folder: Path, report: Callable[[str], None]
-) -> Path:
-    state, nfe = None, config.nfe
-    pairs, log = make_training_pairs(config, lab.teacher, folder), RunLog(folder)
-    for record in distil(config, lab.teacher, folder, pairs):
-        log.add(record)
-        state = record.state
-        if record.val_loss is not None:
+    options = dict(teacher=lab.teacher, rivals=None, judged_on="held_out")
+    for event in drive(config, output_dir=lab.root, **options):
+        if isinstance(event, Step) and event.record.val_loss is not None:
+            record = event.record
             steps = f"{record.phase} {record.step} of {record.steps}"
             report(f"NFE {nfe}: {steps}, held-out {record.val_loss:.4f}")
-    state = state or load_state(config, lab.teacher, folder)
-    tables = dict(gs=state.tableau("gs" if state.phase in ("gas", "done") else "ema"))
-    if state.discriminator is not None:
-        tables["gas"] = state.tableau()
-    for name, table in tables.items():
-        table.save(folder / f"{name}.json")
-    table.save(folder / "solver.json")
-    rows = [measure(lab.teacher, t, pairs[1])[0] | dict(solver=name) for name, t in tables.items()]
-    write_json_atomic(
-        folder / "metrics.json",
-        dict(nfe=nfe, teacher=config.teacher, training_seconds=state.seconds, rows=rows),
-    )
-    return folder
+        if isinstance(event, Finished):
+            done = event.run.folder
+    return done
 
 # %% ../../nbs/04_evaluate.ipynb #swr00023
 class Sweep(Laboratory):
@@ -399,7 +363,7 @@ def run_sweep(sweep: Sweep, processes: int, report: Callable[[str], None]) -> li
         )
     sweep.prepare(_every(10, lambda what, i, n: report(f"{what}: {i} of {n}")))
     facts = dict(output_dir=str(sweep.root), runs=str(sweep.runs))
-    write_json_atomic(sweep.folder / "config.json", dict(config=asdict(sweep.config), **facts))
+    write_json_atomic(sweep.folder / CONFIG, dict(config=asdict(sweep.config), **facts))
     for cell in sweep.teacher_cells():
         sweep.run_cell(cell)
     if processes == 1:
@@ -465,7 +429,7 @@ def write_results(sweep: Sweep, failed: list[str] | tuple[str, ...] = ()) -> pd.
         with atomic_path(folder / "results.parquet") as path:
             frame.to_parquet(path)
     means_of_app = dict(teacher=sweep.config.teacher, sweep=True, rows=app_rows(frame))
-    write_json_atomic(folder / "metrics.json", means_of_app)
+    write_json_atomic(folder / METRICS, means_of_app)
     write_text_atomic(folder / "table.md", markdown_tables(means, facts))
     return frame
 
@@ -485,7 +449,7 @@ def _facts(sweep: Sweep) -> dict:
 # %% ../../nbs/04_evaluate.ipynb #swr00034
 def load_sweep(folder: str | Path) -> Sweep:
     "The sweep whose folder this is."
-    found = read_json(Path(folder) / "config.json")
+    found = read_object(Path(folder) / CONFIG)
     if found is None:
         raise ValueError(f"{folder} has no config.json: no sweep was started there")
     try:

@@ -21,24 +21,16 @@ from typing import Any
 import torch
 from ..data import teacher_differences, told
 from ..evaluation import Reference
+from ..runs import Run, distilled_from, read_object
 from ..runtime.files import save_safetensors_atomic, write_json_atomic
 from ..tableau import Tableau
 from ..teacher import Teacher
 from safetensors import SafetensorError, safe_open
 
 # %% auto #0
-__all__ = ['read_json', 'digest', 'stored', 'settle_reference', 'solver_for', 'package_version', 'provenance']
+__all__ = ['digest', 'stored', 'settle_reference', 'solver_for', 'package_version', 'provenance']
 
 # %% ../../nbs/sweeps/store.ipynb #a629dc62
-def read_json(path: Path) -> dict | None:
-    "A JSON object that was written here, or None: missing or damaged files are made again."
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def digest(settings: Any) -> str:
     "24 hexadecimal digits that stand for `settings`."
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
@@ -49,7 +41,7 @@ def stored(folder: Path, settings: dict) -> tuple[Path, dict | None]:
     name = digest(settings | dict(teacher=told(settings["teacher"])))
     for i in count(1):
         path = folder / (f"{name}.json" if i == 1 else f"{name}-{i}.json")
-        known = read_json(path)
+        known = read_object(path)
         if known is None:
             break
         theirs = known.get("settings", {}).get("teacher")
@@ -111,21 +103,17 @@ def solver_for(path: Path, teacher: Teacher, nfe: int) -> Tableau | None:
     weights = table.meta.get("weights")
     if weights is not None:
         return table if weights == teacher.weights_hash else None
-    checkpoint = path.parent / "checkpoint.safetensors"
-    if checkpoint.is_file() and not _was_made_with(checkpoint, teacher):
-        return None
-    return table
+    return table if _vouches(Run.at(path.parent), teacher) else None
 
 # %% ../../nbs/sweeps/store.ipynb #4e0d88fd
-def _was_made_with(checkpoint: Path, teacher: Teacher) -> bool:
-    "Whether a checkpoint names this teacher; its number of steps does not matter."
+def _vouches(run: Run, teacher: Teacher) -> bool:
+    "Whether a run's checkpoint, if it has one, names this teacher, whatever its number of steps."
     try:
-        with safe_open(checkpoint, "pt") as f:
-            made = json.loads(f.metadata()["state"])["teacher"]
-        same_recipe = dict(recipe=None)
-        return not teacher_differences(made | same_recipe, teacher.config | same_recipe)
-    except Exception:
+        made = distilled_from(run)
+    except ValueError:
         return False  # a damaged checkpoint vouches for nothing
+    same_recipe = dict(recipe=None)
+    return made is None or not teacher_differences(made | same_recipe, teacher.config | same_recipe)
 
 # %% ../../nbs/sweeps/store.ipynb #f385d508
 @lru_cache
