@@ -1,10 +1,10 @@
-"""Many visitors at once: serve the app on the loopback, send it 20 requests together and one more, and watch what happens.
+"""Many visitors at once: 20 requests together to the app on the loopback, and then one more.
 
     python benchmarks/app_load.py [--requests 20] [--rounds 3] [--teacher digits]
 
-Checks that every request of a round is answered, in the order in which they came, that the next one is told to wait,
-and that visitors get their own pictures; prints the memory after each round. Server and clients share this process, so
-that the order is read off the desk itself.
+Checks that every request of a round is answered, in the order in which they came, that the next one
+is told to wait, and that visitors get their own pictures; prints the memory after each round.
+Server and clients share this process, so that the order is read off the desk itself.
 """
 
 import argparse
@@ -42,7 +42,8 @@ def watched(desk):
 
 
 class Visitor(threading.Thread):
-    """One request with a client of its own; remembers when it was answered, and what it was told."""
+    """One request with a client of its own; remembers when
+    it was answered, and what it was told."""
 
     def __init__(self, client, teacher: str, seed: int):
         super().__init__(daemon=True)
@@ -124,7 +125,8 @@ def one_round(clients, a, desk, number: int) -> list[str]:
         failures.append(f"round {number}: two visitors share a picture")
     waits = sorted(v.seconds for v in visitors if v.seconds)
     print(
-        f"round {number}: {len(answered)}/{len(visitors)} answered in {waits[0]:.1f} to {waits[-1]:.1f} s; "
+        f"round {number}: {len(answered)}/{len(visitors)} answered "
+        f"in {waits[0]:.1f} to {waits[-1]:.1f} s; "
         f"one more: {late.answer!r}; {memory_mb():.0f} MB",
         flush=True,
     )

@@ -1,17 +1,20 @@
-"""The two ways to distil a solver, side by side: the fit without backpropagation and the published recipe.
+"""The two ways to distil a solver: the fit without backpropagation and the published recipe.
 
-    python benchmarks/distillation.py [--teacher digits fmnist] [--nfes 4 6 8 10] [--seeds 0 1] [--methods gauss_newton adam]
-                                      [--adam-steps 10000] [--minutes 60] [--out runs/distillation] [--report]
+    python benchmarks/distillation.py [--teacher digits fmnist] [--nfes 4 6 8 10] [--seeds 0 1]
+        [--methods gauss_newton adam] [--adam-steps 10000] [--minutes 60]
+        [--out runs/distillation] [--report]
 
-Both methods get the same training pairs, one thread and the same process, and are judged on the same evaluation seeds,
-which neither has seen; the clock and the counter of network evaluations stand still meanwhile. The loss is the mean L1; on
-digits a few samples in a hundred, which some small change of the solver throws to another image, make up most of it, so its
-standard error and the median are kept as well. What is counted: samples
-that go through the network. A forward pass whose result is differentiated costs as many as the time of forward and
-backward together is longer than that of a forward pass alone; that ratio is measured first, in the same process.
+Both methods get the same training pairs, one thread and the same process, and are judged on the
+same evaluation seeds, which neither has seen; the clock and the counter of network evaluations
+stand still meanwhile. The loss is the mean L1; on digits a few samples in a hundred, which some
+small change of the solver throws to another image, make up most of it, so its standard error and
+the median are kept as well. What is counted: samples that go through the network. A forward pass
+whose result is differentiated costs as many as the time of forward and backward together is longer
+than that of a forward pass alone; that ratio is measured first, in the same process.
 
-Every (teacher, NFE, method, seed) is one cell with one JSON file, written at every judgement; a run that was cut off
-does its unfinished cells again and no others. results.json, distillation.html and the table are made from all the cells.
+Every (teacher, NFE, method, seed) is one cell with one JSON file, written at
+every judgement; a run that was cut off does its unfinished cells again and no
+others. results.json, distillation.html and the table are made from all the cells.
 """
 
 import argparse
@@ -38,7 +41,8 @@ GROWTH = 1.15  # Adam is judged at seconds 1, 1.15, 1.15^2, ...
 
 
 class Counted:
-    """A network that counts the samples it is given: those only looked at, and those kept for a backward pass."""
+    """A network that counts the samples it is given: those
+    only looked at, and those kept for a backward pass."""
 
     def __init__(self, net):
         self.net, self.plain, self.differentiated, self.on = net, 0, 0, True
@@ -52,7 +56,8 @@ class Counted:
 
 
 def backward_ratio(teacher: Teacher, batch_size: int = 24, repeats: int = 15) -> float:
-    """CPU seconds of forward and backward (to image and time) over those of forward: medians of `repeats`."""
+    """CPU seconds of forward and backward (to image and
+    time) over those of forward: medians of `repeats`."""
     x, t = torch.randn(batch_size, *teacher.shape), torch.full((batch_size,), 500.0)
     label = (
         torch.full((batch_size,), teacher.n_classes, dtype=torch.long)
@@ -86,7 +91,8 @@ def timed(work, repeats: int) -> float:
 
 @dataclass
 class Cell:
-    """One method on one task. `curve`: rows of step, cpu and wall seconds, plain and differentiated samples, loss, its standard error, median."""
+    """One method on one task. `curve`: rows of step, cpu and wall seconds, plain and
+    differentiated samples, loss, its standard error, median."""
 
     teacher: str
     nfe: int
@@ -149,7 +155,8 @@ def run_cell(
             cell.curve.append(row)
             write_json_atomic(folder / cell.name, asdict(cell))
             print(
-                f"{cell.name[:-5]:28} step {record.step:5}: {loss:.5f}, median {median:.5f} after {cpu:.1f} s (wall {wall:.1f})",
+                f"{cell.name[:-5]:28} step {record.step:5}: {loss:.5f}, median "
+                f"{median:.5f} after {cpu:.1f} s (wall {wall:.1f})",
                 flush=True,
             )
         if over:
@@ -164,7 +171,8 @@ def evaluations(cell: dict, row: dict) -> float:
 
 
 def compare(cells: list[dict]) -> list[dict]:
-    """One row per teacher, NFE and seed where both methods ran: when the fit is as good as Adam in the end, and how good both get."""
+    """One row per teacher, NFE and seed where both methods ran: when
+    the fit is as good as Adam in the end, and how good both get."""
     rows, by_key = (
         [],
         {(c["teacher"], c["nfe"], c["seed"], c["method"]): c for c in cells if c["curve"]},
@@ -272,7 +280,8 @@ def table(rows: list[dict]) -> str:
 
 
 def figure(cells: list[dict]):
-    """Validation loss against CPU seconds and against network evaluations; one row of panels per teacher, one colour per NFE."""
+    """Validation loss against CPU seconds and against network
+    evaluations; one row of panels per teacher, one colour per NFE."""
     from plotly.subplots import make_subplots
 
     cells = [c for c in cells if c["curve"]]

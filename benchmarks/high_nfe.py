@@ -1,12 +1,15 @@
-"""Does learning still pay with many evaluations? GS against the best training-free solver at NFE 4 to 20.
+"""Does learning still pay at NFE 4 to 20? GS against the best training-free solver.
 
-    python benchmarks/high_nfe.py [--teacher digits] [--nfes 4 6 8 10 12 15 20] [--judged 1000] [--searched 256] [--fit-steps N] [--fit-pairs N] [--out runs/high_nfe]
+    python benchmarks/high_nfe.py [--teacher digits] [--nfes 4 6 8 10 12 15 20] [--judged 1000]
+        [--searched 256] [--fit-steps N] [--fit-pairs N] [--out runs/high_nfe]
 
-For each NFE the fit runs with its default settings (or --fit-steps, --fit-pairs and --pairs), every training-free solver gets the order and spacing that suit the
-teacher best on --searched held-out pairs, and all are judged on the same evaluation noises, which none has seen: L1 to the teacher and the
-Frechet distance to its reference. With as many evaluations as the teacher has, one training-free solver is the teacher. An NFE
-is one JSON file; finished ones are not done again, whatever the settings: take another --out for others. results.json and the table are made
-from all that were asked for.
+For each NFE the fit runs with its default settings (or --fit-steps, --fit-pairs and
+--pairs), every training-free solver gets the order and spacing that suit the teacher
+best on --searched held-out pairs, and all are judged on the same evaluation noises,
+which none has seen: L1 to the teacher and the Frechet distance to its reference. With
+as many evaluations as the teacher has, one training-free solver is the teacher. An NFE
+is one JSON file; finished ones are not done again, whatever the settings: take another
+--out for others. results.json and the table are made from all that were asked for.
 """
 
 import argparse
@@ -27,7 +30,8 @@ from gas_nb.training import TrainConfig, train
 
 
 def compare(teacher, config: TrainConfig, searched: int, judged: int) -> dict:
-    """Rows of `measure` for GS and every training-free solver, best L1 first among these, and the CPU seconds of the fit."""
+    """Rows of `measure` for GS and every training-free solver,
+    best L1 first among these, and the CPU seconds of the fit."""
     training, held_out = make_pairs(teacher, range(config.n_pairs + config.n_val)).split(
         config.n_val
     )
@@ -51,15 +55,18 @@ def compare(teacher, config: TrainConfig, searched: int, judged: int) -> dict:
 
 def table(results: dict[int, dict]) -> str:
     lines = [
-        "| NFE | GS: L1 | Frechet | best training-free by L1: L1 | Frechet | lowest Frechet of them | teacher's Frechet | fit, CPU s |",
+        "| NFE | GS: L1 | Frechet | best training-free by L1: L1 | Frechet | lowest Frechet "
+        "of them | teacher's Frechet | fit, CPU s |",
         "|" + " --- |" * 8,
     ]
     for nfe, r in sorted(results.items()):
         gs, best = r["gs"], r["training_free"][0]
         lowest = min(r["training_free"], key=lambda row: row["frechet"])
         lines.append(
-            f"| {nfe} | {gs['l1']:.5f} | {gs['frechet']:.4f} | {best['solver']}, {best['spacing']}: {best['l1']:.5f} | {best['frechet']:.4f} | "
-            f"{lowest['solver']}: {lowest['frechet']:.4f} | {r['teacher']['frechet']:.4f} | {r['fit_cpu']:.0f} |"
+            f"| {nfe} | {gs['l1']:.5f} | {gs['frechet']:.4f} | {best['solver']}, "
+            f"{best['spacing']}: {best['l1']:.5f} | {best['frechet']:.4f} | "
+            f"{lowest['solver']}: {lowest['frechet']:.4f} | "
+            f"{r['teacher']['frechet']:.4f} | {r['fit_cpu']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -109,7 +116,8 @@ def main(argv=None) -> None:
             write_json_atomic(path, compare(teacher, config, a.searched, a.judged))
         results[nfe] = json.loads(path.read_text())
         print(
-            f"NFE {nfe}: GS {results[nfe]['gs']['l1']:.5f}, best training-free {results[nfe]['training_free'][0]['l1']:.5f}",
+            f"NFE {nfe}: GS {results[nfe]['gs']['l1']:.5f}, best training-free "
+            f"{results[nfe]['training_free'][0]['l1']:.5f}",
             flush=True,
         )
     made = dict(

@@ -1,11 +1,13 @@
-"""What a sampling loop costs beside its network: ours, and diffusers' schedulers driving the same network in the same run.
+"""What a sampling loop costs beside its network: ours and diffusers' schedulers in one run.
 
-    python benchmarks/sampling.py [--teacher fmnist] [--batch 64] [--nfe 8] [--repetitions 7] [--device cpu]
+    python benchmarks/sampling.py [--teacher fmnist] [--batch 64] [--nfe 8] [--repetitions 7]
+        [--device cpu]
 
-Every repetition times each contender once, in turning order, so that a change in the machine's load meets all alike. Each
-is divided by the bare network evaluations of its own repetition; medians over the repetitions are printed. On a CPU the
-clock is the process's CPU time, which other programs disturb less than wall time; on a GPU it is wall time between
-synchronisations. Then the same with a network that does next to nothing: what is left is the loop's own time per step.
+Every repetition times each contender once, in turning order, so that a change in the machine's load
+meets all alike. Each is divided by the bare network evaluations of its own repetition; medians over
+the repetitions are printed. On a CPU the clock is the process's CPU time, which other programs
+disturb less than wall time; on a GPU it is wall time between synchronisations. Then the same with a
+network that does next to nothing: what is left is the loop's own time per step.
 """
 
 import argparse
@@ -73,7 +75,8 @@ def clock(device: torch.device) -> float:
 def interleaved(
     runs: dict, repetitions: int, device: torch.device, inner: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each contender in each repetition, `inner` calls at a time; one unmeasured round first."""
+    """Seconds of each contender in each repetition, `inner`
+    calls at a time; one unmeasured round first."""
     names, seconds = list(runs), {name: [] for name in runs}
     for i in range(repetitions + 1):
         for name in names[i % len(names) :] + names[: i % len(names)]:
@@ -101,14 +104,16 @@ def main() -> None:
     label = teacher.random_conditions(range(a.batch)).to(device)
     what = "wall" if device.type == "cuda" else "CPU"
     print(
-        f"{a.teacher} on {device}, {torch.get_num_threads()} threads, batch {a.batch}, NFE {a.nfe}, {a.repetitions} repetitions, {what} time"
+        f"{a.teacher} on {device}, {torch.get_num_threads()} threads, batch {a.batch}, NFE "
+        f"{a.nfe}, {a.repetitions} repetitions, {what} time"
     )
     seconds = interleaved(contenders(teacher.denoiser, x, label, a.nfe), a.repetitions, device)
     bare = seconds["the bare evaluations"]
     for name, values in seconds.items():
         ratios = [v / b for v, b in zip(values, bare)]
         print(
-            f"  {name:36} {1000 * statistics.median(values) / a.batch:8.3f} ms per sample, {statistics.median(ratios):.3f} times the bare "
+            f"  {name:36} {1000 * statistics.median(values) / a.batch:8.3f} ms per sample, "
+            f"{statistics.median(ratios):.3f} times the bare "
             f"evaluations ({min(ratios):.3f} to {max(ratios):.3f})",
             flush=True,
         )
@@ -118,7 +123,8 @@ def main() -> None:
         x = torch.randn(shape, device=device)
         seconds = interleaved(contenders(idle, x, None, a.nfe), 3 * a.repetitions, device, inner=20)
         print(
-            f"a network that returns its input, shape {tuple(shape)}: microseconds per step beyond that network"
+            f"a network that returns its input, shape {tuple(shape)}: "
+            "microseconds per step beyond that network"
         )
         for name, values in list(seconds.items())[1:]:
             own = [1e6 * (v - b) / a.nfe for v, b in zip(values, seconds["the bare evaluations"])]

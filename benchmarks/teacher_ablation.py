@@ -1,10 +1,11 @@
-"""What each choice of the fmnist teacher's training buys, one change at a time, under the same images in the same order.
+"""What each choice of the fmnist teacher's training buys, one change at a time.
 
     python benchmarks/teacher_ablation.py --steps 450 --out runs/ablation
 
-Every variant is trained from scratch; its figures go to OUT/<variant>.json the moment they are measured, and a variant whose
-file is there is read. Measured on the average of the weights: the plain noise error on draws of the test images (all times,
-and by thirds of t), and 600 samples (10 evaluations of UniPC, no guidance): share of the class asked for, Frechet distance."""
+Every variant is trained from scratch; its figures go to OUT/<variant>.json the moment they are
+measured, and a variant whose file is there is read. Measured on the average of the weights: the
+plain noise error on draws of the test images (all times, and by thirds of t), and 600 samples
+(10 evaluations of UniPC, no guidance): share of the class asked for, Frechet distance."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ VARIANTS = {
     "min-SNR gamma 5": ({"min_snr_gamma": 5.0}, (8,)),
     "min-SNR off": ({"min_snr_gamma": 0.0}, (8,)),
 }
-# The average keeps (1 + n) / (c + n) of itself after step n: it reaches over about the last 1 / c of the run.
+# The average keeps (1 + n) / (c + n) of itself after step
+# n: it reaches over about the last 1 / c of the run.
 AVERAGES = {"no average": 1.0, "last third": 3.0, "last 1/30": 30.0}
 
 
@@ -78,7 +80,8 @@ def train(config, images, labels, others: dict[str, float]):
             fmnist.update_ema(kept[name], state.network, (1 + step) / (c + step) if c > 1 else 0.0)
         if step % 50 == 49:
             print(
-                f"  step {step + 1}: error {state.smoothed[1]:.4f}, {time.perf_counter() - began:.0f} s",
+                f"  step {step + 1}: error {state.smoothed[1]:.4f}, "
+                f"{time.perf_counter() - began:.0f} s",
                 flush=True,
             )
     return state, kept, config.steps * config.batch_size / (time.perf_counter() - began)
@@ -137,13 +140,16 @@ def call_ms(network, batch: int = 64, repeats: int = 7) -> float:
 
 def table(results: dict[str, dict]) -> str:
     lines = [
-        "| variant | parameters | training, images/s | call, ms per image | noise error, held out | low, middle, high t | of the class asked for | Frechet distance, 600 |",
+        "| variant | parameters | training, images/s | call, ms per image | noise error, held out "
+        "| low, middle, high t | of the class asked for | Frechet distance, 600 |",
         "|" + " --- |" * 8,
     ]
     for name, r in results.items():
         lines.append(
-            f"| {name} | {r['parameters'] / 1e6:.2f}M | {r['images_per_second']:.0f} | {r['call_ms']:.2f} | {r['noise_error']:.4f} | "
-            f"{', '.join(f'{e:.4f}' for e in r['by_thirds'])} | {100 * r['share']:.1f} % | {r['frechet']:.2f} |"
+            f"| {name} | {r['parameters'] / 1e6:.2f}M | {r['images_per_second']:.0f} | "
+            f"{r['call_ms']:.2f} | {r['noise_error']:.4f} | "
+            f"{', '.join(f'{e:.4f}' for e in r['by_thirds'])} | "
+            f"{100 * r['share']:.1f} % | {r['frechet']:.2f} |"
         )
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 import sys
 
+from gas_nb.runs import finished_run
 from gas_nb.sweeps.config import (
     DEFAULT_SPACING,
     LEARNED,
@@ -18,7 +19,6 @@ from gas_nb.sweeps.runner import (
     Sweep,
     best_spacing,
     exact_teacher,
-    finished_run,
     load_sweep,
     main,
     run_job,

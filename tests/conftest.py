@@ -52,7 +52,8 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(autouse=True)
 def same_numbers_every_time():
-    """A test that passes once passes always: what it draws does not depend on the tests before it."""
+    """A test that passes once passes always: what it draws
+    does not depend on the tests before it."""
     import torch
 
     torch.manual_seed(0)

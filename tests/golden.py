@@ -1,4 +1,4 @@
-"""Reading the golden data: numbers that the published implementation produced (see tests/golden/README.md)."""
+"""Reading the golden data: numbers of the published implementation (see tests/golden/README.md)."""
 
 import json
 from pathlib import Path

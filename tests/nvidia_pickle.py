@@ -1,4 +1,4 @@
-"""Writes modules the way NVIDIA's training codes pickle them: class name, arguments, source text and state, made again by one function."""
+"""Writes modules the way NVIDIA's training codes pickle them: as a class name and source text."""
 
 import pickle
 import sys

@@ -1,4 +1,4 @@
-"""What tests/test_processes.py runs in one process and in two: `run(folder)`, and under a launcher also what only several can show."""
+"""What tests/test_processes.py runs in one process and in two, and what only several can show."""
 
 import json
 import sys
@@ -49,7 +49,8 @@ def message(f, *args) -> str:
 
 
 def resume(folder: Path) -> bool:
-    """A run that stops after two steps and goes on is the run that was left alone, in every process."""
+    """A run that stops after two steps and goes on is the
+    run that was left alone, in every process."""
     teacher, config = (
         load_teacher("digits", "cpu"),
         preset_config("quick", teacher="digits", device="cpu", nfe=3, checkpoint_every=1),

@@ -1,4 +1,4 @@
-"""The app in a real browser: a visitor opens it, compares, cancels, looks inside, trains, downloads, brings a solver back."""
+"""The app in a real browser: compare, cancel, look inside, train, download, bring a solver."""
 
 import json
 import os
@@ -90,15 +90,18 @@ class Page:
 
     def tab(self, name):
         self.js(
-            "for (const b of document.querySelectorAll('.tab-container button[role=tab], .overflow-dropdown button')) if (b.innerText.trim() == arguments[0]) { b.click(); break; }",
+            "for (const b of document.querySelectorAll('.tab-container "
+            "button[role=tab], .overflow-dropdown button')) if "
+            "(b.innerText.trim() == arguments[0]) { b.click(); break; }",
             name,
         )
 
     def choose(self, label, value):
         """Pick an entry of the visible menu that carries this label, by keyboard.
 
-        A menu reads its keys a frame late: Enter before the typed text has been read, or Tab before Enter has been,
-        leaves the old entry. So each key waits for what it does, as a person's does.
+        A menu reads its keys a frame late: Enter before the typed text
+        has been read, or Tab before Enter has been, leaves the old
+        entry. So each key waits for what it does, as a person's does.
         """
         from selenium.webdriver.common.keys import Keys
 
@@ -107,7 +110,10 @@ class Page:
             for e in self.driver.find_elements("css selector", f'input[aria-label="{label}"]')
             if e.is_displayed()
         )
-        marked = "const id = arguments[0].getAttribute('aria-activedescendant'); return id && document.getElementById(id)?.ariaLabel"
+        marked = (
+            "const id = arguments[0].getAttribute('aria-activedescendant'); "
+            "return id && document.getElementById(id)?.ariaLabel"
+        )
         chosen = "return [arguments[0].value, arguments[0].getAttribute('aria-expanded')]"
         end = time.monotonic() + 30
         while self.js(chosen, field) != [value, "false"]:
@@ -156,14 +162,16 @@ def test_first_picture_and_then_the_grid(browser, site):
     page.wait(lambda: page.pictures(), "a picture", 20)
     page.wait_for("#status", "pictures in")
     labels = page.js(
-        "return [...document.querySelectorAll('#grid button')].map(b => b.getAttribute('aria-label'))"
+        "return [...document.querySelectorAll('#grid "
+        "button')].map(b => b.getAttribute('aria-label'))"
     )
     assert len(labels) >= 9 and all(
         re.search(r"evaluations, L1 \d\.\d+ · \d+ ms", text) for text in labels
     )
     assert "Teacher, 20 evaluations" in page.text("#grid")
     assert page.js(
-        "return [...document.querySelectorAll('#grid img')].every(i => i.complete && i.naturalWidth > 30)"
+        "return [...document.querySelectorAll('#grid "
+        "img')].every(i => i.complete && i.naturalWidth > 30)"
     )
     elsewhere = [
         u

@@ -1,4 +1,4 @@
-"""Training-free solvers on every schedule: from pure noise, on any grid, and what they refuse in words."""
+"""Training-free solvers on every schedule: from pure noise, on any grid, and what they refuse."""
 
 import math
 
@@ -74,7 +74,8 @@ def test_every_solver_walks_every_grid_from_pure_noise(flow, exact, solver, kind
     ],
 )
 def test_convergence_on_an_exact_flow(solver, order):
-    """Gaussian data, whose flow has a closed solution; steps of equal time are never small in lambda next to t = 1, so order 2 is the most."""
+    """Gaussian data, whose flow has a closed solution; steps of equal time are never small in
+    lambda next to t = 1, so order 2 is the most."""
     s = 0.4
 
     def scale(t):

@@ -1,4 +1,4 @@
-"""Teacher pairs: seeds, exact repeatability, and folders that survive stops, damage and other people's manifests."""
+"""Teacher pairs: seeds, exact repeatability, and folders that survive stops and damage."""
 
 import json
 import os
@@ -30,7 +30,8 @@ SCHEDULE = NoiseSchedule.vp_linear()
 
 
 class MatrixTeacher:
-    """A network of matrix products, whose kernels round differently for batches of different size."""
+    """A network of matrix products, whose kernels round
+    differently for batches of different size."""
 
     def __init__(self, nfe=4, stop_after=None, device="cpu"):
         g = torch.Generator().manual_seed(0)
@@ -138,7 +139,8 @@ def test_the_same_seed_gives_the_same_bits_whatever_is_asked_with_it():
 
 
 def test_without_a_fixed_chunk_matrix_products_would_differ():
-    """Why the chunk exists. Equal bits here would mean that it is no longer needed, not that something broke."""
+    """Why the chunk exists. Equal bits here would mean that
+    it is no longer needed, not that something broke."""
     teacher, x_T = MatrixTeacher(), noise(range(50), (3, 5, 7))
     whole, single = teacher.sample(x_T), torch.cat([teacher.sample(x) for x in x_T.split(1)])
     torch.testing.assert_close(single, whole, rtol=1e-4, atol=1e-4)

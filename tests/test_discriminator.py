@@ -1,4 +1,4 @@
-"""The discriminator and its losses: parity with published numbers, the formulas by hand, and refusals."""
+"""The discriminator and its losses: published numbers, the formulas by hand, refusals."""
 
 import copy
 import json
@@ -134,7 +134,8 @@ def renamed(state):
         (renamed, "lacks ExtractionLayer.Layer.weight"),
         (
             lambda s: {**s, "MainLayers.1.Layers.2.LinearLayer.weight": torch.zeros(2, 8)},
-            "MainLayers.1.Layers.2.LinearLayer.weight must hold floats of shape (1, 8), got torch.float32 of shape (2, 8)",
+            "MainLayers.1.Layers.2.LinearLayer.weight must hold floats of shape "
+            "(1, 8), got torch.float32 of shape (2, 8)",
         ),
         (
             lambda s: {**s, "MainLayers.1.Layers.2.LinearLayer.weight": [0.0] * 8},

@@ -1,4 +1,4 @@
-"""EDM networks: parity with the published code, and published files read without running what is in them."""
+"""EDM networks: parity with the published code, and files read without running what is in them."""
 
 import json
 import os
@@ -126,7 +126,8 @@ def test_other_networks_are_named_and_refused(tmp_path):
 
 
 def test_networks_of_any_size_are_not_built(tmp_path):
-    """A few bytes may ask for millions of layers: the numbers are looked at before a layer is made."""
+    """A few bytes may ask for millions of layers: the
+    numbers are looked at before a layer is made."""
     path = tmp_path / "n.pkl"
     for changes in (
         dict(num_blocks=10**7),
@@ -227,7 +228,8 @@ def test_teacher(tmp_path, labels):
 
 
 def test_time_convention():
-    """D at time t of the state alpha x + sigma eps is EDM's D of x + (sigma/alpha) eps at that level; level 80 at t=1."""
+    """D at time t of the state alpha x + sigma eps is EDM's D
+    of x + (sigma/alpha) eps at that level; level 80 at t=1."""
     schedule, net = NoiseSchedule.vp_edm(), EDMPrecond(**CASES[0]["kwargs"])
     net.load_state_dict(state_of(CASES[0]))
     x, t = torch.randn(3, 3, 16, 16), torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)

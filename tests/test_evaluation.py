@@ -1,4 +1,4 @@
-"""Distances: definitions, exactness of streamed statistics, and the Frechet distance against independent code."""
+"""Distances: definitions, exactness of streams, the Frechet distance against independent code."""
 
 import importlib
 import json
@@ -16,11 +16,13 @@ from gas_nb.data import eval_seeds, make_pairs
 from gas_nb.evaluation import (
     LPIPS_WEIGHTS,
     METRICS,
+    RUN_METRICS,
     FeatureStatistics,
     Judge,
     density_coverage,
     evaluate,
     feature_statistics,
+    frechet,
     frechet_distance,
     inception_features,
     kernel_distance,
@@ -28,6 +30,7 @@ from gas_nb.evaluation import (
     l2,
     load_reference,
     lpips_distance,
+    measure,
     precision_recall,
     psnr,
     sample_pairs,
@@ -193,7 +196,8 @@ def test_statistics_of_cuda_features():
     assert torch.equal(streamed(x.cuda(), 30).covariance, streamed(x, 30).covariance)
 
 
-# --- kernel distance, precision and recall, density and coverage: against published implementations and definitions
+# --- kernel distance, precision and recall, density and
+# coverage: against published implementations and definitions
 
 
 def normal(n, d, seed, shift=0.0):
@@ -366,6 +370,21 @@ def test_a_table_does_not_depend_on_batches_by_one_bit(digits, table):
     assert untimed(Judge(replace(digits, batch_size=3), reference=real)(tableaus, pairs)) == whole
     assert [untimed(judge(t, pairs))[0] for t in tableaus] == whole
     json.dumps(whole, allow_nan=False)
+
+
+def test_samples_made_before_get_the_figures_of_those_made_now(digits, table):
+    tableaus, pairs, _ = table
+    judge = Judge(digits, RUN_METRICS)
+    for tableau, row in zip(tableaus, judge(tableaus, pairs)):
+        x = sample_pairs(digits, tableau, pairs)
+        expected = {name: row[name] for name in RUN_METRICS}
+        assert judge.compare(x, pairs.x_0) == expected
+        measured, again = measure(digits, tableau, pairs, digits.reference())
+        assert expected.items() <= measured.items() and torch.equal(again, x)
+        assert frechet(digits, x, digits.reference()) == row["frechet"]
+        assert measure(digits, tableau, pairs)[0]["frechet"] is None
+    with pytest.raises(ValueError, match="no pairs"):
+        judge.compare(x[:0], pairs.x_0[:0])
 
 
 def test_a_table_holds_what_the_formulas_say(digits, table):

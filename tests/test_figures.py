@@ -1,4 +1,4 @@
-"""gas_nb.figures: figures carry the right data, stay small, and stills are well-formed drawings of them."""
+"""gas_nb.figures: figures carry the right data, stay small, and stills are well-formed."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What a fit reports, what it refuses in words, and the rows it leaves for runs that begin in the middle."""
+"""What a fit reports and refuses, its options, and the rows for runs that begin in the middle."""
 
 import json
 import math
@@ -10,7 +10,12 @@ import torch
 from gas_nb.classic import classic_tableau, ddim, unipc
 from gas_nb.data import Pairs, make_pairs
 from gas_nb.denoiser import Denoiser
+from gas_nb.fitting import late as late_starts
 from gas_nb.fit import Chart, Distance, fit_late_starts, least_squares, start_fit, to_tableau
+from gas_nb.fitting import FitOptions, gauss_newton_step
+from gas_nb.fitting.distance import residual_weights
+from gas_nb.fitting.late import fine_states
+from gas_nb.fitting.start import usual_grids
 from gas_nb.interop import GASScheduler, shipped_scheduler, start_at
 from gas_nb.schedule import NoiseSchedule
 from gas_nb.solver import GeneralizedSolver
@@ -51,7 +56,7 @@ def trained(digits):
     return {nfe: last(train(config(nfe=nfe), digits, pairs=pairs)) for nfe in (4, 6)}
 
 
-# ---- the held-out loss --------------------------------------------------------------------------------------------------
+# ---- the held-out loss ---------------------------------------------------------------------------
 
 
 def test_the_printed_loss_is_that_of_fresh_noise(digits, trained):
@@ -111,11 +116,11 @@ def test_one_held_out_pair_is_too_few(digits):
         next(train(config(), digits, pairs=make_pairs(digits, range(20)).split(1)))
 
 
-# ---- runs that begin in the middle --------------------------------------------------------------------------------------
+# ---- runs that begin in the middle ---------------------------------------------------------------
 
 
 def image_to_image(denoiser, tableau, b, images, seed=7):
-    """(off, off of DDIM): distance to the ODE's solution from other images, noised anew to the b-th time."""
+    """(off, off of DDIM): distance to the ODE's solution from other images, noised to the b-th time."""
     t, schedule = tableau.times[b].item(), denoiser.schedule
     eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     x = schedule.alpha(t).float() * images + schedule.sigma(t).float() * eps
@@ -163,15 +168,13 @@ def test_without_late_rows_a_late_start_is_as_good_as_ddim(nfe):
 
 
 def test_late_rows_that_lose_make_room_for_a_training_free_solver(digits, monkeypatch):
-    from gas_nb import fit
-
     def wrong(denoiser, tableau, b, *rest):
         return (
             torch.eye(tableau.nfe - b).double(),
             torch.zeros(tableau.nfe - b, tableau.nfe - b).double(),
         )
 
-    monkeypatch.setattr(fit, "late_rows", wrong)
+    monkeypatch.setattr(late_starts, "late_rows", wrong)
     table = classic_tableau("unipc", digits.schedule, 4, "time_quadratic")
     pairs = make_pairs(digits, range(40))
     late = fit_late_starts(digits.denoiser, table, pairs[:30], pairs[30:])
@@ -194,7 +197,104 @@ def test_late_rows_survive_a_run_folder_and_a_file(digits, tmp_path, trained):
             Tableau.from_json(json.dumps(d | dict(late=late)))
 
 
-# ---- in words -----------------------------------------------------------------------------------------------------------
+# ---- the numbers that decide a fit ---------------------------------------------------------------
+
+
+def test_options_survive_json_and_missing_fields_have_their_defaults():
+    options = FitOptions(max_stretch=1.25, grid_powers=(1.5, 2), classic_solvers=["ddim"])
+    text = json.dumps(options.as_dict())
+    assert FitOptions.from_dict(json.loads(text)) == options and hash(options)
+    assert FitOptions.from_dict({}) == FitOptions()
+    assert FitOptions.from_dict(dict(doubt=3)) == FitOptions(doubt=3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(trial_pairs=0),
+        dict(trial_pairs=2.0),
+        dict(doubt=-1),
+        dict(enough=1.5),
+        dict(softening=0),
+        dict(difference=math.nan),
+        dict(arrived=math.inf),
+        dict(max_stretch=0.9),
+        dict(max_stretch="far"),
+        dict(damping_trials=1),
+        dict(damping_pairs=True),
+        dict(damping_ladder=()),
+        dict(damping_ladder=(0.1, 1e10)),
+        dict(damping_ladder=0.1),
+        dict(time_range=(1.3, 0.1)),
+        dict(time_range=(0.1, 0.5, 0.9)),
+        dict(grid_powers=(-1.0,)),
+        dict(grid_powers=(), grid_kinds=()),
+        dict(grid_kinds=("cosine",)),
+        dict(grid_kinds="edm"),
+        dict(classic_solvers=("heun",)),
+    ],
+    ids=str,
+)
+def test_options_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FitOptions(**wrong)
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(ValueError, match="'stretch'.*choose among.*max_stretch"):
+        FitOptions.from_dict(dict(stretch=2))
+    with pytest.raises(ValueError, match="must be a dict"):
+        FitOptions.from_dict([1])
+
+
+def test_options_reach_the_fit(digits):
+    pairs = make_pairs(digits, range(60))
+    train, val = pairs[:40], pairs[40:]
+    _, path = sample(digits.denoiser, train.x_T, digits.tableau, return_trajectory=True)
+
+    def start(options):
+        return start_fit(digits.denoiser, 3, 1e-3, train, val, path, Distance(), options=options)
+
+    only = FitOptions(grid_powers=(2.0,), grid_kinds=(), classic_solvers=(), first_damping=0.5)
+    assert usual_grids(only) == (dict(kind="power", power=2.0),)
+    begun = start(only)
+    assert begun.damping == 0.5 and not torch.equal(begun.chart.s, start(FitOptions()).chart.s)
+
+    def step(options):
+        return gauss_newton_step(digits.denoiser, begun, train, val, Distance(), options=options)
+
+    still = step(FitOptions(max_stretch=1.0))
+    assert torch.equal(still.chart.s, begun.chart.s) and still.accepted
+    assert not torch.equal(step(FitOptions()).chart.s, begun.chart.s)
+    assert step(FitOptions(enough=1e-12)).pairs == begun.pairs
+    few = FitOptions(cutoff_medians=1.0)
+    assert step(few).capped < step(FitOptions()).capped
+
+
+def test_options_reach_the_weights_and_the_late_rows(digits):
+    residual = torch.full((3, 4), 0.5)
+    hard, soft = (
+        residual_weights(Distance(), residual, 1.0, options=FitOptions(softening=softening))
+        for softening in (0.01, 10.0)
+    )
+    assert (hard > soft).all()
+    fixed = Distance(delta=0.1)
+    assert torch.equal(fixed.weights(residual, 1.0), 1 / (residual + 0.1))
+    pairs, asked = make_pairs(digits, range(4)), []
+
+    class Counting:
+        schedule = digits.schedule
+
+        def __call__(self, x, t, offset=0.0, condition=None):
+            asked.append(t)
+            return digits.denoiser(x, t, offset, condition)
+
+    times = classic_tableau("ddim", digits.schedule, 4).times
+    fine_states(Counting(), times, pairs, options=FitOptions(late_fine_steps=20))
+    assert len(asked) == 20
+
+
+# ---- in words ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, -1.0])
@@ -237,7 +337,7 @@ def test_no_pairs_at_all(digits):
         start_fit(digits.denoiser, 3, 1e-3, pairs, pairs[:0], path, Distance())
 
 
-# ---- the solver's parameters --------------------------------------------------------------------------------------------
+# ---- the solver's parameters ---------------------------------------------------------------------
 
 
 def test_many_evaluations_load_at_once():
@@ -251,7 +351,7 @@ def test_many_evaluations_load_at_once():
 
 @pytest.mark.parametrize("t_eps", [1e-3, 1e-4])
 def test_a_last_evaluation_close_to_the_end_can_be_loaded(t_eps):
-    """A fit may ask its last question below the last time; the solver's grid still is one that its logits reach."""
+    """A fit may ask its last question below the last time; the logits still reach the solver's grid."""
     schedule = NoiseSchedule.vp_linear()
     chart = Chart(
         torch.tensor([0.9, 0.4, t_eps / 2], dtype=torch.float64),

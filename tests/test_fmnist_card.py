@@ -1,4 +1,4 @@
-"""The model card of the fmnist teacher: its stages on small made-up data, and the card that ships."""
+"""The model card of the fmnist teacher: its stages on small data, and the card that ships."""
 
 import json
 from pathlib import Path

@@ -88,7 +88,8 @@ def test_a_named_folder_is_taken_at_its_word(tmp_path, monkeypatch):
 
 
 class FakeTorchvision:
-    "Stands for torchvision: 'downloads' by writing torchvision's layout, or fails as it does without a network."
+    """Stands for torchvision: 'downloads' by writing
+    torchvision's layout, or fails as it does without a network."""
 
     def __init__(self, works):
         self.works, self.datasets = works, self

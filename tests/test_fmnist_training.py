@@ -131,7 +131,8 @@ def test_built_in_guidance_asks_for_the_guided_prediction(scale):
     draws = draw_step(replace(TINY, label_dropout=0.5, batch_size=16), 3, len(images))
 
     class Guided(torch.nn.Module):
-        "Knows the noise with a label, nothing without one, and states both as the guidance formula has it."
+        """Knows the noise with a label, nothing without
+        one, and states both as the guidance formula has it."""
 
         def forward(self, x, t, class_labels, return_dict):
             null = torch.full_like(x, 0.25)

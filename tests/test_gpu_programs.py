@@ -1,4 +1,4 @@
-"""The programs for one GPU, on the CPU and tiny: the step is the library's, the choice is by figures, a whole run ends."""
+"""The programs for one GPU, on the CPU and tiny: their step, their choice, a whole run."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A run notebook in a real JupyterLab: its stored figures are drawn, and a slider changes a live one."""
+"""A run notebook in a real JupyterLab: stored figures are drawn, a slider changes a live one."""
 
 import os
 import socket
@@ -103,11 +103,15 @@ def wait(driver, script, what, seconds=90):
             return value
         time.sleep(0.1)
     raise AssertionError(
-        f"waited {seconds} s for {what}: {driver.execute_script('return document.body.innerText')[:2000]}"
+        f"waited {seconds} s for {what}: "
+        f"{driver.execute_script('return document.body.innerText')[:2000]}"
     )
 
 
-IMAGES = "return [...document.querySelectorAll('.js-plotly-plot image')].map(i => i.getAttribute('href') || i.getAttribute('xlink:href')).join('\\n')"
+IMAGES = (
+    "return [...document.querySelectorAll('.js-plotly-plot image')]"
+    ".map(i => i.getAttribute('href') || i.getAttribute('xlink:href')).join('\\n')"
+)
 
 
 def run_cells(driver, count):
@@ -117,7 +121,8 @@ def run_cells(driver, count):
 
     wait(
         driver,
-        "return [...document.querySelectorAll('.jp-Notebook-ExecutionIndicator')].some(e => e.dataset.status === 'idle')",
+        "return [...document.querySelectorAll('.jp-Notebook-ExecutionIndicator')].some(e "
+        "=> e.dataset.status === 'idle')",
         "an idle kernel",
     )
     wait(driver, "return document.querySelectorAll('.jp-CodeCell .cm-content').length", "the cells")
@@ -148,7 +153,8 @@ def test_a_slider_moves_and_the_figure_changes(browser, lab):
     wait(browser, "return document.querySelectorAll('.widget-slider').length", "the slider", 60)
     wait(
         browser,
-        "return document.querySelectorAll('.jp-OutputArea .widget-vbox .js-plotly-plot image').length === 3",
+        "return document.querySelectorAll('.jp-OutputArea "
+        ".widget-vbox .js-plotly-plot image').length === 3",
         "the live figure",
         60,
     )
@@ -192,7 +198,9 @@ def test_stop_and_resume_reach_a_kernel_that_is_busy(browser, lab):
     wait(browser, CLICK % "Stop", "a Stop button that can be pressed")
     ended = wait(
         browser,
-        "return /loop ended at (\\d+)\\n/.exec([...document.querySelectorAll('.jp-OutputArea-output')].map(e => e.innerText + '\\n').join(''))?.[1]",
+        "return /loop ended at "
+        "(\\d+)\\n/.exec([...document.querySelectorAll('.jp-OutputArea-output')].map(e "
+        "=> e.innerText + '\\n').join(''))?.[1]",
         "the loop's end",
         20,
     )

@@ -10,7 +10,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 import make_pictures
 
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="40"><rect width="{0}" height="40" fill="red"/></svg>'
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="{0}" height="40">'
+    '<rect width="{0}" height="40" fill="red"/></svg>'
+)
 
 
 def test_the_newest_finished_run_is_shown(tmp_path):

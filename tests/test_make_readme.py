@@ -1,4 +1,4 @@
-"""tools/make_readme.py: what of a notebook reaches the README, and the check that both are in step."""
+"""tools/make_readme.py: what of a notebook reaches the README, and whether both are in step."""
 
 import nbformat
 import pytest

@@ -71,7 +71,8 @@ def test_generalized_solver(case):
 
 
 def test_the_golden_data_is_whole():
-    """Every case of the files is read: a filter that silently matches nothing would pass everything."""
+    """Every case of the files is read: a filter that
+    silently matches nothing would pass everything."""
     assert len(CLASSIC) == 84 and len(GS) == 40 and len(SCHEDULES) == 4
     assert {c["solver"] for c in CLASSIC} == {"unipc", "ipndm"} and {c["theory"] for c in GS} == {
         True,

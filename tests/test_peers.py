@@ -1,8 +1,9 @@
-"""The classic solvers against diffusers' schedulers: other people's code, written from the same papers.
+"""The classic solvers against diffusers' schedulers, written from the same papers.
 
-Their tables of sigmas are float32, which limits the agreement of samples to about 1e-6 (UniPC, which solves linear
-systems in them: 6e-6, measured). With their sigmas replaced by float64 ones the formulas themselves are compared:
-1e-12. DPMSolverMultistepScheduler rounds each sample to float32 in every step, whatever comes in, so it stays at 1e-6.
+Their tables of sigmas are float32, which limits the agreement of samples to about 1e-6 (UniPC,
+which solves linear systems in them: 6e-6, measured). With their sigmas replaced by float64 ones the
+formulas themselves are compared: 1e-12. DPMSolverMultistepScheduler rounds each sample to float32
+in every step, whatever comes in, so it stays at 1e-6.
 """
 
 import numpy as np
@@ -65,7 +66,8 @@ def theirs(scheduler, x=X_T):
 
 
 def times(scheduler):
-    """Their timestep n is our t = (n + 1)/1000; the last step leads to n = 0, whose sigma is their sigma_min."""
+    """Their timestep n is our t = (n + 1)/1000; the last
+    step leads to n = 0, whose sigma is their sigma_min."""
     t = (torch.cat([scheduler.timesteps, torch.zeros(1, dtype=torch.int64)]).double() + 1) / 1000
     return (
         t[:-1] if t[-1] == t[-2] else t
@@ -147,8 +149,9 @@ def test_unipc_without_corrector():
 
 
 def test_deis_of_diffusers_interpolates_in_another_variable():
-    """Order 1 is the same solver. From order 2 on diffusers takes polynomials in log(rho), `deis` in rho = sigma/alpha
-    (rho-AB of the paper): different samples at few steps, and the same limit."""
+    """Order 1 is the same solver. From order 2 on diffusers takes
+    polynomials in log(rho), `deis` in rho = sigma/alpha (rho-AB of
+    the paper): different samples at few steps, and the same limit."""
 
     def gap(nfe, order):
         s = scheduler(
@@ -179,7 +182,8 @@ def test_deis_weights_are_the_integrals_that_they_claim_to_be(order):
                     return np.prod([(r - rho[m]) / (rho[j] - rho[m]) for m in others])
 
                 expected = scipy.integrate.quad(polynomial, rho[k], rho[k + 1], epsabs=1e-13)[0]
-            # epsilon_j = x_j / sigma_j - D_j / rho_j, so the weight of D_j is -alpha' * integral / rho_j
+            # epsilon_j = x_j / sigma_j - D_j / rho_j, so the
+            # weight of D_j is -alpha' * integral / rho_j
             assert tableau.C[k, j].item() == pytest.approx(
                 -alpha[k + 1] * expected / rho[j], rel=1e-9, abs=1e-11
             )

@@ -1,4 +1,4 @@
-"""The paper's six settings: their values, and that they load and train where weights of the right kind are."""
+"""The paper's six settings: their values, and that they load and train."""
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
@@ -30,7 +30,9 @@ from gas_nb.training import PRESETS, TrainConfig, resolve, teacher_of, train
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PUBLISHED = {  # teacher: steps, spacing, t_eps, variant, guidance; student: t_eps, loss, adversarial weight, iterations, batch size
+# Teacher: steps, spacing, t_eps, variant, guidance.
+# Student: t_eps, loss, adversarial weight, iterations, batch size.
+PUBLISHED = {
     "cifar10": (20, "logSNR", 1e-4, "bh1", None, 1e-3, "lpips", 0.1, 10_000, 24),
     "ffhq": (20, "logSNR", 1e-4, "bh1", None, 1e-4, "lpips", 1.0, 10_000, 24),
     "afhqv2": (20, "logSNR", 1e-4, "bh1", None, 1e-4, "lpips", 1.0, 10_000, 24),
@@ -307,7 +309,8 @@ def test_lpips_without_weights_stops_at_once(tmp_path, weights, monkeypatch):
     settings = parameters(tmp_path, weights=weights["cifar10"])
     with pytest.raises(
         ValueError,
-        match=r"VGG weights.*no route.*put vgg16-397923af\.pth from https.* into .*hub/checkpoints, or choose loss='l1'",
+        match=r"VGG weights.*no route.*put vgg16-397923af\.pth from https.* into "
+        r".*hub/checkpoints, or choose loss='l1'",
     ):
         resolve(settings)
     assert resolve(settings | dict(loss="l1")).loss == "l1"
@@ -374,7 +377,8 @@ SMALL = dict(nfe=4, iterations=2, batch_size=4, n_pairs=8, n_eval=4, device="cpu
 
 
 def test_papermill_cifar10(tmp_path):
-    """The published recipe from a file in the published format; only its size is changed, and LPIPS, whose weights tests do not have."""
+    """The published recipe from a file in the published format; only
+    its size is changed, and LPIPS, whose weights tests do not have."""
     solver, config, metrics, lines = papermill(
         tmp_path, teacher="cifar10", weights=edm_pickle(tmp_path / "net.pkl"), loss="l1", **SMALL
     )
@@ -399,7 +403,8 @@ def test_papermill_cifar10(tmp_path):
 
 @pytest.mark.slow
 def test_papermill_coco(tmp_path):
-    """Stable Diffusion under guidance 7.5, the teacher iPNDM on the GITS grid with one step more."""
+    """Stable Diffusion under guidance 7.5, the teacher
+    iPNDM on the GITS grid with one step more."""
     pipelines.stable_diffusion().save_pretrained(tmp_path / "sd")
     (tmp_path / "captions.txt").write_text("a cat\na red shoe\n")
     solver, config, metrics, lines = papermill(

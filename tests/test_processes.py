@@ -1,4 +1,4 @@
-"""Two processes of `accelerate launch` against one: the same pairs, solvers and metrics; and the trackers that a run reports to."""
+"""Two processes of `accelerate launch` against one: the same results; and a run's trackers."""
 
 import json
 import os
@@ -19,8 +19,11 @@ from gas_nb.tableau import Tableau
 from gas_nb.runtime.trackers import Tracker, tracker_names
 
 ROOT = Path(__file__).parent.parent
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-          "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+OPTIONS = (
+    "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no "
+    "--main_process_port 0"
+)
+LAUNCH = ["-m", "accelerate.commands.launch", *OPTIONS.split()]
 
 
 def launch(*program: str, timeout: float = 900) -> subprocess.CompletedProcess:
@@ -30,8 +33,15 @@ def launch(*program: str, timeout: float = 900) -> subprocess.CompletedProcess:
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
-    process = subprocess.Popen([sys.executable, *LAUNCH, *program], env=env, cwd=ROOT, text=True, start_new_session=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, *LAUNCH, *program],
+        env=env,
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         out, err = process.communicate(timeout=timeout)
     except BaseException:
@@ -43,7 +53,8 @@ def launch(*program: str, timeout: float = 900) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The folders of the same runs in one process (this one) and in two, and what the two had to say."""
+    """The folders of the same runs in one process (this
+    one) and in two, and what the two had to say."""
     one, two = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     done = launch("tests/parallel_program.py", str(two))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -164,7 +175,7 @@ def test_the_command_under_accelerate_launch(tmp_path):
     assert wrong.returncode != 0 and wrong.stderr.count("error: nfe=0: must be") == 1
 
 
-# ---- the command -------------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------
 
 
 def test_the_command_has_the_parameters_of_the_notebook():
@@ -195,11 +206,12 @@ def test_the_command_names_a_wrong_value(tmp_path, capsys, arguments, text):
     assert not list(tmp_path.iterdir())
 
 
-# ---- trackers ----------------------------------------------------------------------------------------------------------------
+# ---- trackers ------------------------------------------------------------------------------------
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The scalars in TensorBoard's event files: records of length (8 bytes), checksum (4), an Event, checksum (4)."""
+    """The scalars in TensorBoard's event files: records of
+    length (8 bytes), checksum (4), an Event, checksum (4)."""
     event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
     found = {}
     for path in sorted(folder.rglob("events.out.tfevents.*")):

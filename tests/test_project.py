@@ -32,18 +32,11 @@ LAYERS = (
     {"registry", "runtime", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
-    {"data", "discriminator", "fit", "runs", "teacher", "teachers"},
+    {"data", "discriminator", "fit", "fitting", "runs", "teacher", "teachers"},
     {"metrics"},
-    {
-        "distil",
-        "drive",
-        "evaluation",
-        "exchange",
-        "interop",
-        "training",
-        "teachers.fmnist_card",
-    },  # the card measures a teacher
-    {"sweeps", "sweep"},
+    {"evaluation", "exchange", "interop", "training"},
+    {"drive"},
+    {"distil", "sweep", "sweeps"},
     {"figures"},
     {"app"},
 )

@@ -1,4 +1,4 @@
-"""tools/publish_results.py: what of a sweep reaches nbs/results/ and the front page, and nothing that was not measured."""
+"""tools/publish_results.py: what of a sweep reaches nbs/results/ and the front page."""
 
 import json
 from pathlib import Path
@@ -105,7 +105,10 @@ def test_what_is_kept_holds_no_path(results):
 
 
 def test_only_the_block_of_the_teacher_changes():
-    text = "a\n<!-- results: digits -->\nold\n<!-- end -->\nb\n<!-- results: fmnist -->\nkeep\n<!-- end -->\n"
+    text = (
+        "a\n<!-- results: digits -->\nold\n<!-- end -->\n"
+        "b\n<!-- results: fmnist -->\nkeep\n<!-- end -->\n"
+    )
     assert place(text, "digits", "new\n") == text.replace("old\n", "\nnew\n\n")
     assert place(text, "other", "new") == text
 

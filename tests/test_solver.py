@@ -7,36 +7,33 @@ import pytest
 import torch
 from golden import GOLDEN  # noqa: F401  (puts the helper on the path in the same way as the parity tests)
 
-from gas_nb import fit
 from gas_nb.classic import CLASSIC_SOLVERS, classic_tableau, dpm_solver_pp
 from gas_nb.data import Pairs, make_pairs
 from gas_nb.denoiser import Denoiser
-from gas_nb.fit import (
-    LADDER,
-    Straight,
-    ARRIVED,
-    Chart,
+from gas_nb.fitting import FitOptions, Outcome
+from gas_nb.fitting import sensitivities as derivatives
+from gas_nb.fitting import start as start_module
+from gas_nb.fitting import step as step_module
+from gas_nb.fitting.chart import Chart, to_chart, to_tableau
+from gas_nb.fitting.coordinates import coordinates
+from gas_nb.fitting.distance import (
     Distance,
+    evaluate,
+    leverage_weights,
+    robust_summary,
+    sample_losses,
+)
+from gas_nb.fitting.rows import fit_rows, least_squares, refit_last_row
+from gas_nb.fitting.sensitivities import normal_equations, sensitivities
+from gas_nb.fitting.start import (
     FitStep,
     GridTrial,
-    Trial,
-    calm,
     choose_grid,
-    evaluate,
-    fit_rows,
-    gauss_newton_step,
-    least_squares,
-    normal_equations,
-    refit_last_row,
-    sample_losses,
-    search_damping,
+    comparable,
     search_grid,
-    sensitivities,
-    spread,
     start_fit,
-    to_chart,
-    to_tableau,
 )
+from gas_nb.fitting.step import Trial, gauss_newton_step, search_damping
 from gas_nb.schedule import SPACINGS, NoiseSchedule, spacing
 from gas_nb.solver import GeneralizedSolver, stick_breaking, stick_breaking_inverse
 from gas_nb.tableau import Tableau, sample
@@ -153,7 +150,7 @@ def test_sensitivities_are_the_derivative(digits, nfe):
         return sample(lambda x, t, xi, cond: digits.denoiser(x, next(times)), x, c.internal())
 
     exact = torch.autograd.functional.jacobian(run, chart.vector()).movedim(-1, 0)
-    out, J = sensitivities(digits.denoiser, chart, x, epsilon=1e-6)
+    out, J = sensitivities(digits.denoiser, chart, x, options=FitOptions(difference=1e-6))
     torch.testing.assert_close(out, run(chart.vector()))
     assert J.shape[0] == 2 * nfe + nfe * (nfe + 1) // 2
     for mine, theirs in zip(J, exact):
@@ -230,7 +227,7 @@ def test_the_damping_search_goes_where_the_loss_falls():
     nowhere = search_damping(
         lambda damping: asked.append(damping) or Trial(float("nan"), damping, None), 1.0, bar=1.0
     )
-    assert not nowhere.loss < 1.0 and len(asked) <= 6 + len(LADDER)
+    assert not nowhere.loss < 1.0 and len(asked) <= 6 + len(FitOptions().damping_ladder)
 
     def two_valleys(damping):
         where = torch.tensor(damping).log10().item()
@@ -246,31 +243,31 @@ def test_straight_coordinates_keep_a_method_on_other_times(nfe):
     """They lead back to the chart, their derivative is that of the map, and DDIM stays DDIM wherever the times go."""
     vp = NoiseSchedule.vp_linear()
     chart = random_chart(nfe)
-    place = Straight(chart, vp, 1e-3)
+    place = coordinates(chart, vp, 1e-3)
     torch.testing.assert_close(
-        place.chart(place.origin).vector(), chart.vector(), rtol=1e-7, atol=1e-7
+        place.to_chart(place.origin).vector(), chart.vector(), rtol=1e-7, atol=1e-7
     )
     exact = torch.autograd.functional.jacobian(
-        lambda v: place.chart(v).vector()[nfe:], place.origin
+        lambda v: place.to_chart(v).vector()[nfe:], place.origin
     )[:, nfe:]
-    torch.testing.assert_close(place.derivative()[nfe:, nfe:], exact, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(place.jacobian()[nfe:, nfe:], exact, rtol=1e-7, atol=1e-7)
     step = torch.zeros_like(place.origin)
     step[0] = 1e-4
     change = (
-        place.chart(place.origin + step).vector() - place.chart(place.origin - step).vector()
+        place.to_chart(place.origin + step).vector() - place.to_chart(place.origin - step).vector()
     ) / 2e-4
     torch.testing.assert_close(
-        place.derivative()[:, 0], change, rtol=1e-3, atol=1e-3 * change.abs().max().item()
+        place.jacobian()[:, 0], change, rtol=1e-3, atol=1e-3 * change.abs().max().item()
     )
 
     ddim = to_chart(classic_tableau("ddim", vp, nfe, "logSNR", 1e-3), vp)
-    place = Straight(ddim, vp, 1e-3)
+    place = coordinates(ddim, vp, 1e-3)
     s = (
         torch.linspace(1, 0.1, nfe, dtype=torch.float64)
         if nfe > 1
         else torch.tensor([0.9], dtype=torch.float64)
     )
-    moved = place.chart(torch.cat([s, place.origin[nfe:]]))
+    moved = place.to_chart(torch.cat([s, place.origin[nfe:]]))
     times = torch.cat([s, torch.tensor([1e-3], dtype=torch.float64)])
     lam, alpha = vp.lambda_(times), vp.alpha(times)
     torch.testing.assert_close(moved.a, vp.sigma(times)[1:] / vp.sigma(times)[:-1])
@@ -284,11 +281,11 @@ def test_straight_coordinates_give_way_where_lambda_is_infinite_or_does_not_rise
     from_pure_noise = Chart(torch.tensor([1.0, 0.6, 0.2], dtype=torch.float64), chart.a, chart.C)
     back_and_forth = Chart(torch.tensor([1.0, 0.4, 0.6], dtype=torch.float64), chart.a, chart.C)
     for c, schedule in ((from_pure_noise, flow), (back_and_forth, NoiseSchedule.vp_linear())):
-        place = Straight(c, schedule, 1e-3)
+        place = coordinates(c, schedule, 1e-3)
         assert torch.equal(place.origin, c.vector()) and torch.equal(
-            place.chart(c.vector()).vector(), c.vector()
+            place.to_chart(c.vector()).vector(), c.vector()
         )
-        assert torch.equal(place.derivative(), torch.eye(len(c.vector()), dtype=torch.float64))
+        assert torch.equal(place.jacobian(), torch.eye(len(c.vector()), dtype=torch.float64))
 
 
 def test_the_refitted_last_row_is_the_best_one(digits):
@@ -323,8 +320,10 @@ def test_the_refitted_last_row_is_the_best_one(digits):
 def test_a_flipped_sample_counts_as_eight_ordinary_errors():
     losses = torch.linspace(0.5, 1.5, 101, dtype=torch.float64)
     flipped = torch.cat([losses, torch.tensor([500.0], dtype=torch.float64)])
-    assert spread(losses) == (1.0, pytest.approx(1.0))
-    assert spread(flipped)[1] == pytest.approx((losses.sum().item() + 8 * spread(flipped)[0]) / 102)
+    assert robust_summary(losses) == (1.0, pytest.approx(1.0))
+    assert robust_summary(flipped)[1] == pytest.approx(
+        (losses.sum().item() + 8 * robust_summary(flipped)[0]) / 102
+    )
 
 
 def test_a_fit_takes_more_pairs_and_then_arrives(digits):
@@ -339,7 +338,8 @@ def test_a_fit_takes_more_pairs_and_then_arrives(digits):
         state = gauss_newton_step(digits.denoiser, state, pairs[:20], pairs[20:], Distance())
         seen.append(state.pairs)
         assert not state.accepted and state.chart is chart
-    assert seen == [16, 20, 20, 20] and state.damping == ARRIVED
+    assert seen == [16, 20, 20, 20] and state.damping == FitOptions().arrived
+    assert state.outcome == Outcome.ARRIVED
 
 
 def test_dampings_are_tried_on_few_held_out_pairs_and_the_step_is_judged_on_all(
@@ -355,7 +355,7 @@ def test_dampings_are_tried_on_few_held_out_pairs_and_the_step_is_judged_on_all(
     )
     loss, judged = evaluate(digits.denoiser, rows, val, Distance()), []
     monkeypatch.setattr(
-        fit, "sample_losses", lambda *a: judged.append(len(a[2])) or sample_losses(*a)
+        step_module, "sample_losses", lambda *a: judged.append(len(a[2])) or sample_losses(*a)
     )
     state = gauss_newton_step(
         digits.denoiser,
@@ -373,7 +373,7 @@ def test_dampings_are_tried_on_few_held_out_pairs_and_the_step_is_judged_on_all(
     )
     judged.clear()
     gauss_newton_step(digits.denoiser, state._replace(pairs=8), train, val, Distance())
-    assert set(judged[:-1]) == {fit.JUDGES}
+    assert set(judged[:-1]) == {FitOptions().damping_pairs}
     judged.clear()
     gauss_newton_step(digits.denoiser, state, train, val[:80], Distance())
     assert set(judged) == {80}  # few are all: nothing is judged twice
@@ -392,9 +392,7 @@ class Watched:
 
 def test_memory_of_a_step_grows_neither_with_nfe_nor_with_pairs(digits, monkeypatch):
     """The largest network batch and the images that a chunk's Jacobian and its ingredients hold stay within the same bounds."""
-    import gas_nb.fit as fit
-
-    pairs, whole, held = make_pairs(digits, range(200)), fit.sensitivities, []
+    pairs, whole, held = make_pairs(digits, range(200)), derivatives.sensitivities, []
 
     def noted(denoiser, chart, x_T, *rest):
         held.append(
@@ -402,10 +400,10 @@ def test_memory_of_a_step_grows_neither_with_nfe_nor_with_pairs(digits, monkeypa
         )  # columns, times one dD per earlier evaluation
         return whole(denoiser, chart, x_T, *rest)
 
-    monkeypatch.setattr(fit, "sensitivities", noted)
+    monkeypatch.setattr(derivatives, "sensitivities", noted)
     for nfe, n in ((4, 50), (4, 200), (10, 50), (10, 200)):
         watched, count = Watched(digits.denoiser), len(held)
-        fit.normal_equations(watched, random_chart(nfe), pairs[:n], Distance(), 0.1, max_batch=100)
+        normal_equations(watched, random_chart(nfe), pairs[:n], Distance(), 0.1, max_batch=100)
         assert max(watched.batches) <= 100 and max(held[count:]) <= 3200
 
 
@@ -485,10 +483,10 @@ def test_of_grids_that_will_do_the_one_near_power_is_chosen():
         == "edm"
     )
     broken = judged_grid([0.1, float("nan"), 0.1, 0.1], kind="power", power=1.75)
-    assert choose_grid([best, broken])["power"] == 1.25 and not fit.comparable(
+    assert choose_grid([best, broken])["power"] == 1.25 and not comparable(
         judged_grid([math.inf] * 4), best
     )
-    assert fit.comparable(judged_grid([0.1]), judged_grid([0.1])) and not fit.comparable(
+    assert comparable(judged_grid([0.1]), judged_grid([0.1])) and not comparable(
         judged_grid([0.11]), judged_grid([0.1])
     )
 
@@ -499,10 +497,10 @@ def test_a_hopeless_training_free_solver_is_not_judged_on_all_held_out_pairs(dig
     train, val = pairs[:40], pairs[40:]
     _, path = sample(digits.denoiser, train.x_T, digits.tableau, return_trajectory=True)
     monkeypatch.setattr(
-        fit, "sample_losses", lambda *a: seen.append(len(a[2])) or sample_losses(*a)
+        start_module, "sample_losses", lambda *a: seen.append(len(a[2])) or sample_losses(*a)
     )
     start_fit(digits.denoiser, 4, 1e-3, train, val, path, Distance())
-    assert seen.count(100) == 1 and set(seen) == {fit.FEW, 100}
+    assert seen.count(100) == 1 and set(seen) == {FitOptions().trial_pairs, 100}
     seen.clear()
     start = start_fit(digits.denoiser, 20, 1e-3, train, val, path, Distance())
     assert seen.count(100) == 2 and start.val_loss < 1e-6
@@ -551,7 +549,11 @@ def test_distance_kinds():
     ).flatten().tolist() == pytest.approx([1 / 0.03, 1.0])
     J = torch.ones(2, 5, 6)
     J[:, 3] = 100.0  # one sample of five is a hundred times as sensitive
-    assert calm(J).argmin() == 3 and calm(J)[3] < 0.01 and calm(J)[0] == pytest.approx(0.9)
+    assert (
+        leverage_weights(J).argmin() == 3
+        and leverage_weights(J)[3] < 0.01
+        and leverage_weights(J)[0] == pytest.approx(0.9)
+    )
     assert (Distance("l1").weights(torch.ones(5, 6), 1.0, J)[3] < 0.01).all() and (
         Distance("l2").weights(torch.ones(5, 6), 1.0, J) == 1
     ).all()

@@ -245,7 +245,7 @@ def test_training_on_the_way_is_done_once(tmp_path):
     )
     sweep = Sweep(config, tmp_path)
     assert sweep.run(1, quiet) == []
-    run = finished_run(tmp_path, training_config(config, 4))
+    run = finished_run(tmp_path, training_config(config, 4)).folder
     assert run is not None and (run / "gs.json").is_file() and (run / "gas.json").is_file()
     assert trained(sweep, "gas", 4) == Tableau.load(run / "gas.json")
     stamp = {p: p.stat().st_mtime_ns for p in run.iterdir()}

@@ -1,8 +1,9 @@
-"""Go on with a trained teacher on one GPU, then teach its network to answer as it does under guidance, in one call.
+"""Go on with a trained teacher on one GPU, then distil its answers under guidance.
 
-`python tools/distil_guidance_gpu.py WORK --base FOLDER --seconds 300` trains the base of tools/train_teacher_gpu.py further,
-judges both under guidance at sampling, and fits a copy of the better one to its own guided predictions: the target is
-n + s (c - n) of the frozen network, without the noise of the data (arXiv 2210.03142, stage one). `--dry`: everything tiny.
+`python tools/distil_guidance_gpu.py WORK --base FOLDER --seconds 300` trains the base of
+tools/train_teacher_gpu.py further, judges both under guidance at sampling, and fits a copy of the
+better one to its own guided predictions: the target is n + s (c - n) of the frozen network, without
+the noise of the data (arXiv 2210.03142, stage one). `--dry`: everything tiny.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def main(argv: list[str] | None = None) -> int:
         d = judge(sampler(network, guidance, device, 2000))
         tried.append((name, network, guidance, d))
         clock.say(
-            f"{name}, {guidance.name} at sampling: share {d['share']:.4f}, Frechet {d['frechet']:.4f}, {d['ratio']:.2f} times"
+            f"{name}, {guidance.name} at sampling: share {d['share']:.4f}, Frechet "
+            f"{d['frechet']:.4f}, {d['ratio']:.2f} times"
         )
     clock.keep("guided", [dict(network=n, guidance=g.name, **d) for n, _, g, d in tried])
     best = min(tried, key=lambda row: (row[3]["share"] < 0.943, row[3]["frechet"]))
@@ -140,11 +142,13 @@ def main(argv: list[str] | None = None) -> int:
         student, best[1], before, sha, best[2], clock, until["distilled"] - clock.now()
     )
     ended["distilled"] = (
-        "the labelled and unlabelled predictions of the weights before, under guidance, as the target"
+        "the labelled and unlabelled predictions of the "
+        "weights before, under guidance, as the target"
     )
     save(student.average, ended, clock, "distilled-" + best[2].name)
     clock.say(
-        f"distilled {best[0]}, {best[2].name}: {ended['steps_done']} steps, distance {ended['noise_error']:.6f}"
+        f"distilled {best[0]}, {best[2].name}: {ended['steps_done']} "
+        f"steps, distance {ended['noise_error']:.6f}"
     )
     chosen = judge_all(
         ["distilled-" + best[2].name, "base-longer"], judge, clock, 0.84 * args.seconds

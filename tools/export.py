@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Bring gas_nb/ and README.md in step with the notebooks, or check that they are.
 
-`python tools/export.py` exports every notebook, deletes modules whose notebook is gone, cleans the notebooks and
-writes README.md. With `--check` the same runs in a temporary copy, from which the exported modules were deleted
-first; exits 1 and names each file that came out different.
+`python tools/export.py` exports every notebook, deletes modules whose notebook is gone, cleans the
+notebooks and writes README.md. With `--check` the same runs in a temporary copy, from which the
+exported modules were deleted first; exits 1 and names each file that came out different.
 """
 
 import argparse
@@ -82,7 +82,8 @@ def export(root: Path) -> None:
 
 
 def tree_files(root: Path) -> list[str]:
-    """The project's files, relative to `root`: what git tracks or would add; without git, all but build outputs."""
+    """The project's files, relative to `root`: what git
+    tracks or would add; without git, all but build outputs."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         names = subprocess.run(
@@ -158,7 +159,8 @@ def check(root: Path) -> int:
         print(line, file=sys.stderr)
     if found:
         print(
-            "notebooks, modules and README are out of step: run `make export` and commit the result",
+            "notebooks, modules and README are out of "
+            "step: run `make export` and commit the result",
             file=sys.stderr,
         )
     return 1 if found else 0

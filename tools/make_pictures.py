@@ -1,7 +1,7 @@
-"""Take pictures of the front page anew: nbs/images/results.png, app.png and app-phone.png. Run by `make pictures`.
+"""Take the pictures of the front page: results.png, app.png and app-phone.png in nbs/images.
 
-results.png is the figure of the newest finished run of `make train` in --runs. The app is started, photographed by a headless Chromium and
-stopped again.
+results.png is the figure of the newest finished run of `make train` in --runs. The app is started,
+photographed by a headless Chromium and stopped again.
 """
 
 import argparse
@@ -24,8 +24,18 @@ from gas_nb.runs import runs_in
 from gas_nb.runtime.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--force-color-profile=srgb")  # fmt: skip
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+)
 CELL = "#grid button[aria-label^='GS, 4 evaluations']"
 
 
@@ -92,14 +102,16 @@ def wait(driver, condition: str, what: str, seconds: float = 180) -> None:
     while not driver.execute_script(f"return {condition}"):
         if time.monotonic() > end:
             raise SystemExit(
-                f"waited {seconds} s for {what}: {driver.execute_script('return document.body.innerText')[:800]}"
+                f"waited {seconds} s for {what}: "
+                f"{driver.execute_script('return document.body.innerText')[:800]}"
             )
         time.sleep(0.2)
     time.sleep(1.0)  # fonts and transitions
 
 
 def shot(driver, height: float | None = None, scale: float = 1) -> Image.Image:
-    """The page from its top, as high as its content or `height`; `scale` pixels for each of its own."""
+    """The page from its top, as high as its content or
+    `height`; `scale` pixels for each of its own."""
     width = driver.execute_script("return window.innerWidth")
     height = height or driver.execute_script(
         "return document.querySelector('main, body').getBoundingClientRect().bottom + scrollY"
@@ -122,7 +134,8 @@ def results_picture(svg: Path, scale: float = 1) -> Image.Image:
     with browser(1500, 900) as driver:
         driver.get(svg.resolve().as_uri())
         width, height = driver.execute_script(
-            "const e = document.documentElement; return [e.width.baseVal.value, e.height.baseVal.value]"
+            "const e = document.documentElement; return "
+            "[e.width.baseVal.value, e.height.baseVal.value]"
         )
         driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
@@ -159,8 +172,9 @@ def app_phone(address: str, height: int = 1540) -> Image.Image:
             "the grid",
         )
         pictures.append(shot(driver, height))
-        tabs = "[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText.trim() == 'Look inside')"
-        driver.execute_script(f"{tabs}.click()")
+        tabs = "[...document.querySelectorAll('button[role=tab]')]"
+        inside = f"{tabs}.find(b => b.innerText.trim() == 'Look inside')"
+        driver.execute_script(f"{inside}.click()")
         wait(
             driver,
             "document.querySelectorAll('.js-plotly-plot .main-svg').length > 3",

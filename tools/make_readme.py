@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Render nbs/index.ipynb to README.md: markdown, code, and the outputs stored in the notebook. Nothing is executed.
+"""Render nbs/index.ipynb to README.md, with its stored outputs; nothing is executed.
 
-`python tools/make_readme.py` writes README.md; with `--check` it only compares and exits 1 when the two differ.
+`python tools/make_readme.py` writes README.md; with
+`--check` it only compares and exits 1 when the two differ.
 """
 
 import argparse
@@ -13,7 +14,10 @@ from pathlib import Path, PurePosixPath
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTICE = "<!-- Written by tools/make_readme.py from {source}: edit that notebook, then run `make readme`. -->"
+NOTICE = (
+    "<!-- Written by tools/make_readme.py from {source}: "
+    "edit that notebook, then run `make readme`. -->"
+)
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*(.*?)\s*$")
 LINK = re.compile(r"(\]\()([^)\s]+)([^)]*\))")
 ATTRIBUTE = re.compile(r"""(\b(?:src|href)=["'])([^"']+)(["'])""")
@@ -22,14 +26,16 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def rebase(target: str, folder: str) -> str:
-    """`target`, a link written relative to `folder` (posix, relative to the root), made relative to the root."""
+    """`target`, a link written relative to `folder` (posix,
+    relative to the root), made relative to the root."""
     if re.match(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|#|/)", target):
         return target
     return os.path.normpath(PurePosixPath(folder) / target).replace(os.sep, "/")
 
 
 def rebase_links(text: str, folder: str) -> str:
-    """Rewrite the relative links and image sources of a markdown text; code in fences or backticks stays as it is."""
+    """Rewrite the relative links and image sources of a
+    markdown text; code in fences or backticks stays as it is."""
     out, fence = [], ""
     for line in text.split("\n"):
         mark = FENCE.match(line)
@@ -38,7 +44,8 @@ def rebase_links(text: str, folder: str) -> str:
         elif mark and mark[2].startswith(fence) and not line.strip().strip(fence[0]):
             fence = ""
         elif not fence:
-            # Odd parts are code. A link whose text is code, [`x`](y), keeps its `](y)` whole in the part after it.
+            # Odd parts are code. A link whose text is code,
+            # [`x`](y), keeps its `](y)` whole in the part after it.
             parts = re.split(r"(`[^`]*`)", line)
             for i in range(0, len(parts), 2):
                 for pattern in (LINK, ATTRIBUTE):
@@ -49,7 +56,8 @@ def rebase_links(text: str, folder: str) -> str:
 
 
 def output_text(output: dict) -> tuple[str, str] | None:
-    """The text of one stored output and its kind, 'markdown' or 'text'; None for what a README can't show."""
+    """The text of one stored output and its kind,
+    'markdown' or 'text'; None for what a README can't show."""
     if output["output_type"] == "stream":
         return ANSI.sub("", output["text"]), "text"
     data = output.get("data", {})
@@ -134,7 +142,8 @@ def main(argv: list[str] | None = None) -> int:
         if readme.exists() and readme.read_text(encoding="utf-8") == text:
             return 0
         print(
-            "README.md is out of step with nbs/index.ipynb: run `make readme` and commit the result",
+            "README.md is out of step with nbs/index.ipynb: "
+            "run `make readme` and commit the result",
             file=sys.stderr,
         )
         return 1

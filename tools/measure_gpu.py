@@ -1,8 +1,9 @@
-"""Measure distillation on one GPU: GS and GAS in float32 and bfloat16, then a sweep, as far as the clock allows.
+"""Measure distillation on one GPU: GS and GAS in float32 and bfloat16, then a sweep.
 
-`python tools/measure_gpu.py WORK --seconds 190` distils the embedded fmnist teacher for 3, 4, 6 and 8 evaluations (preset
-cpu) and writes seconds, evaluations and peak memory to WORK/distillation.json after every run; then WORK/runs/sweep-fmnist,
-its solvers trained, all numbers of evaluations at once. `--dry`: the least that passes through everything.
+`python tools/measure_gpu.py WORK --seconds 190` distils the embedded fmnist teacher for 3, 4, 6 and
+8 evaluations (preset cpu) and writes seconds, evaluations and peak memory to WORK/distillation.json
+after every run; then WORK/runs/sweep-fmnist, its solvers trained, all numbers of evaluations at
+once. `--dry`: the least that passes through everything.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from gas_nb.training import make_training_pairs, preset_config, train
 
 
 class Counting(torch.nn.Module):
-    """A network that counts its calls and the samples in them; calls inside a transform count once."""
+    """A network that counts its calls and the samples in
+    them; calls inside a transform count once."""
 
     def __init__(self, net: torch.nn.Module):
         super().__init__()

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Put the results of finished sweeps where readers look: nbs/results/<teacher>.json, and the table on the front page.
+"""Put the results of finished sweeps into nbs/results/ and onto the front page.
 
-`python tools/publish_results.py runs` takes every sweep in runs/ (see nbs/04_evaluate.ipynb), or those named with
-`--teacher`. A short table goes into nbs/index.ipynb between the comments `<!-- results: TEACHER -->` and
-`<!-- end -->`, if there are such; README.md is made from that notebook. Then nbs/results.ipynb, which has every table
-in full, is run and keeps its outputs, so that it can be read where nothing runs. Only what a sweep has measured is
-written. Run by `make results`.
+`python tools/publish_results.py runs` takes every sweep in runs/ (see nbs/04_evaluate.ipynb), or
+those named with `--teacher`. A short table goes into nbs/index.ipynb between the comments `<!--
+results: TEACHER -->` and `<!-- end -->`, if there are such; README.md is made from that notebook.
+Then nbs/results.ipynb, which has every table in full, is run and keeps its outputs, so that it can
+be read where nothing runs. Only what a sweep has measured is written. Run by `make results`.
 """
 
 import argparse
@@ -25,7 +25,8 @@ LOCAL = ("weights", "inception", "device")  # where things lay on the machine of
 
 
 def compact(results: dict) -> dict:
-    """What of a sweep's results.json is kept: means, settings and provenance, without the paths of one machine."""
+    """What of a sweep's results.json is kept: means, settings
+    and provenance, without the paths of one machine."""
     config = {k: v for k, v in results["config"].items() if k not in LOCAL}
     for name in ("teacher", "reference"):
         config[name] = Path(config[name]).name
@@ -47,7 +48,8 @@ def entry(row: dict | None) -> str:
 
 
 def front_table(results: dict) -> str:
-    """L1 to the teacher by NFE: the best training-free solver of each column, GS and GAS; dated, with sample sizes."""
+    """L1 to the teacher by NFE: the best training-free solver
+    of each column, GS and GAS; dated, with sample sizes."""
     rows = [
         row
         for row in results["summary"]
@@ -90,7 +92,8 @@ def front_table(results: dict) -> str:
     )
     lines += [
         "",
-        f"`{config['teacher']}`, {made['date'][:10]}: {config['n_samples']:,} samples{sets}; {made['device_name']}.{best_of}",
+        f"`{config['teacher']}`, {made['date'][:10]}: {config['n_samples']:,} "
+        f"samples{sets}; {made['device_name']}.{best_of}",
     ]
     return "\n".join(lines)
 

@@ -1,11 +1,13 @@
-"""Train the Fashion-MNIST teacher on one GPU by the clock: a base, then short ends with guidance built in, all judged.
+"""Train the Fashion-MNIST teacher on one GPU by the clock: a base, ends with guidance, judged.
 
-`python tools/train_teacher_gpu.py WORK --seconds 530` takes the recipe of nbs/teachers/fmnist.ipynb (Muon, Min-SNR, label
-dropout, guidance built in, EMA) and makes it fast: a whole step, draws and optimisers included, is one CUDA graph, in
-bfloat16, with the data on the device. It begins with the plain network while a second process compiles it, and changes over
-when that has worked and is faster. The base ends before the clock does; guidance of several strengths is then tried at
-sampling, and the best of them are trained in, in float32. WORK/candidates/NAME holds every network in diffusers' layout with
-its training.json, WORK/figures.json what was measured; both are written as the run goes. `--dry`: everything tiny, on any device.
+`python tools/train_teacher_gpu.py WORK --seconds 530` takes the recipe of nbs/teachers/fmnist.ipynb
+(Muon, Min-SNR, label dropout, guidance built in, EMA) and makes it fast: a whole step, draws and
+optimisers included, is one CUDA graph, in bfloat16, with the data on the device. It begins with the
+plain network while a second process compiles it, and changes over when that has worked and is
+faster. The base ends before the clock does; guidance of several strengths is then tried at
+sampling, and the best of them are trained in, in float32. WORK/candidates/NAME holds every network
+in diffusers' layout with its training.json, WORK/figures.json what was measured; both are written
+as the run goes. `--dry`: everything tiny, on any device.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ class Guidance:
 
 @dataclass
 class Clock:
-    """What is written down as the run goes: figures.json, and lines with the seconds since the start."""
+    """What is written down as the run goes: figures.json,
+    and lines with the seconds since the start."""
 
     work: Path
     began: float
@@ -116,7 +119,8 @@ def orthogonalised(x: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimisers:
-    """Muon and AdamW as in `make_optimizers`, without a word to the host: rates and step count are tensors of the device."""
+    """Muon and AdamW as in `make_optimizers`, without a word to
+    the host: rates and step count are tensors of the device."""
 
     def __init__(self, network: nn.Module, config: TeacherConfig):
         named = list(network.named_parameters())
@@ -141,7 +145,8 @@ class Optimisers:
 
     @torch.no_grad()
     def step(self, factor: Tensor, done: Tensor) -> None:
-        """One step at `factor` () of the full rates, after `done` () steps; gradients clipped to norm 1."""
+        """One step at `factor` () of the full rates, after
+        `done` () steps; gradients clipped to norm 1."""
         grads = [p.grad for p in self.all]
         norm = torch.stack(torch._foreach_norm(grads)).norm()
         torch._foreach_mul_(grads, (1.0 / (norm + 1e-6)).clamp(max=1.0))
@@ -177,7 +182,8 @@ class Optimisers:
 
 
 class Run:
-    """A training whose step is a fixed sequence of operations of the device, so that it can be one CUDA graph."""
+    """A training whose step is a fixed sequence of operations
+    of the device, so that it can be one CUDA graph."""
 
     graphs = True  # False: where they do not work
 
@@ -277,7 +283,8 @@ class Run:
             self.done.add_(1)
 
     def capture(self, forward: nn.Module | None = None, warm: int = 4) -> None:
-        """Let `forward` (default: the network as it is) do the steps, as a CUDA graph where there is CUDA."""
+        """Let `forward` (default: the network as it is) do
+        the steps, as a CUDA graph where there is CUDA."""
         self.graph, self.forward = None, self.network if forward is None else forward
         if self.device.type != "cuda" or not Run.graphs:
             return
@@ -295,7 +302,8 @@ class Run:
         self.graph = graph
 
     def advance(self, steps: int) -> tuple[float, float]:
-        """Do `steps` steps; loss and noise error, smoothed. FloatingPointError if they are not finite."""
+        """Do `steps` steps; loss and noise error, smoothed.
+        FloatingPointError if they are not finite."""
         for _ in range(steps):
             if self.graph is None:
                 self.step()
@@ -315,7 +323,8 @@ class Run:
         return steps * self.config.batch_size / (time.perf_counter() - start)
 
     def plan(self, total: int | None, decay: int, ema: float) -> None:
-        """Rates from here on: warm-up, full, then over the last `decay` of `total` steps (None: no end yet) down to zero."""
+        """Rates from here on: warm-up, full, then over the last
+        `decay` of `total` steps (None: no end yet) down to zero."""
         k = torch.arange(LONGEST, dtype=torch.float64)
         factors = ((k + 1) / max(self.config.warmup_steps, 1)).clamp(max=1)
         if total is not None:
@@ -363,7 +372,8 @@ def choose_batch(
 
 
 class Compiler:
-    """A second process that fills the compiler's caches; what fails or hangs there costs the training nothing."""
+    """A second process that fills the compiler's caches;
+    what fails or hangs there costs the training nothing."""
 
     def __init__(self, config: TeacherConfig, clock: Clock):
         self.log = clock.work / "compile.log"
@@ -395,7 +405,8 @@ def compiled(network: nn.Module) -> nn.Module:
 
 
 def change_over(run: Run, clock: Clock) -> str:
-    """From the plain to the compiled network, if it works and is faster; what does the steps now."""
+    """From the plain to the compiled network, if it works
+    and is faster; what does the steps now."""
     before, plain, snapshot = run.rate(20), run.graph, [t.clone() for t in run.tensors()]
     try:
         run.capture(compiled(run.network))
@@ -422,7 +433,8 @@ def restore(run: Run, snapshot: list[Tensor]) -> None:
 def train_base(
     run: Run, clock: Clock, until: float, compiler: Compiler | None, chunk: int, decay: float = 0.4
 ) -> dict:
-    """Train until the clock says `until`, the rate falling over the last `decay` of all steps; what training.json tells."""
+    """Train until the clock says `until`, the rate falling over
+    the last `decay` of all steps; what training.json tells."""
     run.plan(None, 0, run.config.ema_decay)
     began, curve, total, falling, mode = clock.now(), [], None, 0, "plain"
     logged = last = clock.now()
@@ -460,7 +472,8 @@ def train_base(
                 run.config = replace(run.config, steps=total, decay_steps=falling, ema_decay=ema)
                 run.plan(total, falling, ema)
                 clock.say(
-                    f"the rate falls from step {run.steps} to {total}, average over {falling / 8:.0f} steps"
+                    f"the rate falls from step {run.steps} to "
+                    f"{total}, average over {falling / 8:.0f} steps"
                 )
                 if compiler:
                     compiler.stop()
@@ -478,7 +491,8 @@ def train_base(
                 )
             )
             clock.say(
-                f"step {run.steps}: loss {loss:.5f}, error {error:.5f}, {speed * run.config.batch_size:.0f} images/s"
+                f"step {run.steps}: loss {loss:.5f}, error {error:.5f}, "
+                f"{speed * run.config.batch_size:.0f} images/s"
             )
     return told(run, clock, loss, error, curve, clock.now() - began, mode)
 
@@ -568,7 +582,8 @@ class Judge:
         return found | dict(mean_pixel=x.clamp(-1, 1).mean().item())
 
     def copying(self, teacher: Teacher, n: int = 500) -> dict:
-        """Median distance to the nearest training image: of samples, and of training images to another one."""
+        """Median distance to the nearest training image: of
+        samples, and of training images to another one."""
         x, images = teacher.sample(self.x_T[:n], self.condition[:n]).cpu(), self.images
         gap = nearest_images(x, images, 1)[0].median().item()
         return dict(
@@ -596,7 +611,8 @@ def sampler(
 def scan(
     network: nn.Module, judge: Judge, clock: Clock, until: float
 ) -> list[tuple[Guidance, dict]]:
-    """What guidance at sampling does with the base, the most promising first, as long as there is time."""
+    """What guidance at sampling does with the base, the
+    most promising first, as long as there is time."""
     order = sorted(
         ((f, i) for f, (_, _, scales) in FAMILIES.items() for i in range(len(scales))),
         key=lambda v: (v[1] in (0, 3), v[0] == "late"),
@@ -610,15 +626,17 @@ def scan(
         found.append((guidance, judge(sampler(network, guidance, judge.device, 2000))))
     for guidance, d in found:
         clock.say(
-            f"at sampling, {guidance.name}: share {d['share']:.4f}, Frechet {d['frechet']:.4f}, {d['ratio']:.2f} times"
+            f"at sampling, {guidance.name}: share {d['share']:.4f}, Frechet "
+            f"{d['frechet']:.4f}, {d['ratio']:.2f} times"
         )
     clock.keep("scan", [dict(asdict(g), **d) for g, d in found])
     return found
 
 
 def ends(found: list[tuple[Guidance, dict]], share: float = 0.943) -> list[Guidance]:
-    """Which guidance to train in, the likeliest first: of every family the nearest to real images with enough of the class
-    asked for, then one step stronger, as a little is lost in training it in."""
+    """Which guidance to train in, the likeliest first: of every family
+    the nearest to real images with enough of the class asked for, then
+    one step stronger, as a little is lost in training it in."""
     families = {}
     for guidance, d in found:
         if guidance.scale > 1:
@@ -648,7 +666,8 @@ def train_end(
     clock: Clock,
     seconds: float,
 ) -> dict:
-    """Build `guidance` into the weights of `base` in `seconds`, the rate falling all the while; training.json."""
+    """Build `guidance` into the weights of `base` in
+    `seconds`, the rate falling all the while; training.json."""
     began = clock.now()
     run.reset(base, guidance)
     probe = 10
@@ -706,7 +725,8 @@ def error_by_thirds(network: nn.Module, images: Tensor, labels: Tensor, n: int) 
 
 
 def choose(judged: dict[str, dict], share: float = 0.94) -> str:
-    """The candidate nearest to real images of those with enough of the class asked for; else that with most of it."""
+    """The candidate nearest to real images of those with
+    enough of the class asked for; else that with most of it."""
     enough = {k: v for k, v in judged.items() if v["share"] >= share}
     return (
         min(enough, key=lambda k: enough[k]["frechet"])
@@ -716,7 +736,8 @@ def choose(judged: dict[str, dict], share: float = 0.94) -> str:
 
 
 def judge_all(names: list[str], judge: Judge, clock: Clock, until: float) -> str:
-    """Judge the saved candidates as they will be used, float16 files in float32; copies the chosen to WORK/chosen."""
+    """Judge the saved candidates as they will be used, float16
+    files in float32; copies the chosen to WORK/chosen."""
     judged = {}
     for name in names:
         if judged and clock.now() > until:
@@ -729,8 +750,10 @@ def judge_all(names: list[str], judge: Judge, clock: Clock, until: float) -> str
         clock.keep("candidates", judged)
         d = judged[name]
         clock.say(
-            f"{name}: share {d['share']:.4f}, Frechet {d['frechet']:.4f}, {d['ratio']:.2f} times that of training images, "
-            f"mean pixel {d['mean_pixel']:.3f}, nearest {d['copying']['samples']:.3f} (real {d['copying']['real']:.3f})"
+            f"{name}: share {d['share']:.4f}, Frechet {d['frechet']:.4f}, "
+            f"{d['ratio']:.2f} times that of training images, "
+            f"mean pixel {d['mean_pixel']:.3f}, nearest "
+            f"{d['copying']['samples']:.3f} (real {d['copying']['real']:.3f})"
         )
         chosen = choose(judged)
         shutil.copytree(
@@ -776,7 +799,8 @@ def data(dry: bool, split: str) -> tuple[Tensor, Tensor]:
 
 
 def whole_run(clock: Clock, dry: bool, device: torch.device) -> str:
-    """Base, scan, ends and judgement, by shares of the clock's seconds; the chosen candidate's name."""
+    """Base, scan, ends and judgement, by shares of the
+    clock's seconds; the chosen candidate's name."""
     shares = dict(base=0.665, scan=0.735, ends=0.885, judge=0.97)
     until = {k: v * clock.seconds for k, v in shares.items()}
     cpu_images, cpu_labels = data(dry, "train")
@@ -854,7 +878,8 @@ def train_ends(
             break
         told_of_end = train_end(run, base, training, sha, guidance, clock, seconds)
         clock.say(
-            f"{guidance.name}: {told_of_end['steps_done']} steps, error {told_of_end['noise_error']:.5f}"
+            f"{guidance.name}: {told_of_end['steps_done']} "
+            f"steps, error {told_of_end['noise_error']:.5f}"
         )
         save(run.average, told_of_end, clock, guidance.name)
         names.append(guidance.name)
@@ -892,7 +917,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     clock = Clock(args.work, args.began or time.time(), args.seconds)
     clock.say(
-        f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}, torch {torch.__version__}"
+        f"{torch.cuda.get_device_name() if device.type == 'cuda' else 'cpu'}, "
+        f"torch {torch.__version__}"
     )
     Run.graphs = not args.no_graphs
     try:

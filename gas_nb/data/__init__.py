@@ -1,8 +1,8 @@
 """Teacher pairs: seeds and noise, pairs in memory, and pairs on disk in checked shards."""
 
-from .folder import PairDataset, finish, generate_pairs, pairs_folder, pairs_in_steps
+from .folder import PairDataset, generate_pairs, pairs_folder, pairs_in_steps
 from .identity import MEASURED, answers_gap, teacher_differences, told
-from .making import CHUNK, LARGE, PairTeacher, make_pairs
+from .making import CHUNK, LARGE, PairTeacher, finish, make_pairs
 from .manifest import FORMAT, MANIFEST, VERSION
 from .pairs import Pairs, batch_indices, concatenate
 from .seeds import (

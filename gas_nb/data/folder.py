@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,11 +18,11 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['Counts', 'Result', 'PairDataset', 'pairs_folder', 'pairs_in_steps', 'finish', 'generate_pairs']
+__all__ = ['PairDataset', 'pairs_folder', 'pairs_in_steps', 'generate_pairs']
 
 # %% ../../nbs/data/folder.ipynb #dfol038ce
 from .identity import as_stored, teacher_differences, told
-from .making import CHUNK, PairTeacher, Progress, chunks, let_check
+from .making import CHUNK, PairTeacher, Progress, chunks, finish, let_check
 from .manifest import FORMAT, MANIFEST, VERSION, Plan, damage, make_plan
 from .manifest import plan_differences, ranges_of, read_manifest, seeds_of, sha256
 from .pairs import Pairs, columns_of, concatenate, condition_columns, condition_rows
@@ -206,9 +206,6 @@ def _write_shard(
     return listed
 
 # %% ../../nbs/data/folder.ipynb #dfol17f49
-Counts = tuple[int, int]  # (done, total)
-
-
 def _make_shards(
     teacher: PairTeacher,
     conditions: Any,
@@ -216,8 +213,8 @@ def _make_shards(
     plan: Plan,
     kept: list[dict[str, Any]],
     done: int,
-) -> Iterator[Counts]:
-    "Make and write the shards of `plan` that are not among the `kept`, counting on from `done`."
+) -> Iterator[int]:
+    "Make and write the shards of `plan` that are not among the `kept`; yields how many are done."
     names = {record["file"] for record in kept}
     missing = {name: rows for name, rows in plan.shards().items() if name not in names}
     starts = {name: rows[:: plan.chunk] for name, rows in missing.items()}
@@ -225,15 +222,15 @@ def _make_shards(
     made = chunks(teacher, plan.seeds, conditions, plan.chunk, every_start)
     records = kept
     for name, part in starts.items():
-        shard = []
+        parts = []
         for _ in part:
-            shard.append(next(made))
-            done += len(shard[-1])
-            yield done, len(plan.seeds)
-        pairs = concatenate(shard)
-        records = on_main(_write_shard, directory / name, pairs, teacher.device, plan, records)
+            parts.append(next(made))
+            done += len(parts[-1])
+            yield done
+        shard = concatenate(parts)
+        records = on_main(_write_shard, directory / name, shard, teacher.device, plan, records)
 
-# %% ../../nbs/data/folder.ipynb #dfol18725
+# %% ../../nbs/data/folder.ipynb #dfolstep
 def pairs_in_steps(
     teacher: PairTeacher,
     seeds: Iterable[int] | Tensor,
@@ -241,38 +238,25 @@ def pairs_in_steps(
     conditions: Any = None,
     shard_size: int = 500,
     chunk: int = CHUNK,
-) -> Generator[Counts, None, PairDataset]:
-    """`generate_pairs`, step by step: yields (done, total) at the start and after each chunk."""
+) -> Generator[tuple[int, int], None, PairDataset]:
+    "`generate_pairs`, a chunk at a time: yields (done, total) at the start and after each chunk."
     folder = Path(directory)
     plan = make_plan(teacher, seeds, conditions, shard_size, chunk)
     kept = on_main(_records_to_keep, folder, plan)
     done = sum(len(seeds_of(record["seeds"])) for record in kept)
-    missing = len(plan.seeds) - done
-    if missing:
+    total = len(plan.seeds)
+    if done < total:
         let_check(teacher)
     on_main(_compare_conditions, folder, kept, plan, conditions)
     size = _bytes_per_pair(plan, conditions)
-    on_main(_prepare, folder, plan.manifest(kept), missing, size)
+    on_main(_prepare, folder, plan.manifest(kept), total - done, size)
     require_shared(folder / MANIFEST)
-    yield done, len(plan.seeds)
-    yield from _make_shards(teacher, conditions, folder, plan, kept, done)
+    yield done, total
+    for done in _make_shards(teacher, conditions, folder, plan, kept, done):
+        yield done, total
     return PairDataset(folder)
 
-# %% ../../nbs/data/folder.ipynb #dfolfinish
-Result = TypeVar("Result")
-
-
-def finish(steps: Generator[Counts, None, Result], progress: Progress | None = None) -> Result:
-    "Run `steps`, which yield (done, total), to their end, telling `progress`; what they return."
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as end:
-            return end.value
-        if progress is not None:
-            progress(done, total)
-
-# %% ../../nbs/data/folder.ipynb #dfolgenerate
+# %% ../../nbs/data/folder.ipynb #dfol18725
 def generate_pairs(
     teacher: PairTeacher,
     seeds: Iterable[int] | Tensor,

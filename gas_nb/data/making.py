@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from .seeds import noise, require_whole, seed_list
 from ..runtime.processes import in_order
 
 # %% auto #0
-__all__ = ['CHUNK', 'LARGE', 'Progress', 'PairTeacher', 'let_check', 'kind_of', 'check_conditions', 'chunks', 'Counter',
+__all__ = ['CHUNK', 'LARGE', 'Progress', 'Steps', 'PairTeacher', 'let_check', 'kind_of', 'check_conditions', 'chunks', 'finish',
            'make_pairs']
 
 # %% ../../nbs/data/making.ipynb #dmak051f4
@@ -122,24 +122,27 @@ def chunks(
 
 # %% ../../nbs/data/making.ipynb #dmak15675
 Progress = Callable[[int, int], None]
+Steps = Generator[tuple[int, int], None, Any]
 
 
-class Counter:
-    "Counts pairs and reports `progress(done, total)`."
+def finish(steps: Steps, progress: Progress | None = None) -> Any:
+    "Run `steps`, which yield (done, total), to their end, telling `progress`; what they return."
+    while True:
+        try:
+            done, total = next(steps)
+        except StopIteration as end:
+            return end.value
+        if progress is not None:
+            progress(done, total)
 
-    def __init__(self, done: int, total: int, progress: Progress | None):
-        self.done, self.total, self.progress = done, total, progress
-
-    def report(self) -> None:
-        "Say where it stands."
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-    def add(self, pairs: Pairs) -> Pairs:
-        "Count `pairs`, report, and hand them on."
-        self.done += len(pairs)
-        self.report()
-        return pairs
+# %% ../../nbs/data/making.ipynb #dmakinst
+def _in_steps(teacher: PairTeacher, seeds: list[int], conditions: Any, chunk: int) -> Steps:
+    "The pairs of `seeds`, in memory."
+    parts: list[Pairs] = []
+    for pairs in chunks(teacher, seeds, conditions, chunk, range(0, len(seeds), chunk)):
+        parts.append(pairs)
+        yield sum(map(len, parts)), len(seeds)
+    return concatenate(parts)
 
 # %% ../../nbs/data/making.ipynb #dmak169f1
 def make_pairs(
@@ -158,7 +161,4 @@ def make_pairs(
     require_whole(chunk=chunk)
     check_conditions(conditions, len(listed))
     let_check(teacher)
-    counter = Counter(0, len(listed), progress)
-    starts = range(0, len(listed), chunk)
-    made = chunks(teacher, listed, conditions, chunk, starts)
-    return concatenate([counter.add(pairs) for pairs in made])
+    return finish(_in_steps(teacher, listed, conditions, chunk), progress)

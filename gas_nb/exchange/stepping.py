@@ -127,8 +127,10 @@ class Run:
 
     def _terms(self, k: int) -> list[tuple[float | Tensor, Tensor]]:
         a, c = self.tableau.A[k].tolist(), self.tableau.C[k].tolist()
-        from_states = [(a[j], x) for j, x in self.states.items() if a[j]]
-        return from_states + [(c[j], D) for j, D in self.predictions.items() if c[j]]
+        terms: list[tuple[float | Tensor, Tensor]] = []
+        terms += [(a[j], x) for j, x in self.states.items() if a[j]]
+        terms += [(c[j], D) for j, D in self.predictions.items() if c[j]]
+        return terms
 
     def twin(self, plan: Plan) -> Run:
         "The same run on a copy of its plan; each goes on without the other."

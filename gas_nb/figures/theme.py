@@ -38,7 +38,7 @@ SPACING_LOOKS = {
 
 
 def look(name: str) -> Look:
-    """How a solver or a time grid is drawn; a name nobody knows keeps its name and a spare colour."""
+    """How a solver or a time grid is drawn; a name nobody knows gets a spare colour."""
     if name in SPACING_LOOKS:
         return SPACING_LOOKS[name]
     spec = SOLVERS.get(name)

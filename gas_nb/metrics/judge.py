@@ -262,11 +262,7 @@ class Judge:
     @torch.no_grad()
     def compare(self, x: Tensor, target: Tensor) -> dict[str, Any]:
         "The metrics of samples `x` (n, ...) made before, where the teacher made `target` (n, ...)."
-        tally = _Tally(self.keep)
-        both = Pairs(torch.arange(len(x)), x, target)
-        for seen in in_order(_comparer(self), blocks(both, self.size)):
-            tally.add(seen)
-        return _values(self, tally)
+        return _values(self, _tally_of(self, x, target))
 
 # %% ../../nbs/metrics/judge.ipynb #mju0looker
 _Block = tuple[Pairs, int]
@@ -290,6 +286,14 @@ def _comparer(judge: Judge) -> Callable[[_Block], _Seen]:
         return _compare(judge, both.x_T.to(device), both.x_0.to(device), n)
 
     return compare
+
+
+def _tally_of(judge: Judge, x: Tensor, target: Tensor) -> _Tally:
+    tally = _Tally(judge.keep)
+    both = Pairs(torch.arange(len(x)), x, target)
+    for seen in in_order(_comparer(judge), blocks(both, judge.size)):
+        tally.add(seen)
+    return tally
 
 # %% ../../nbs/metrics/judge.ipynb #mju0ref
 def _find_reference(judge: Judge, reference: Any, features: str) -> Reference | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 __all__ = ['Summary', 'Array', 'FeatureStatistics', 'feature_statistics', 'checked_moments']
 
 # %% ../../nbs/metrics/moments.ipynb #mmo0join
+_BLOCK = 64  # rows that are summarised at once
 Summary = tuple[int, Tensor, Tensor]  # n, mean (F,), M (F, F)
 
 
@@ -36,9 +37,6 @@ def _join(a: Summary | None, b: Summary) -> Summary:
     return n, mean_a + delta * (n_b / n), scatter_a + scatter_b + between
 
 # %% ../../nbs/metrics/moments.ipynb #mmo0cls
-_BLOCK = 64
-
-
 class FeatureStatistics:
     """Mean and covariance of feature vectors (n, F), taken in batch by batch; float64 on the CPU.
 

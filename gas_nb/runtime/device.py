@@ -63,7 +63,8 @@ def import_torchvision() -> ModuleType:
 def default_device(device: str | torch.device = "auto") -> torch.device:
     """The device for "auto", "cpu", "cuda" or "cuda:N"; ValueError for any other value and for CUDA
     that is not there."""
-    name, allowed = str(device), 'use "auto", "cpu", "cuda" or "cuda:N"'
+    name = str(device)
+    allowed = 'use "auto", "cpu", "cuda" or "cuda:N"'
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -72,8 +73,10 @@ def default_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError(f"device {device!r} asked for, but torch sees no CUDA GPU: {allowed}")
-    count, index = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
-    if name == "cuda" and int(os.environ.get("WORLD_SIZE") or 1) > 1 and "LOCAL_RANK" in os.environ:
+    count = torch.cuda.device_count()
+    index = int(name.partition(":")[2] or 0)
+    world = int(os.environ.get("WORLD_SIZE") or 1)
+    if name == "cuda" and world > 1 and "LOCAL_RANK" in os.environ:
         # One GPU per process of `accelerate launch`.
         name = f"cuda:{int(os.environ['LOCAL_RANK']) % count}"
     if index >= count:

@@ -10,7 +10,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
@@ -38,12 +38,15 @@ def _storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 # %% ../../nbs/runtime/pickles.ipynb #f20375c1
-def _tensor(storage, offset, size, stride, *_) -> Tensor:
+def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
+    "The view of `storage` that a file asks for. Unreadable unless it lies inside."
     flat = torch.empty(0, dtype=storage.dtype).set_(storage)
     negative = min((offset, *size, *stride), default=0) < 0
     if negative or len(size) != len(stride):
         raise Unreadable(f"a tensor of shape {size} and strides {stride}")
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if all(size) else offset - 1
+    last = offset - 1
+    if all(size):
+        last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if last >= len(flat):
         raise Unreadable(
             f"a tensor of shape {tuple(size)} reaches beyond its {len(flat)} stored values"
@@ -55,23 +58,13 @@ def _tensor(storage, offset, size, stride, *_) -> Tensor:
     return torch.as_strided(flat, size, stride, offset)
 
 # %% ../../nbs/runtime/pickles.ipynb #12933dbc
-_DTYPES = (
-    "float64",
-    "float32",
-    "float16",
-    "bfloat16",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-)
+_FLOATS = ("float64", "float32", "float16", "bfloat16")
+_DTYPES = _FLOATS + ("int64", "int32", "int16", "int8", "uint8", "bool")
 
 # %% ../../nbs/runtime/pickles.ipynb #048236ae
 def _tensor_names() -> dict[str, Callable]:
     """Names that tensors and plain containers use, and what we put behind them."""
-    names = {
+    names: dict[str, Callable] = {
         "torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a),
         "torch._utils._rebuild_parameter": lambda data, *_: data,
         "torch.storage._load_from_bytes": lambda data: _storage(data),
@@ -81,13 +74,13 @@ def _tensor_names() -> dict[str, Callable]:
         "torch.Size": lambda size: tuple(size),
         "torch.device": lambda *a: str(a),
     }
-    names |= {f"dnnlib.{name}": dict for name in ("EasyDict", "util.EasyDict")}
-    names |= {
-        f"{module}.{kind}": lambda *_: None
-        for module in ("builtins", "__builtin__")
-        for kind in ("list", "dict")
-    }
-    return names | {f"torch.{name}": getattr(torch, name) for name in _DTYPES}
+    for name in ("EasyDict", "util.EasyDict"):
+        names[f"dnnlib.{name}"] = dict
+    for module in ("builtins", "__builtin__"):
+        names[f"{module}.list"] = names[f"{module}.dict"] = lambda *_: None
+    for name in _DTYPES:
+        names[f"torch.{name}"] = getattr(torch, name)
+    return names
 
 # %% ../../nbs/runtime/pickles.ipynb #2da80da0
 class Inert:
@@ -95,25 +88,28 @@ class Inert:
     the real class runs."""
 
     kind = ""
+    args: tuple
+    state: Any
+    items: dict[Any, Any]
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
         self = super().__new__(cls)
         self.args, self.state, self.items = args, None, {}
         return self
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         self.state = state
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: Any, value: Any) -> None:
         self.items[key] = value
 
-    def append(self, value):
+    def append(self, value: Any) -> None:
         self.items[len(self.items)] = value
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Inert({self.kind})"
 
 # %% ../../nbs/runtime/pickles.ipynb #0d5b4f33
@@ -122,7 +118,9 @@ def _inert(kind: str) -> type:
 
 # %% ../../nbs/runtime/pickles.ipynb #b5ddda30
 class _Reader(pickle.Unpickler):
-    def __init__(self, file, names, inert):
+    "A pickle machine that knows `names`, and makes inert objects under the prefixes `inert`."
+
+    def __init__(self, file: BinaryIO, names: Mapping[str, Callable], inert: tuple[str, ...]):
         super().__init__(file)
         self.names, self.inert = names, inert
 
@@ -130,11 +128,11 @@ class _Reader(pickle.Unpickler):
         full = f"{module}.{name}"
         if full in self.names:
             return self.names[full]
-        if any(full == p or full.startswith(p + ".") for p in self.inert):
+        if any(full == prefix or full.startswith(f"{prefix}.") for prefix in self.inert):
             return _inert(full)
         raise Unreadable(f"it asks for {full}, which no tensor file needs")
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> Any:
         raise Unreadable("it refers to data outside the file")
 
 # %% ../../nbs/runtime/pickles.ipynb #c37f4e41
@@ -147,7 +145,8 @@ def read_pickle(
     path = a_file(path)
     try:
         with open(path, "rb") as file:
-            return _Reader(file, _tensor_names() | dict(names), tuple(inert)).load()
+            reader = _Reader(file, _tensor_names() | dict(names), tuple(inert))
+            return reader.load()
     except OSError as e:
         raise ValueError(f"{path} cannot be opened: {e.strerror}") from None
     except Unreadable as e:
@@ -181,20 +180,25 @@ def read_checkpoint(path: str | Path) -> Any:
 
 # %% ../../nbs/runtime/pickles.ipynb #caa51664
 def _refused_name(message: str) -> str | None:
+    "The name that torch's reader says it refused, after the word GLOBAL; None if it says none."
     words = message.replace("`", " ").split()
-    after = [b for a, b in zip(words, words[1:]) if a in ("GLOBAL", "global:")]
-    named = [w.strip(".,;:") for w in after if "." in w.strip(".,;:") or "_" in w]
-    return named[0] if named else None
+    for before, word in zip(words, words[1:]):
+        name = word.strip(".,;:")
+        if before in ("GLOBAL", "global:") and ("." in name or "_" in word):
+            return name
+    return None
 
 # %% ../../nbs/runtime/pickles.ipynb #35478710
 def module_record(module: Inert) -> tuple[str, dict]:
     """(class name, state) of a pickled module, persistent or plain. Unreadable if it is neither."""
     if not isinstance(module, Inert):
         raise Unreadable(f"not a module: {type(module).__name__}")
-    name, state = module.kind.rpartition(".")[2], module.state
+    name: Any = module.kind.rpartition(".")[2]
+    state = module.state
     if name == "_reconstruct_persistent_obj":
-        meta = module.args[0] if module.args and isinstance(module.args[0], dict) else {}
-        name, state = meta.get("class_name", "?"), meta.get("state")
+        meta = module.args[0] if module.args else None
+        record = meta if isinstance(meta, dict) else {}
+        name, state = record.get("class_name", "?"), record.get("state")
     if not isinstance(state, dict):
         raise Unreadable(f"the object {name} holds no state")
     return str(name), state
@@ -203,9 +207,11 @@ def module_record(module: Inert) -> tuple[str, dict]:
 def module_state(module: Inert, prefix: str = "") -> dict[str, Tensor]:
     """Parameters and buffers by their full names, as `state_dict` would give them."""
     _, state = module_record(module)
-    own = {**(state.get("_parameters") or {}), **(state.get("_buffers") or {})}
-    out = {prefix + name: value for name, value in own.items() if isinstance(value, Tensor)}
+    entries: dict[str, Any] = {}
+    for kind in ("_parameters", "_buffers"):
+        entries |= state.get(kind) or {}
+    tensors = {prefix + name: v for name, v in entries.items() if isinstance(v, Tensor)}
     for name, child in (state.get("_modules") or {}).items():
         if child is not None:
-            out |= module_state(child, f"{prefix}{name}.")
-    return out
+            tensors |= module_state(child, f"{prefix}{name}.")
+    return tensors

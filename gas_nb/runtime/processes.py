@@ -24,10 +24,11 @@ __all__ = ['launched', 'start', 'stop', 'leave', 'processes', 'is_main', 'in_ord
 # %% ../../nbs/runtime/processes.ipynb #24fb35d5
 def launched() -> bool:
     """Whether `accelerate launch` (or torchrun) started this process together with others."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "LOCAL_RANK" in os.environ
+    world = int(os.environ.get("WORLD_SIZE") or 1)
+    return world > 1 and "LOCAL_RANK" in os.environ
 
 
-def start(cpu: bool = False):
+def start(cpu: bool = False) -> Any:
     """Meet the other processes, once, and return accelerate's PartialState. They talk by NCCL where
     there are GPUs, else (or with `cpu` or ACCELERATE_USE_CPU) by gloo. Happens by itself when first
     needed."""
@@ -75,19 +76,22 @@ def in_order(f: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     if n == 1:
         yield from map(f, items)
         return
-    items, me = iter(items), start().process_index
-    while batch := list(islice(items, n)):
-        for out in gather(_attempt(f, batch[me]) if me < len(batch) else None)[: len(batch)]:
+    waiting, me = iter(items), start().process_index
+    batch = list(islice(waiting, n))
+    while batch:
+        mine = _attempt(f, batch[me]) if me < len(batch) else None
+        for out in gather(mine)[: len(batch)]:
             yield _value(out)
+        batch = list(islice(waiting, n))
 
 # %% ../../nbs/runtime/processes.ipynb #0ddabb0f
-def gather(value: Any) -> list:
+def gather(value: Any) -> list[Any]:
     """The `value` of each process, in their order; tensors on the CPU."""
     if processes() == 1:
         return [value]
     from accelerate.utils import gather_object
 
-    def own(v):
+    def own(v: Tensor) -> Tensor:
         return v.detach().cpu().clone()  # a view would be sent with all that it looks at
 
     return gather_object([pytree.tree_map_only(Tensor, own, value)])
@@ -123,7 +127,8 @@ def on_main(f: Callable, *args: Any) -> Any:
     """f(*args), run by the main process alone; its result, or its exception, goes to all."""
     if processes() == 1:
         return f(*args)
-    return _value(gather(_attempt(f, *args) if is_main() else None)[0])
+    out = _attempt(f, *args) if is_main() else None
+    return _value(gather(out)[0])
 
 
 def agree(value: Any) -> Any:
@@ -135,8 +140,9 @@ def agree(value: Any) -> Any:
 def require_shared(path: str | Path) -> None:
     """ValueError, in every process, if one of them does not see `path`: on several machines results
     need a disk that all share."""
-    here = (Path(path).exists(), os.uname().nodename if hasattr(os, "uname") else "a machine")
-    missing = sorted({name for seen, name in gather(here) if not seen})
+    machine = os.uname().nodename if hasattr(os, "uname") else "a machine"
+    seen = gather((Path(path).exists(), machine))
+    missing = sorted({name for exists, name in seen if not exists})
     if missing:
         raise ValueError(
             f"{path} is not there on {', '.join(missing)}: "
@@ -162,7 +168,7 @@ def share(batch: Any) -> Any:
 def total(values: dict[str, float]) -> dict[str, float]:
     """Each value summed over the processes, in their order, so that all get the same bits."""
     parts = gather(values)
-    return {k: sum(p[k] for p in parts) for k in values}
+    return {name: sum(part[name] for part in parts) for name in values}
 
 # %% ../../nbs/runtime/processes.ipynb #db33cfea
 def sum_gradients(parameters: Iterable[Tensor]) -> None:

@@ -39,7 +39,9 @@ def tracker_names(tracker: str) -> list[str]:
 
 # %% ../../nbs/runtime/trackers.ipynb #07671af0
 def _plain(value: Any) -> bool | int | float | str:
-    return value if isinstance(value, (bool, int, float, str)) else str(value)
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -53,7 +55,7 @@ class Tracker:
     def __init__(self, tracker: str, run_dir: str | Path, config: dict[str, Any]):
         run_dir = Path(run_dir)
         names = tracker_names(tracker)
-        self.accelerator = None
+        self.accelerator: Any = None
         self.step = 0
         if not names or not is_main():
             return
@@ -62,18 +64,19 @@ class Tracker:
         self.accelerator = Accelerator(log_with=names, project_dir=str(run_dir))
         plain = {name: _plain(value) for name, value in config.items()}
         own = dict(wandb=dict(name=run_dir.name, dir=str(run_dir)), trackio=dict(name=run_dir.name))
-        self.accelerator.init_trackers(
-            "gas_nb", plain, {name: own[name] for name in names if name in own}
-        )
+        options = {name: own[name] for name in names if name in own}
+        self.accelerator.init_trackers("gas_nb", plain, options)
 
     def log(self, values: dict[str, Any], step: int | None = None, prefix: str = "") -> None:
         """Send the numbers among `values` as `prefix/name`; `step` counts from 1 and never falls,
         None: the last one."""
-        start = f"{prefix}/" if prefix else ""
-        numbers = {start + name: value for name, value in values.items() if _is_number(value)}
         self.step = max(self.step, step or 0)
-        if self.accelerator is not None:
-            self.accelerator.log(numbers, step=self.step)
+        if self.accelerator is None:
+            return
+        start = f"{prefix}/" if prefix else ""
+        numbers = {name: value for name, value in values.items() if _is_number(value)}
+        named = {start + name: value for name, value in numbers.items()}
+        self.accelerator.log(named, step=self.step)
 
     def close(self) -> None:
         """Finish the run in every tracker."""

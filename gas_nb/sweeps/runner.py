@@ -30,14 +30,13 @@ from gas_nb.data import (
 from ..drive import Finished, Step, drive
 from ..evaluation import Judge, best_classic
 from ..registry import variants
-from ..runs import CONFIG, METRICS, PAIRS, read_object, results_folder, runs_in
-from ..runs import finished_run as find_finished_run
 from ..runtime.files import atomic_path, write_json_atomic, write_text_atomic
+from ..runs import PAIRS, Run, finished_run, read_object, results_folder
 from ..runtime.processes import launched, on_main
 
 # %% auto #0
-__all__ = ['Laboratory', 'exact_teacher', 'best_spacing', 'trained', 'tableau_of', 'measure_cell', 'finished_run',
-           'train_solvers', 'Sweep', 'run_job', 'run_sweep', 'collect', 'write_results', 'load_sweep', 'main']
+__all__ = ['Laboratory', 'exact_teacher', 'best_spacing', 'trained', 'tableau_of', 'measure_cell', 'train_solvers', 'Sweep',
+           'run_job', 'run_sweep', 'collect', 'write_results', 'load_sweep', 'main']
 
 # %% ../../nbs/04_evaluate.ipynb #swr00002
 from gas_nb.sweeps.config import (
@@ -59,7 +58,7 @@ from gas_nb.sweeps.store import (
 from .tables import app_rows, figure_names, markdown_tables, summary
 from ..tableau import Tableau
 from ..teacher import Teacher
-from ..training import TrainConfig, teacher_of
+from ..training import teacher_of
 
 # %% ../../nbs/04_evaluate.ipynb #swr00005
 class Laboratory:
@@ -181,11 +180,12 @@ def trained(lab: Laboratory, kind: str, nfe: int) -> Tableau:
 def _places(lab: Laboratory, kind: str, nfe: int) -> list[Path]:
     "Where a trained solver may be, the best place first."
     if lab.config.train:
-        own = find_finished_run(lab.root, training_config(lab.config, nfe))
-        return [own.solver_file(kind)] if own else []
-    there = [run.solvers().get(kind) for run in runs_in(lab.runs, links=True)]
+        own = finished_run(lab.root, training_config(lab.config, nfe))
+        return [own.folder / f"{kind}.json"] if own else []
+    folders = {path.parent for path in lab.runs.glob(f"*/{kind}.json")}
+    newest = sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)
     shipped = Path(str(files("gas_nb"))) / "solvers" / f"{lab.teacher.name}-{kind}-{nfe}.json"
-    return [*filter(None, there), shipped]
+    return [*(folder / f"{kind}.json" for folder in newest), shipped]
 
 # %% ../../nbs/04_evaluate.ipynb #swr00013
 def tableau_of(lab: Laboratory, cell: Cell) -> Tableau:
@@ -255,28 +255,23 @@ def measure_cell(lab: Laboratory, cell: Cell) -> dict:
         cell=path.stem,
     )
 
-# %% ../../nbs/04_evaluate.ipynb #swr00019
-def finished_run(root: Path, config: TrainConfig) -> Path | None:
-    "The folder of the run with exactly these settings that came to its end, or None."
-    run = find_finished_run(root, config)
-    return run and run.folder
-
 # %% ../../nbs/04_evaluate.ipynb #swr00020
-def train_solvers(lab: Laboratory, nfe: int, report: Callable[[str], None] = print) -> Path:
-    "The folder of the finished training for `nfe`, trained now if it is not there."
+def train_solvers(lab: Laboratory, nfe: int, report: Callable[[str], None] = print) -> Run:
+    "The finished run of the training for `nfe`, trained now if it is not there."
     config = training_config(lab.config, nfe)
     done = finished_run(lab.root, config)
     if done is not None:
         return done
-    options = dict(teacher=lab.teacher, rivals=None, judged_on="held_out")
-    for event in drive(config, output_dir=lab.root, **options):
+    run = None
+    options = dict(output_dir=lab.root, teacher=lab.teacher, rivals=None, judged_on="held_out")
+    for event in drive(config, **options):
         if isinstance(event, Step) and event.record.val_loss is not None:
-            record = event.record
-            steps = f"{record.phase} {record.step} of {record.steps}"
-            report(f"NFE {nfe}: {steps}, held-out {record.val_loss:.4f}")
+            at = event.record
+            steps = f"{at.phase} {at.step} of {at.steps}"
+            report(f"NFE {nfe}: {steps}, held-out {at.val_loss:.4f}")
         if isinstance(event, Finished):
-            done = event.run.folder
-    return done
+            run = event.run
+    return run
 
 # %% ../../nbs/04_evaluate.ipynb #swr00023
 class Sweep(Laboratory):
@@ -363,7 +358,7 @@ def run_sweep(sweep: Sweep, processes: int, report: Callable[[str], None]) -> li
         )
     sweep.prepare(_every(10, lambda what, i, n: report(f"{what}: {i} of {n}")))
     facts = dict(output_dir=str(sweep.root), runs=str(sweep.runs))
-    write_json_atomic(sweep.folder / CONFIG, dict(config=asdict(sweep.config), **facts))
+    write_json_atomic(sweep.folder / "config.json", dict(config=asdict(sweep.config), **facts))
     for cell in sweep.teacher_cells():
         sweep.run_cell(cell)
     if processes == 1:
@@ -429,7 +424,7 @@ def write_results(sweep: Sweep, failed: list[str] | tuple[str, ...] = ()) -> pd.
         with atomic_path(folder / "results.parquet") as path:
             frame.to_parquet(path)
     means_of_app = dict(teacher=sweep.config.teacher, sweep=True, rows=app_rows(frame))
-    write_json_atomic(folder / METRICS, means_of_app)
+    write_json_atomic(folder / "metrics.json", means_of_app)
     write_text_atomic(folder / "table.md", markdown_tables(means, facts))
     return frame
 
@@ -449,7 +444,7 @@ def _facts(sweep: Sweep) -> dict:
 # %% ../../nbs/04_evaluate.ipynb #swr00034
 def load_sweep(folder: str | Path) -> Sweep:
     "The sweep whose folder this is."
-    found = read_object(Path(folder) / CONFIG)
+    found = read_object(Path(folder) / "config.json")
     if found is None:
         raise ValueError(f"{folder} has no config.json: no sweep was started there")
     try:

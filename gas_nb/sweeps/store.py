@@ -103,17 +103,19 @@ def solver_for(path: Path, teacher: Teacher, nfe: int) -> Tableau | None:
     weights = table.meta.get("weights")
     if weights is not None:
         return table if weights == teacher.weights_hash else None
-    return table if _vouches(Run.at(path.parent), teacher) else None
+    return table if _was_made_with(Run.at(path.parent), teacher) else None
 
 # %% ../../nbs/sweeps/store.ipynb #4e0d88fd
-def _vouches(run: Run, teacher: Teacher) -> bool:
-    "Whether a run's checkpoint, if it has one, names this teacher, whatever its number of steps."
+def _was_made_with(run: Run, teacher: Teacher) -> bool:
+    "Whether a run's checkpoint names this teacher; its number of steps does not matter."
     try:
         made = distilled_from(run)
     except ValueError:
         return False  # a damaged checkpoint vouches for nothing
-    same_recipe = dict(recipe=None)
-    return made is None or not teacher_differences(made | same_recipe, teacher.config | same_recipe)
+    if made is None:
+        return True
+    any_recipe = dict(recipe=None)
+    return not teacher_differences(made | any_recipe, teacher.config | any_recipe)
 
 # %% ../../nbs/sweeps/store.ipynb #f385d508
 @lru_cache
