@@ -20,6 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from gas_nb.runs import runs_in
 from gas_nb.runtime.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -187,20 +188,14 @@ def app_phone(address: str, height: int = 1540) -> Image.Image:
 
 
 def newest(runs: Path, teacher: str, nfe: int) -> Path:
-    """The newest finished run with a picture."""
-    found = sorted(
-        (
-            p
-            for p in runs.glob(f"{teacher}-nfe{nfe}-*/samples.svg")
-            if (p.parent / "metrics.json").is_file()
-        ),
-        key=lambda p: p.stat().st_mtime,
-    )
-    if not found:
+    """The picture of the newest finished run that has one."""
+    named = [run for run in runs_in(runs) if run.folder.name.startswith(f"{teacher}-nfe{nfe}-")]
+    pictures = [run.picture for run in named if run.finished and run.picture.is_file()]
+    if not pictures:
         raise SystemExit(
             f"no finished run of {teacher} with {nfe} evaluations in {runs}: `make train` makes one"
         )
-    return found[-1]
+    return max(pictures, key=lambda picture: picture.stat().st_mtime)
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from safetensors import safe_open
 from .cards import name_of, without_folders
+from ..runs import METRICS, Run, distilled_from
 from ..tableau import Tableau
 
 # %% auto #0
@@ -78,8 +78,8 @@ def bundle_of_runs(run_dirs: Iterable[str | Path] | str | Path) -> Bundle:
     """The solvers of finished runs (`solver.json` in each), with the rows of their reports.
 
     ValueError names directories without one, and reports that are none."""
-    runs = _paths(run_dirs, "run_dirs")
-    files = [run / "solver.json" for run in runs]
+    runs = [Run.at(path) for path in _paths(run_dirs, "run_dirs")]
+    files = [run.solver_file("solver") for run in runs]
     missing = [str(file.parent) for file in files if not file.is_file()]
     if missing or not runs:
         raise ValueError(f"no solver.json in {missing}: give directories of finished runs")
@@ -87,26 +87,26 @@ def bundle_of_runs(run_dirs: Iterable[str | Path] | str | Path) -> Bundle:
     return Bundle(files, [_tableau_of_run(run) for run in runs], figures)
 
 # %% ../../nbs/exchange/bundles.ipynb #274620b5
-def _tableau_of_run(run: Path) -> Tableau:
+def _tableau_of_run(run: Run) -> Tableau:
     "The solver of a run, whose checkpoint may say what the solver's file does not."
-    tableau = Tableau.load(run / "solver.json")
+    tableau = Tableau.load(run.solver_file("solver"))
     prediction = _prediction_of_run(run)
     if prediction is None:
         return tableau
     return replace(tableau, meta=dict(prediction=prediction) | tableau.meta)
 
 # %% ../../nbs/exchange/bundles.ipynb #exe03pre
-def _prediction_of_run(run: Path) -> str | None:
+def _prediction_of_run(run: Run) -> str | None:
     try:
-        with safe_open(run / "checkpoint.safetensors", "pt") as f:
-            return json.loads(f.metadata()["state"])["teacher"]["prediction"]
-    except Exception:
+        made = distilled_from(run)
+    except ValueError:
         return None
+    return None if made is None else made.get("prediction")
 
 # %% ../../nbs/exchange/bundles.ipynb #10f0a279
-def _rows_of_run(run: Path) -> list[dict[str, Any]]:
+def _rows_of_run(run: Run) -> list[dict[str, Any]]:
     "The rows of a run's report; none where there is no report."
-    path = run / "metrics.json"
+    path = run.file(METRICS)
     if not path.is_file():
         return []
     try:

@@ -31,7 +31,7 @@ from ..drive import Finished, Step, drive
 from ..evaluation import Judge, best_classic
 from ..registry import variants
 from ..runtime.files import atomic_path, write_json_atomic, write_text_atomic
-from ..runs import Run, finished_run, read_object, results_folder
+from ..runs import METRICS, PAIRS, Run, finished_run, read_object, results_folder
 from ..runtime.processes import launched, on_main
 
 # %% auto #0
@@ -106,7 +106,7 @@ class Laboratory:
     ) -> PairDataset:
         "The pairs of `seeds`, on disk; what is there is not made again."
         teacher = teacher or self.teacher
-        folder = on_main(pairs_folder, self.root / "pairs", teacher, seeds, self.conditions)
+        folder = on_main(pairs_folder, self.root / PAIRS, teacher, seeds, self.conditions)
         return generate_pairs(teacher, seeds, folder, self.conditions, progress=progress)
 
 # %% ../../nbs/04_evaluate.ipynb #swr00007
@@ -421,7 +421,7 @@ def write_results(sweep: Sweep, failed: list[str] | tuple[str, ...] = ()) -> pd.
         with atomic_path(folder / "results.parquet") as path:
             frame.to_parquet(path)
     means_of_app = dict(teacher=sweep.config.teacher, sweep=True, rows=app_rows(frame))
-    write_json_atomic(folder / "metrics.json", means_of_app)
+    write_json_atomic(folder / METRICS, means_of_app)
     write_text_atomic(folder / "table.md", markdown_tables(means, facts))
     return frame
 
