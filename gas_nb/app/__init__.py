@@ -33,12 +33,9 @@ from .messages import in_words, status, told, wait_in_line
 from .page import INTRO, build, check_address, main, warm_up
 from .style import CSS, launch_options
 from .tabs.compare import PICK
-from .teachers import BEST, CLASSES, TEACHERS
 from .workbench import Workbench
 
 __all__ = [
-    "BEST",
-    "CLASSES",
     "CSS",
     "DEFAULT",
     "INTRO",
@@ -52,7 +49,6 @@ __all__ = [
     "PICK",
     "SIZES",
     "SPACED",
-    "TEACHERS",
     "WAITING",
     "Ask",
     "Busy",

@@ -8,48 +8,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from ..teacher import FMNIST_CLASSES
+from ..teachers import TEACHERS, TeacherSpec
 
 # %% auto #0
-__all__ = ['TEACHERS', 'CLASSES', 'BEST', 'embedded_titles', 'embedded_classes', 'best_form', 'Offer', 'EmbeddedTeachers']
+__all__ = ['FIRST', 'embedded_teachers', 'embedded_titles', 'embedded_classes', 'best_form', 'Offer', 'EmbeddedTeachers']
 
 # %% ../../nbs/app/teachers.ipynb #app-teachers-tables
-TEACHERS: dict[str, str] = {"fmnist": "Fashion-MNIST (32 x 32)", "digits": "Digits (8 x 8)"}
-CLASSES: dict[str, list[str]] = {
-    "fmnist": list(FMNIST_CLASSES),
-    "digits": [str(digit) for digit in range(10)],
-}
+FIRST = "fmnist"  # the page's own choice
+
+
+def embedded_teachers() -> dict[str, TeacherSpec]:
+    "Specs of the embedded teachers by name, the page's first choice first."
+    specs = [spec for spec in TEACHERS.values() if spec.kind == "embedded"]
+    specs.sort(key=lambda spec: spec.name != FIRST)
+    return {spec.name: spec for spec in specs}
 
 
 def embedded_titles() -> dict[str, str]:
-    "Titles of the embedded teachers by name, the page's first choice first."
-    return dict(TEACHERS)
+    "Titles of the embedded teachers by name."
+    return {name: spec.title for name, spec in embedded_teachers().items()}
 
 
 def embedded_classes(teacher: str) -> list[str]:
     "Names of the classes of an embedded teacher."
-    return CLASSES[teacher]
+    return list(embedded_teachers()[teacher].classes)
 
 # %% ../../nbs/app/teachers.ipynb #app-teachers-best
-BEST: dict[str, dict[str, tuple[str, int]]] = {
-    "fmnist": {
-        "ddim": ("time_uniform", 1),
-        "dpm_solver_pp": ("time_quadratic", 2),
-        "unipc": ("time_quadratic", 2),
-        "ipndm": ("time_quadratic", 2),
-    },
-    "digits": {
-        "ddim": ("time_quadratic", 1),
-        "dpm_solver_pp": ("time_quadratic", 2),
-        "unipc": ("time_quadratic", 3),
-        "ipndm": ("time_quadratic", 3),
-    },
-}
-
-
 def best_form(teacher: str, solver: str) -> tuple[str, int] | None:
     "(spacing, order) that suit a training-free solver of an embedded teacher; None if unknown."
-    return BEST.get(teacher, {}).get(solver)
+    spec = embedded_teachers().get(teacher)
+    return None if spec is None else spec.best.get(solver)
 
 # %% ../../nbs/app/teachers.ipynb #app-teachers-offer
 class Offer(Protocol):
