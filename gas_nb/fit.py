@@ -30,21 +30,12 @@ from gas_nb.fitting.start import (
 )
 from gas_nb.fitting.step import Trial, bounded_step, gauss_newton_step, search_damping
 
-# Old names that the chapter on training asks for; a run's own numbers are its FitOptions.
-ARRIVED = FitOptions.arrived
-LATE = FitOptions.late_pairs
-JUDGED = FitOptions.late_judges
-spread = robust_summary
-
 __all__ = [
-    "ARRIVED",
     "Chart",
     "Distance",
     "FitOptions",
     "FitStep",
     "GridTrial",
-    "JUDGED",
-    "LATE",
     "NewtonCoordinates",
     "Outcome",
     "PlainCoordinates",
@@ -69,7 +60,6 @@ __all__ = [
     "search_damping",
     "search_grid",
     "sensitivities",
-    "spread",
     "start_fit",
     "to_chart",
     "to_tableau",

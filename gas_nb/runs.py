@@ -148,7 +148,16 @@ def _defaults(config: Settings) -> dict[str, Any]:
 
 def ran_with(run: Run, config: Settings) -> bool:
     "Whether the run has these settings; one that its config.json does not name has its default."
-    return bool(run.config) and _defaults(config) | run.config == settings_of(config)
+    return bool(run.config) and _filled(run.config, _defaults(config)) == settings_of(config)
+
+
+def _filled(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    "`settings` with what they do not name, groups of options included."
+    found = defaults | settings
+    for name, value in settings.items():
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
+            found[name] = _filled(value, defaults[name])
+    return found
 
 # %% ../nbs/runs.ipynb #run00021
 def results_folder(output_dir: str | Path) -> Path:

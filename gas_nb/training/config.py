@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..data import EVAL_SEED, MAX_SEED
+from ..fitting.options import FitOptions
 from gas_nb.runtime.checks import (
     check_choice,
     check_fields,
@@ -22,7 +23,7 @@ from gas_nb.runtime.checks import (
 from ..runtime.device import default_device
 
 # %% auto #0
-__all__ = ['check_device', 'TrainConfig', 'settings_that_differ']
+__all__ = ['check_device', 'check_fit', 'TrainConfig', 'settings_that_differ']
 
 # %% ../../nbs/training/config.ipynb #18aa7006
 def check_device(name: str, value: Any) -> str:
@@ -30,6 +31,15 @@ def check_device(name: str, value: Any) -> str:
     device = check_text(name, value)
     default_device(device)
     return device
+
+
+def check_fit(name: str, value: Any) -> FitOptions:
+    """`value` as FitOptions; a mapping of some of them will do. ValueError for anything else."""
+    if isinstance(value, FitOptions):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={value!r}: give FitOptions, or a dict of some of its fields")
+    return FitOptions.from_dict(dict(value))
 
 # %% ../../nbs/training/config.ipynb #18aa7007
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class TrainConfig:
     n_eval: int = checked(1_000, check_whole, least=2, most=MAX_SEED - EVAL_SEED)
     seed: int = checked(0, check_whole, least=0)
     device: str = checked("auto", check_device)
+    fit: FitOptions = checked(FitOptions(), check_fit)  # numbers inside the Gauss-Newton fit
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -14,15 +14,12 @@ from torch import Tensor
 from ..data import Pairs
 from ..discriminator import discriminator_loss, generator_loss
 from gas_nb.fit import (
-    ARRIVED,
-    JUDGED,
-    LATE,
     Distance,
     FitStep,
     fit_late_starts,
     gauss_newton_step,
+    robust_summary,
     sample_losses,
-    spread,
     start_fit,
     to_tableau,
 )
@@ -122,7 +119,11 @@ class FitPhase(Phase):
         )
 
     def settled(self, state: TrainState) -> bool:
-        return state.step > 0 and state.fit is not None and state.fit.damping >= ARRIVED
+        return (
+            state.step > 0
+            and state.fit is not None
+            and state.fit.damping >= state.config.fit.arrived
+        )
 
     def held_out(self, state: TrainState, lesson: Lesson) -> float | None:
         return None if state.reported is None else state.reported[0]
@@ -148,6 +149,7 @@ def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
         path,
         lesson.distance,
         teacher.batch_size,
+        options=config.fit,
     )
 
 # %% ../../nbs/training/phases.ipynb #86f2900b
@@ -156,7 +158,7 @@ def _next_fit(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
     teacher = state.teacher
     if state.reported is None:  # a checkpoint from before the held-out pairs were split
         losses = _losses(state, before, lesson.choosing, lesson.distance)
-        typical, capped = spread(losses)
+        typical, capped = robust_summary(losses, options=state.config.fit)
         before = before._replace(val_loss=losses.mean().item(), typical=typical, capped=capped)
     return gauss_newton_step(
         teacher.denoiser,
@@ -167,6 +169,7 @@ def _next_fit(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
         state.solver.t_eps,
         max_batch=teacher.batch_size,
         seed=state.config.seed,
+        options=state.config.fit,
     )
 
 
@@ -307,12 +310,14 @@ def fit_late_rows(state: TrainState, lesson: Lesson) -> None:
     table, teacher = state.tableau(), state.teacher
     if table.name in state.late:
         return
+    options = state.config.fit
     fitted = fit_late_starts(
         teacher.denoiser,
         table,
-        lesson.training[:LATE],
-        lesson.choosing[:JUDGED],
+        lesson.training[: options.late_pairs],
+        lesson.choosing[: options.late_judges],
         lesson.distance,
         teacher.batch_size,
+        options=options,
     )
     state.late[table.name] = agree(fitted.late)

@@ -10,12 +10,12 @@ from typing import Any
 
 from ..runtime.checks import check_text
 from ..runtime.device import default_device
-from ..teacher import Teacher, load_teacher, teacher_kind
+from ..teacher import TEACHERS, Teacher, load_teacher, teacher_kind
 from ..teachers.presets import read_prompts, train_options
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['PRESETS', 'DIGITS', 'preset_config', 'teacher_of']
+__all__ = ['PRESETS', 'preset_config', 'teacher_of']
 
 # %% ../../nbs/training/presets.ipynb #565a6005
 _QUICK = dict(
@@ -62,9 +62,6 @@ _GPU = dict(
 _PAPER = dict(method="adam", n_eval=10_000)
 PRESETS: dict[str, dict[str, Any]] = dict(quick=_QUICK, cpu=_CPU, gpu=_GPU, paper=_PAPER)
 
-# Preset cpu, for a network that costs nothing.
-DIGITS = dict(fit_steps=16, fit_pairs=256, n_pairs=2_000, n_val=500, n_eval=1_000)
-
 # %% ../../nbs/training/presets.ipynb #565a6008
 def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     """The TrainConfig of a preset (auto, quick, cpu, gpu, paper) and a teacher's own setting.
@@ -83,8 +80,8 @@ def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
         name = "paper" if setting else _preset_of_device(given.get("device", "auto"))
     if name not in PRESETS:
         raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
-    cheap = DIGITS if name == "cpu" and teacher == "digits" else {}
-    return TrainConfig(**PRESETS[name] | cheap | setting | given)
+    own = TEACHERS[teacher].presets.get(name, {}) if teacher in TEACHERS else {}
+    return TrainConfig(**{**PRESETS[name], **own, **setting, **given})
 
 
 def _preset_of_device(device: Any) -> str:
