@@ -106,17 +106,18 @@ def _check_together(c: TrainConfig) -> None:
 # %% ../../nbs/training/config.ipynb #18aa700b
 def settings_that_differ(there: Mapping[str, Any], config: TrainConfig) -> list[str]:
     """The names, sorted, of the settings in which `there` (read from JSON) and `config` differ."""
-    defaults = _flat(json.loads(json.dumps(asdict(TrainConfig()))))
-    ours = _flat(json.loads(json.dumps(asdict(config))))
-    theirs = defaults | _flat(there)
+    ours = _flat(asdict(config))
+    theirs = _flat(asdict(TrainConfig())) | _flat(there)
     names = ours.keys() | theirs.keys()
     return sorted(n for n in names - {"device"} if ours.get(n) != theirs.get(n))
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of a group as group.option."""
-    flat = {}
-    for name, value in settings.items():
-        inside = _flat(value) if isinstance(value, Mapping) else None
-        flat |= {name: value} if inside is None else {f"{name}.{k}": v for k, v in inside.items()}
+    """As JSON has them; options of a group as group.option."""
+    flat: dict[str, Any] = {}
+    for name, value in json.loads(json.dumps(dict(settings))).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{option}": v for option, v in _flat(value).items()}
+        else:
+            flat[name] = value
     return flat
