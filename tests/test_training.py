@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from gas_nb.classic import classic_tableau
 from gas_nb.data import eval_seeds, make_pairs
 from gas_nb.evaluation import best_classic, measure
+from gas_nb.fitting import FitOptions
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import load_teacher
 from gas_nb.training import (
@@ -394,3 +397,36 @@ def test_fewer_pairs_than_a_batch_are_enough_for_the_adversarial_phase(digits):
         QUICK, n_pairs=8, fit_pairs=8, batch_size=24, adversarial_weight=0.1, condition="none"
     )
     assert last(train(config, digits)).phase == "gas"
+
+
+# ---- the options of the fit
+
+
+def test_options_of_the_fit_are_settings_of_the_run(tmp_path, digits):
+    """Given as a dict or an object, kept in the checkpoint, compared one by one, and they decide."""
+    config = replace(QUICK, adversarial_weight=0.0, fit=dict(enough=0.5))
+    assert config == replace(config, fit=FitOptions(enough=0.5)) != replace(config, fit={})
+    for _ in train(config, digits, tmp_path):
+        pass
+    assert load_state(config, digits, tmp_path).config.fit.enough == 0.5
+    with pytest.raises(ValueError, match=r"other settings \(fit.enough\)"):
+        load_state(replace(config, fit={}), digits, tmp_path)
+    with pytest.raises(ValueError, match="fit: enough=7"):
+        replace(config, fit=dict(enough=7))
+    short = replace(config, fit=dict(arrived=1e-3, damping_ladder=[1e-7, 1e-5]))
+    assert len(list(train(short, digits))) < config.fit_steps + 1  # the first damping has arrived
+
+
+def test_a_checkpoint_from_before_the_options_has_their_defaults(tmp_path, digits):
+    config = replace(QUICK, adversarial_weight=0.0)
+    for _ in train(config, digits, tmp_path):
+        pass
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    del header["config"]["fit"]
+    save_file(tensors, path, dict(state=json.dumps(header)))
+    assert load_state(config, digits, tmp_path).phase == "done"
+    with pytest.raises(ValueError, match="fit.enough"):
+        load_state(replace(config, fit=dict(enough=0.5)), digits, tmp_path)

@@ -12,10 +12,11 @@ from .loop import StepRecord, rehearse, train
 from .pairs import draw_batch, draw_fresh, make_eval_pairs, make_training_pairs, split_held_out
 from .parameters import resolve
 from .phases import NonFiniteLoss, gas_step, gs_step, validate
-from .presets import PRESETS, preset_config, teacher_of
+from .presets import DIGITS, PRESETS, preset_config, teacher_of
 from .state import TrainState, make_discriminator
 
 __all__ = [
+    "DIGITS",
     "PHASES",
     "PRESETS",
     "NonFiniteLoss",

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..data import teacher_differences
-from ..fit import Chart, FitStep
+from ..fitting.chart import Chart
+from ..fitting.start import FitStep
 from ..runs import PHASES, Run
 from ..runtime.files import save_safetensors_atomic
 from ..teacher import Teacher

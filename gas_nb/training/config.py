@@ -23,23 +23,26 @@ from gas_nb.runtime.checks import (
 from ..runtime.device import default_device
 
 # %% auto #0
-__all__ = ['check_device', 'check_fit', 'TrainConfig', 'settings_that_differ']
+__all__ = ['check_fit', 'check_device', 'TrainConfig', 'settings_that_differ']
 
 # %% ../../nbs/training/config.ipynb #18aa7006
+def check_fit(name: str, value: Any) -> FitOptions:
+    """`value` as FitOptions, which may be given as a dict (what it lacks has its default)."""
+    if isinstance(value, FitOptions):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={value!r}: must be FitOptions, or a dict of them")
+    try:
+        return FitOptions.from_dict(dict(value))
+    except ValueError as e:
+        raise ValueError(f"{name}: {e}") from None
+
+
 def check_device(name: str, value: Any) -> str:
     """`value` as the name of a device that is there, or auto; ValueError for any other."""
     device = check_text(name, value)
     default_device(device)
     return device
-
-
-def check_fit(name: str, value: Any) -> FitOptions:
-    """`value` as FitOptions; a mapping of some of them will do. ValueError for anything else."""
-    if isinstance(value, FitOptions):
-        return value
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{name}={value!r}: give FitOptions, or a dict of some of its fields")
-    return FitOptions.from_dict(dict(value))
 
 # %% ../../nbs/training/config.ipynb #18aa7007
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class TrainConfig:
     fit_pairs: int = checked(
         32, check_whole, least=8
     )  # of the first; more once it gains too little
+    fit: FitOptions = checked(FitOptions(), check_fit)  # and all other numbers of the fit
     n_pairs: int = checked(1_000, check_whole, least=8)  # training pairs
     n_val: int = checked(500, check_whole, least=1)  # held-out pairs: half choose, half report
     batch_size: int = checked(24, check_whole, least=1)
@@ -79,7 +83,6 @@ class TrainConfig:
     n_eval: int = checked(1_000, check_whole, least=2, most=MAX_SEED - EVAL_SEED)
     seed: int = checked(0, check_whole, least=0)
     device: str = checked("auto", check_device)
-    fit: FitOptions = checked(FitOptions(), check_fit)  # numbers inside the Gauss-Newton fit
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -106,18 +109,16 @@ def _check_together(c: TrainConfig) -> None:
 # %% ../../nbs/training/config.ipynb #18aa700b
 def settings_that_differ(there: Mapping[str, Any], config: TrainConfig) -> list[str]:
     """The names, sorted, of the settings in which `there` (read from JSON) and `config` differ."""
-    ours = _flat(asdict(config))
-    theirs = _flat(asdict(TrainConfig())) | _flat(there)
+    defaults, ours, theirs = (_flat(s) for s in (asdict(TrainConfig()), asdict(config), there))
+    theirs = defaults | theirs
     names = ours.keys() | theirs.keys()
     return sorted(n for n in names - {"device"} if ours.get(n) != theirs.get(n))
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """As JSON has them; options of a group as group.option."""
-    flat: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(dict(settings))).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{option}": v for option, v in _flat(value).items()}
-        else:
-            flat[name] = value
+    """As JSON has them, options of a group as group.option."""
+    flat = {}
+    for name, value in json.loads(json.dumps(settings)).items():
+        inside = _flat(value) if isinstance(value, Mapping) else None
+        flat |= {name: value} if inside is None else {f"{name}.{k}": v for k, v in inside.items()}
     return flat

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fit import Distance
+from ..fitting.distance import Distance
 from ..teacher import Teacher
 
 # %% auto #0

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ..data import Pairs
-from ..fit import Distance
+from ..fitting.distance import Distance
 from ..runs import Run
 from ..runtime.files import claim_folder, release_folder
 from ..runtime.processes import is_main, on_main, share

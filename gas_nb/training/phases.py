@@ -13,16 +13,11 @@ from torch import Tensor
 
 from ..data import Pairs
 from ..discriminator import discriminator_loss, generator_loss
-from gas_nb.fit import (
-    Distance,
-    FitStep,
-    fit_late_starts,
-    gauss_newton_step,
-    robust_summary,
-    sample_losses,
-    start_fit,
-    to_tableau,
-)
+from ..fitting.chart import to_tableau
+from ..fitting.distance import Distance, robust_summary, sample_losses
+from ..fitting.late import fit_late_starts
+from ..fitting.start import FitStep, start_fit
+from ..fitting.step import gauss_newton_step
 from ..runs import PHASES
 from ..runtime.processes import agree, in_order, share, sum_gradients, total
 from ..tableau import sample
@@ -119,11 +114,7 @@ class FitPhase(Phase):
         )
 
     def settled(self, state: TrainState) -> bool:
-        return (
-            state.step > 0
-            and state.fit is not None
-            and state.fit.damping >= state.config.fit.arrived
-        )
+        return state.step > 0 and _arrived(state)
 
     def held_out(self, state: TrainState, lesson: Lesson) -> float | None:
         return None if state.reported is None else state.reported[0]
@@ -132,6 +123,11 @@ class FitPhase(Phase):
         return True
 
 # %% ../../nbs/training/phases.ipynb #86f2900a
+def _arrived(state: TrainState) -> bool:
+    """Whether no damping improves the fit any more."""
+    return state.fit is not None and state.fit.damping >= state.config.fit.arrived
+
+
 def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
     """The grid and the rows that the teacher's own paths suggest."""
     config, teacher = state.config, state.teacher
@@ -149,7 +145,7 @@ def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
         path,
         lesson.distance,
         teacher.batch_size,
-        options=config.fit,
+        config.fit,
     )
 
 # %% ../../nbs/training/phases.ipynb #86f2900b
@@ -307,10 +303,9 @@ def phases_left(state: TrainState) -> list[Phase]:
 # %% ../../nbs/training/phases.ipynb #86f29019
 def fit_late_rows(state: TrainState, lesson: Lesson) -> None:
     """Rows for image-to-image of the present solver, if it has none yet."""
-    table, teacher = state.tableau(), state.teacher
+    table, teacher, options = state.tableau(), state.teacher, state.config.fit
     if table.name in state.late:
         return
-    options = state.config.fit
     fitted = fit_late_starts(
         teacher.denoiser,
         table,
@@ -318,6 +313,6 @@ def fit_late_rows(state: TrainState, lesson: Lesson) -> None:
         lesson.choosing[: options.late_judges],
         lesson.distance,
         teacher.batch_size,
-        options=options,
+        options,
     )
     state.late[table.name] = agree(fitted.late)

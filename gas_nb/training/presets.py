@@ -10,12 +10,13 @@ from typing import Any
 
 from ..runtime.checks import check_text
 from ..runtime.device import default_device
-from ..teacher import TEACHERS, Teacher, load_teacher, teacher_kind
+from ..teacher import Teacher, load_teacher, teacher_kind
+from ..teachers.base import teacher_spec
 from ..teachers.presets import read_prompts, train_options
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['PRESETS', 'preset_config', 'teacher_of']
+__all__ = ['PRESETS', 'DIGITS', 'preset_config', 'teacher_of']
 
 # %% ../../nbs/training/presets.ipynb #565a6005
 _QUICK = dict(
@@ -61,6 +62,7 @@ _GPU = dict(
 )
 _PAPER = dict(method="adam", n_eval=10_000)
 PRESETS: dict[str, dict[str, Any]] = dict(quick=_QUICK, cpu=_CPU, gpu=_GPU, paper=_PAPER)
+DIGITS = dict(teacher_spec("digits").presets["cpu"])  # a network that costs nothing
 
 # %% ../../nbs/training/presets.ipynb #565a6008
 def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
@@ -80,7 +82,7 @@ def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
         name = "paper" if setting else _preset_of_device(given.get("device", "auto"))
     if name not in PRESETS:
         raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
-    own = TEACHERS[teacher].presets.get(name, {}) if teacher in TEACHERS else {}
+    own = teacher_spec(teacher).presets.get(name, {})
     return TrainConfig(**{**PRESETS[name], **own, **setting, **given})
 
 

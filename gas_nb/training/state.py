@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..classic import ddim
 from ..discriminator import Discriminator
-from ..fit import FitStep
+from ..fitting.start import FitStep
 from ..solver import GeneralizedSolver
 from ..tableau import Tableau
 from ..teacher import Teacher
