@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 # %% auto #0
-__all__ = ['SPACINGS', 'FLOW_LAMBDA', 'NoiseSchedule', 'spacing', 'check_steps', 'times_of_sigmas']
+__all__ = ['SCHEDULES', 'SPACINGS', 'FLOW_LAMBDA', 'NoiseSchedule', 'register_schedule', 'spacing', 'check_steps',
+           'times_of_sigmas']
 
 # %% ../nbs/foundations/schedule.ipynb #658bddb9
 def _in_float64(f: Callable[[Tensor], Tensor], t: float | Tensor) -> Tensor:
@@ -136,18 +137,38 @@ def _described(config: dict[str, Any]) -> str:
     return f"NoiseSchedule.{config['kind']}({', '.join(shown)})"
 
 # %% ../nbs/foundations/schedule.ipynb #20bfe863
-_KINDS = ("vp_linear", "vp_edm", "discrete", "ddpm", "flow")
+SCHEDULES: dict[str, Callable[..., NoiseSchedule]] = {}
 
 
+def register_schedule(kind: str, make: Callable[..., NoiseSchedule]) -> None:
+    """Let `NoiseSchedule.from_config` rebuild a schedule whose config has this kind.
+
+    `make` is called with the rest of the config.
+    """
+    if not isinstance(kind, str) or not kind.isidentifier():
+        raise ValueError(f"kind={kind!r}: give the schedule a name without spaces")
+    SCHEDULES[kind] = make
+
+
+for _make in (
+    NoiseSchedule.vp_linear,
+    NoiseSchedule.vp_edm,
+    NoiseSchedule.discrete,
+    NoiseSchedule.ddpm,
+    NoiseSchedule.flow,
+):
+    register_schedule(_make.__name__, _make)
+
+# %% ../nbs/foundations/schedule.ipynb #5c4ed001
 def _from_config(config: Mapping[str, Any]) -> NoiseSchedule:
     if not isinstance(config, Mapping):
         raise ValueError(f"schedule {config!r}: give a dictionary such as NoiseSchedule.config")
     values = dict(config)
     kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ValueError(f"schedule kind {kind!r}: known are {', '.join(_KINDS)}")
+    if not isinstance(kind, str) or kind not in SCHEDULES:
+        raise ValueError(f"schedule kind {kind!r}: known are {', '.join(SCHEDULES)}")
     try:
-        return getattr(NoiseSchedule, kind)(**values)
+        return SCHEDULES[kind](**values)
     except TypeError as e:
         raise ValueError(f"schedule {kind!r}: {e}") from None
 
