@@ -59,7 +59,8 @@ class Visitor(threading.Thread):
 
     def run(self):
         self.sent = time.perf_counter()
-        # teacher, class, guidance, seed, samples, evaluations, solvers, time grid: the fields of Ask
+        # teacher, class, guidance, seed, samples,
+        # evaluations, solvers, time grid: the fields of Ask
         question = (self.teacher, "mixed", 1, self.seed, 8, NFES, SOLVERS, "best")
         self.job = self.client.submit(*question, api_name="/compare")
         for update in self.job:

@@ -1,4 +1,5 @@
-"""gas_nb.app without a browser: what may be asked, what is answered, who waits, and what is refused."""
+"""gas_nb.app without a browser: what may be asked, what is
+answered, who waits, and what is refused."""
 
 import json
 import subprocess
@@ -358,7 +359,8 @@ def test_the_scheduler_folder_can_be_loaded_by_diffusers_means(bench, digits, tm
 
 def test_results_of_runs_that_are_nonsense_are_passed_over(bench):
     for name, text in dict(
-        a='{"teacher": "digits", "rows": [{"solver": "gs", "nfe": 4, "l1": 0.1}, 3, {"solver": "gs"}]}',
+        a='{"teacher": "digits", '
+        '"rows": [{"solver": "gs", "nfe": 4, "l1": 0.1}, 3, {"solver": "gs"}]}',
         b="[]",
         c="{",
         d='{"teacher": "digits", "rows": "x"}',

@@ -1,4 +1,5 @@
-"""Teachers from diffusers: read from the real format, and equal to what the pipelines make with diffusers' own schedulers."""
+"""Teachers from diffusers: read from the real format, and equal
+to what the pipelines make with diffusers' own schedulers."""
 
 import json
 import shutil
@@ -242,7 +243,8 @@ def test_refusals(folder, tmp_path, monkeypatch):
 
 
 def test_damaged_folders(folder, tmp_path):
-    """Each file of a pipeline empty, cut, of another kind, or gone; an index that names code of its own."""
+    """Each file of a pipeline empty, cut, of another kind,
+    or gone; an index that names code of its own."""
     hostile = f"__import__('os').mkdir({str(tmp_path / 'ran')!r})"
     broken = shutil.copytree(folder("ddpm"), tmp_path / "broken")
     index = json.loads((broken / "model_index.json").read_text())
@@ -320,7 +322,8 @@ def test_unsupported_schedulers_in_a_folder(folder, tmp_path, change, message):
 
 
 def test_zero_terminal_snr_runs_end_to_end():
-    """A velocity network on a schedule without signal at t=1: the same samples as diffusers' own scheduler makes."""
+    """A velocity network on a schedule without signal at
+    t=1: the same samples as diffusers' own scheduler makes."""
     pipe = pipelines.stable_diffusion(
         prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )
@@ -370,7 +373,8 @@ def test_load_teacher_finds_the_right_loader(folder, tmp_path):
 
 
 def test_a_distilled_pipeline(folder):
-    """Text-conditional, guided: the training loop takes the teacher as it takes the embedded ones."""
+    """Text-conditional, guided: the training loop takes the
+    teacher as it takes the embedded ones."""
     teacher = load_diffusers_teacher(
         folder("stable_diffusion"), "cpu", prompts=PROMPTS, guidance_scale=2.0, size=16
     )
@@ -401,7 +405,8 @@ def test_half_precision_networks(folder):
 
 
 def test_adam_on_a_flow_model():
-    """No trouble at t=1, where a flow model has no signal: it starts from DDIM, every parameter that is used moves, the loss falls."""
+    """No trouble at t=1, where a flow model has no signal: it starts
+    from DDIM, every parameter that is used moves, the loss falls."""
     schedule, centres = (
         NoiseSchedule.flow(1000.0),
         torch.tensor([[1.0, -1.0], [-1.0, 0.5], [0.3, 1.2]]),
@@ -468,9 +473,21 @@ def scheduler_classes():
 SCHEDULERS = scheduler_classes()
 # Deterministic solvers of the equation: the rest add noise, invert, or repaint.
 SOLVERS = (
-    "CogVideoXDDIM", "DDIM", "DDIMParallel", "DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "EulerDiscrete",
-    "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "HeunDiscrete", "KDPM2Discrete", "LMSDiscrete", "PNDM", "UniPCMultistep",
-)  # fmt: skip
+    "CogVideoXDDIM",
+    "DDIM",
+    "DDIMParallel",
+    "DEISMultistep",
+    "DPMSolverMultistep",
+    "DPMSolverSinglestep",
+    "EulerDiscrete",
+    "FlowMatchEulerDiscrete",
+    "FlowMatchHeunDiscrete",
+    "HeunDiscrete",
+    "KDPM2Discrete",
+    "LMSDiscrete",
+    "PNDM",
+    "UniPCMultistep",
+)
 
 
 def read(scheduler):
@@ -503,7 +520,8 @@ def test_every_scheduler_is_read_right_or_refused_in_words(name):
 
 
 def gaussian(schedule, prediction, spread=0.5):
-    """The exact network for data N(0, spread^2), asked at the network's time, and where x at time t lands."""
+    """The exact network for data N(0, spread^2), asked at
+    the network's time, and where x at time t lands."""
 
     def moments(net_time):
         t = torch.as_tensor(net_time, dtype=torch.float64)
@@ -528,23 +546,40 @@ def gaussian(schedule, prediction, spread=0.5):
 
 
 CASES = [(name, {}) for name in SOLVERS] + [
-    ("DDIM", dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")),
+    (
+        "DDIM",
+        dict(
+            prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        ),
+    ),
     ("CogVideoXDDIM", dict(snr_shift_scale=1.0, prediction_type="v_prediction")),
-    ("EulerDiscrete", dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, use_karras_sigmas=True)),
+    (
+        "EulerDiscrete",
+        dict(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            use_karras_sigmas=True,
+        ),
+    ),
     ("EulerDiscrete", dict(prediction_type="v_prediction")),
     ("UniPCMultistep", dict(beta_schedule="squaredcos_cap_v2", prediction_type="sample")),
-    ("UniPCMultistep", dict(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)),
+    (
+        "UniPCMultistep",
+        dict(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0),
+    ),
     ("DPMSolverMultistep", dict(use_flow_sigmas=True, prediction_type="flow_prediction")),
     ("DPMSolverMultistep", dict(use_lu_lambdas=True, final_sigmas_type="sigma_min")),
     ("FlowMatchEulerDiscrete", dict(shift=3.0, shift_terminal=0.02)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(
     ("name", "options"), CASES, ids=lambda v: v if isinstance(v, str) else "-".join(v)
 )
 def test_what_a_scheduler_does_with_the_exact_network_is_what_its_schedule_says(name, options):
-    """A network that is exact for the schedule we read, in the scheduler's own many-step loop, lands where the equation lands."""
+    """A network that is exact for the schedule we read, in the
+    scheduler's own many-step loop, lands where the equation lands."""
     kind = SCHEDULERS[name + "Scheduler"]
     clip = dict(clip_sample=False) if "clip_sample" in kind().config else {}
     scheduler = kind(**clip, **options)

@@ -1,4 +1,5 @@
-"""The doors that users come through: tiny pipelines of each kind by notebook, command and app; wrong values; a run's owner."""
+"""The doors that users come through: tiny pipelines of each
+kind by notebook, command and app; wrong values; a run's owner."""
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
@@ -117,7 +118,8 @@ def test_a_pipeline_goes_through_the_notebook(tmp_path, folder, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pipeline_is_trained_and_compared_in_the_app(tmp_path, folder, kind):
-    """The page's own functions, with `--teacher FOLDER`; solvers are among the rows by what the run's config says."""
+    """The page's own functions, with `--teacher FOLDER`;
+    solvers are among the rows by what the run's config says."""
     given = folder(kind)
     bench = app.Workbench(
         tmp_path / "runs", "cpu", teacher=given["teacher"], prompts=given["prompts"]

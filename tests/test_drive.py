@@ -1,4 +1,5 @@
-"""The drive: its events and their order, what it leaves in the folder, and that it can be stopped anywhere and taken up again."""
+"""The drive: its events and their order, what it leaves in the
+folder, and that it can be stopped anywhere and taken up again."""
 
 import json
 import os
@@ -263,7 +264,8 @@ def test_the_console_prints_stages_progress_and_the_table(tmp_path, digits, caps
         "fit              [######..............] 1/3 loss",
         "gas              [####################] 2/2 loss",
         "evaluation pairs [####################] 10/10",
-        "solver         NFE  spacing                l1        l2   frechet\nTeacher         20  logSNR",
+        "solver         NFE  spacing                l1        "
+        "l2   frechet\nTeacher         20  logSNR",
         "The solver and its figures are in",
     ):
         assert text.count(words) == 1, (words, text)

@@ -120,7 +120,8 @@ def test_one_held_out_pair_is_too_few(digits):
 
 
 def image_to_image(denoiser, tableau, b, images, seed=7):
-    """(off, off of DDIM): distance to the ODE's solution from other images, noised to the b-th time."""
+    """(off, off of DDIM): distance to the ODE's solution
+    from other images, noised to the b-th time."""
     t, schedule = tableau.times[b].item(), denoiser.schedule
     eps = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed))
     x = schedule.alpha(t).float() * images + schedule.sigma(t).float() * eps
@@ -351,7 +352,8 @@ def test_many_evaluations_load_at_once():
 
 @pytest.mark.parametrize("t_eps", [1e-3, 1e-4])
 def test_a_last_evaluation_close_to_the_end_can_be_loaded(t_eps):
-    """A fit may ask its last question below the last time; the logits still reach the solver's grid."""
+    """A fit may ask its last question below the last time;
+    the logits still reach the solver's grid."""
     schedule = NoiseSchedule.vp_linear()
     chart = Chart(
         torch.tensor([0.9, 0.4, t_eps / 2], dtype=torch.float64),

@@ -82,7 +82,8 @@ class MakesFolder:
 
 @pytest.mark.parametrize("case", CHECKPOINTS, ids=lambda c: c["case"])
 def test_published_checkpoint(case):
-    """The published code computed its coefficients in float32, ours are float64: on the second case that alone is 3e-5."""
+    """The published code computed its coefficients in float32,
+    ours are float64: on the second case that alone is 3e-5."""
     schedule = make_schedule(SCHEDULES[case["schedule"]])
     solver = load_published_checkpoint(
         GOLDEN / case["file"], schedule, t_eps=case["t_eps"], theory=case["theory"]
@@ -248,7 +249,8 @@ def test_hostile_and_damaged_datasets(tmp_path):
 
 
 def test_tensors_stay_inside_their_storage(tmp_path):
-    """Sizes and strides come from the file: they may not reach into memory that is not theirs, nor ask for terabytes."""
+    """Sizes and strides come from the file: they may not reach
+    into memory that is not theirs, nor ask for terabytes."""
     storage = torch.arange(4.0)
     for offset, size, stride in (
         (0, (5,), (1,)),
@@ -710,7 +712,8 @@ def test_runs_that_do_not_fit(tmp_path):
 
 
 def test_folders_that_hold_no_scheduler(tmp_path):
-    """Empty, cut off, something else, hostile, or not there at all: one kind of error, with the place and what to do."""
+    """Empty, cut off, something else, hostile, or not there
+    at all: one kind of error, with the place and what to do."""
     schedule = NoiseSchedule.vp_linear()
     GASScheduler.from_tableau(random_solver(schedule, 4), schedule).save_pretrained(
         tmp_path / "good"
@@ -859,7 +862,8 @@ def test_push_to_hub_offline(monkeypatch):
 
 
 def fmnist_pipeline(label):
-    """The shipped network for one class as a plain pipeline: the class embedding moves into a bias."""
+    """The shipped network for one class as a plain
+    pipeline: the class embedding moves into a bias."""
     unet = load_teacher("fmnist", "cpu").denoiser.net.unet
     plain, state = (
         UNet2DModel.from_config(dict(unet.config, num_class_embeds=None)),
@@ -873,8 +877,9 @@ def fmnist_pipeline(label):
 
 
 def test_shipped_scheduler_in_a_pipeline():
-    """One config with five solvers: what the pipeline makes with each is what `sample` makes, at the class that was asked for.
-    The embedded teacher adds the class embedding in another order, and its network makes rounding a little larger."""
+    """One config with five solvers: what the pipeline makes with each is what `sample` makes, at
+    the class that was asked for. The embedded teacher adds the class embedding in another order,
+    and its network makes rounding a little larger."""
     scheduler, embedded = shipped_scheduler("fmnist"), load_teacher("fmnist", "cpu")
     assert scheduler.nfes == [4, 5, 6, 8, 10] and scheduler.schedule == embedded.schedule
     pipe = fmnist_pipeline(label=7)
@@ -935,7 +940,8 @@ def test_shipped_scheduler_is_in_step_with_the_solver_files(tmp_path):
 
 
 def test_the_numpy_runner_of_the_docs():
-    """The reference runner as the tableau chapter prints it runs a shipped file and agrees with `sample`."""
+    """The reference runner as the tableau chapter prints it
+    runs a shipped file and agrees with `sample`."""
     chapter = json.loads(
         (
             Path(__file__).resolve().parent.parent / "nbs" / "foundations" / "tableau.ipynb"
@@ -1223,7 +1229,8 @@ def test_a_pipeline_that_converts_its_scheduler_says_so_and_keeps_the_betas(monk
 
 @pytest.fixture
 def busy():
-    """A scheduler with solvers of 4 and 6 evaluations that use all their past, and what each makes alone."""
+    """A scheduler with solvers of 4 and 6 evaluations that
+    use all their past, and what each makes alone."""
     schedule = NoiseSchedule.vp_linear(net_time_scale=1000.0)
     tables = {n: random_solver(schedule, n) for n in (4, 6)}
     starts = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -1322,7 +1329,8 @@ def test_a_state_that_the_pipeline_changes_between_steps(busy):
 
 
 def test_one_buffer_for_all_steps(busy):
-    """The caller writes every state into the tensor it gave at the first step, as a CUDA graph does."""
+    """The caller writes every state into the tensor it gave
+    at the first step, as a CUDA graph does."""
     scheduler, starts, alone = busy
     for _ in range(2):
         scheduler.set_timesteps(6)
@@ -1374,7 +1382,8 @@ def test_steps_out_of_order(busy):
 
 
 def test_a_run_goes_on_where_another_pipeline_left_it(busy):
-    """Base and refiner share a scheduler: the second call begins where the first one stopped, with its history."""
+    """Base and refiner share a scheduler: the second call
+    begins where the first one stopped, with its history."""
     scheduler, starts, alone = busy
     scheduler.set_timesteps(6)
     x = starts[0]
@@ -1439,12 +1448,21 @@ def test_what_does_not_fit_a_step(busy):
     scheduler.set_timesteps(4)
     t, x = scheduler.timesteps, starts[0]
     wrong = [
-        ((torch.cat([x, x], 1), t[0], x), "model_output has shape \\(2, 6\\), sample \\(2, 3\\).*predicts a variance"),
-        ((x[:1], t[0], x), "have to be equal"), ((x.long(), t[0], x), "model_output is torch.int64"), ((x, t[0], x.long()), "sample is torch.int64"),
-        ((None, t[0], x), "model_output is NoneType"), ((x, t[0], x.numpy()), "sample is ndarray"),
-        ((x, None, x), "timestep None"), ((x, t[:2], x), "need one of scheduler.timesteps"), ((x, float("nan"), x), "timestep"), ((x, "a", x), "timestep a"),
+        (
+            (torch.cat([x, x], 1), t[0], x),
+            "model_output has shape \\(2, 6\\), sample \\(2, 3\\).*predicts a variance",
+        ),
+        ((x[:1], t[0], x), "have to be equal"),
+        ((x.long(), t[0], x), "model_output is torch.int64"),
+        ((x, t[0], x.long()), "sample is torch.int64"),
+        ((None, t[0], x), "model_output is NoneType"),
+        ((x, t[0], x.numpy()), "sample is ndarray"),
+        ((x, None, x), "timestep None"),
+        ((x, t[:2], x), "need one of scheduler.timesteps"),
+        ((x, float("nan"), x), "timestep"),
+        ((x, "a", x), "timestep a"),
         ((x.to("meta"), t[0], x), "model_output is on meta"),
-    ]  # fmt: skip
+    ]
     for args, message in wrong:
         with pytest.raises(ValueError, match=message):
             scheduler.step(*args)
@@ -1555,10 +1573,20 @@ def test_cards_that_json_cannot_hold_are_refused_before_anything_is_written(monk
     tableau = random_solver(NoiseSchedule.ddpm(), 4)
     loop_ = {}
     loop_["self"] = loop_
-    bad = [(dict(x=object()), r"card\['x'\] is object"), (dict(figures=[dict(l1=float("nan"))]), r"card\['figures'\]\[0\]\['l1'\] is nan"),
-           (dict(figures="good"), "a row each"), (dict(figures=[1]), "a row each"), (dict(teacher=3), "give a name"), (dict(x={1, 2}), "is set"),
-           ({"x": {4: 1}}, "has a key 4"), (loop_, "nested too deeply"), ([1], "give a dictionary"), (dict(license=5), "license"), (dict(x=b"a"), "is bytes"),
-           (dict(x=1j), "is complex")]  # fmt: skip
+    bad = [
+        (dict(x=object()), r"card\['x'\] is object"),
+        (dict(figures=[dict(l1=float("nan"))]), r"card\['figures'\]\[0\]\['l1'\] is nan"),
+        (dict(figures="good"), "a row each"),
+        (dict(figures=[1]), "a row each"),
+        (dict(teacher=3), "give a name"),
+        (dict(x={1, 2}), "is set"),
+        ({"x": {4: 1}}, "has a key 4"),
+        (loop_, "nested too deeply"),
+        ([1], "give a dictionary"),
+        (dict(license=5), "license"),
+        (dict(x=b"a"), "is bytes"),
+        (dict(x=1j), "is complex"),
+    ]
     for card, message in bad:
         with pytest.raises(ValueError, match=message):
             GASScheduler.from_tableau(tableau, card=card)

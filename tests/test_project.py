@@ -53,10 +53,33 @@ FRONT_ONLY = {"gradio", "plotly", "ipywidgets", "anywidget"}
 FRONT = {"figures", "app"}
 
 DIRECTIVES = {
-    "classes", "code-fold", "code-summary", "cuda", "default_exp", "echo", "error", "eval", "exec_doc", "export",
-    "exporti", "exports", "fig-align", "fig-cap", "filter_stream", "hide", "hide_input", "hide_output", "include",
-    "label", "layout-ncol", "notest", "output", "skip_exec", "slow", "warning",
-}  # fmt: skip
+    "classes",
+    "code-fold",
+    "code-summary",
+    "cuda",
+    "default_exp",
+    "echo",
+    "error",
+    "eval",
+    "exec_doc",
+    "export",
+    "exporti",
+    "exports",
+    "fig-align",
+    "fig-cap",
+    "filter_stream",
+    "hide",
+    "hide_input",
+    "hide_output",
+    "include",
+    "label",
+    "layout-ncol",
+    "notest",
+    "output",
+    "skip_exec",
+    "slow",
+    "warning",
+}
 MISSPELT = re.compile(
     r"^\s*#\s*[\\/!:;]*\s*(default_exp(\s+\S+)?|export[is]?|hide(_input|_output)?|skip_exec|notest)\s*$"
 )
@@ -193,7 +216,8 @@ def test_settings_keep_what_papermill_and_the_test_flags_need():
 
 
 def test_wheel_holds_modules_weights_and_solvers(tmp_path):
-    """What `pip install` would get: a wheel of a copy of the tree has every module, weight file and solver."""
+    """What `pip install` would get: a wheel of a copy of
+    the tree has every module, weight file and solver."""
     pytest.importorskip("setuptools")
     tree, out = tmp_path / "tree", tmp_path / "wheel"
     names = copy_tree(ROOT, tree)
@@ -326,7 +350,8 @@ DRAW = re.compile(
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NOTEBOOK_IDS)
 def test_what_a_notebook_draws_is_seeded(notebook):
-    """nbdev_test runs several notebooks in one process: without a seed, a check sees other numbers in every run."""
+    """nbdev_test runs several notebooks in one process:
+    without a seed, a check sees other numbers in every run."""
     seeded = False
     for cell in cells(notebook):
         if "export" in directives(cell["source"]):
@@ -349,7 +374,8 @@ def test_no_file_is_larger_than_9_mb():
 
 
 def test_no_path_of_one_machine():
-    """Paths such as a home folder hold on one machine only; /usr/share/datasets, Debian's place, is no such path."""
+    """Paths such as a home folder hold on one machine only;
+    /usr/share/datasets, Debian's place, is no such path."""
     tops = "|".join(["home", "root", "Users", "work", "tmp", "opt", "mnt", "content"])
     machine_path = re.compile(rf"(?<![\w.~$)}}\]/-])/({tops})/\w")
     found = []
@@ -436,7 +462,8 @@ def test_only_figures_and_app_import_the_front_end():
         if module_name(path).split(".")[0] not in FRONT:
             front = {full.split(".")[0] for full in imports(path)} & FRONT_ONLY
             assert not front, (
-                f"gas_nb.{module_name(path)} imports {sorted(front)}: that belongs into figures or app"
+                f"gas_nb.{module_name(path)} imports "
+                f"{sorted(front)}: that belongs into figures or app"
             )
 
 

@@ -1,4 +1,5 @@
-"""A run's folder: its files by name, whose settings it has, who owns it, and what is read of a damaged one."""
+"""A run's folder: its files by name, whose settings it has,
+who owns it, and what is read of a damaged one."""
 
 import json
 import re
@@ -94,7 +95,8 @@ def test_a_checkpoint_names_the_teacher(tmp_path):
 
 
 def test_the_names_of_a_runs_files_stand_in_one_module():
-    """No other module writes them out; the training of the fmnist teacher has a folder of its own kind."""
+    """No other module writes them out; the training of the
+    fmnist teacher has a folder of its own kind."""
     names = re.compile(
         r"""["'](metrics\.jsonl?|checkpoint\.safetensors|(gs|gas|solver)\.json|pairs)["']"""
     )

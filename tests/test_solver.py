@@ -1,4 +1,5 @@
-"""The learned solver: what it starts as, what reaches its parameters, how it is copied and kept; and the fit behind it."""
+"""The learned solver: what it starts as, what reaches its
+parameters, how it is copied and kept; and the fit behind it."""
 
 import copy
 import math
@@ -124,7 +125,7 @@ def test_stick_breaking_is_one_to_one():
         torch.testing.assert_close(stick_breaking_inverse(times), logits, rtol=1e-8, atol=1e-8)
 
 
-# ---- the fit ------------------------------------------------------------------------------------------------------------
+# ---- the fit -------------------------------------------------------------------------------------
 
 
 def random_chart(n, seed=0):
@@ -203,7 +204,8 @@ def test_every_tableau_has_a_chart(digits, solver):
 
 
 def test_the_start_with_the_teachers_nfe_is_the_teacher(digits):
-    """At 20 evaluations one training-free solver hits the teacher exactly, and the fit has to see that and stay there."""
+    """At 20 evaluations one training-free solver hits the
+    teacher exactly, and the fit has to see that and stay there."""
     pairs = make_pairs(digits, range(24))
     _, path = sample(digits.denoiser, pairs[:16].x_T, digits.tableau, return_trajectory=True)
     start = start_fit(digits.denoiser, 20, 1e-3, pairs[:16], pairs[16:], path, Distance())
@@ -240,7 +242,8 @@ def test_the_damping_search_goes_where_the_loss_falls():
 
 @pytest.mark.parametrize("nfe", [1, 4, 9])
 def test_straight_coordinates_keep_a_method_on_other_times(nfe):
-    """They lead back to the chart, their derivative is that of the map, and DDIM stays DDIM wherever the times go."""
+    """They lead back to the chart, their derivative is that
+    of the map, and DDIM stays DDIM wherever the times go."""
     vp = NoiseSchedule.vp_linear()
     chart = random_chart(nfe)
     place = coordinates(chart, vp, 1e-3)
@@ -327,7 +330,8 @@ def test_a_flipped_sample_counts_as_eight_ordinary_errors():
 
 
 def test_a_fit_takes_more_pairs_and_then_arrives(digits):
-    """A step that cannot gain doubles the pairs; with all of them it says so and leaves the solver as it is."""
+    """A step that cannot gain doubles the pairs; with all
+    of them it says so and leaves the solver as it is."""
     pairs = make_pairs(digits, range(40))
     chart = random_chart(2)
     state = FitStep(
@@ -391,7 +395,8 @@ class Watched:
 
 
 def test_memory_of_a_step_grows_neither_with_nfe_nor_with_pairs(digits, monkeypatch):
-    """The largest network batch and the images that a chunk's Jacobian and its ingredients hold stay within the same bounds."""
+    """The largest network batch and the images that a chunk's
+    Jacobian and its ingredients hold stay within the same bounds."""
     pairs, whole, held = make_pairs(digits, range(200)), derivatives.sensitivities, []
 
     def noted(denoiser, chart, x_T, *rest):
@@ -461,7 +466,8 @@ def judged_grid(losses, **grid):
 
 
 def test_of_grids_that_will_do_the_one_near_power_is_chosen():
-    """Worse rows are forgiven while the same noises leave it open whether they are worse; another kind of grid is taken only where no power grid is left."""
+    """Worse rows are forgiven while the same noises leave it open whether they are worse;
+    another kind of grid is taken only where no power grid is left."""
     best = judged_grid([0.10, 0.08, 0.12, 0.10], kind="power", power=1.25, middle=True)
     other = judged_grid([0.11, 0.09, 0.13, 0.09], kind="logSNR", middle=True)
     flipped = judged_grid(
@@ -492,7 +498,8 @@ def test_of_grids_that_will_do_the_one_near_power_is_chosen():
 
 
 def test_a_hopeless_training_free_solver_is_not_judged_on_all_held_out_pairs(digits, monkeypatch):
-    """With 4 evaluations rows are far ahead on 32 pairs; with 20 a training-free solver is the teacher and gets its hearing."""
+    """With 4 evaluations rows are far ahead on 32 pairs; with 20
+    a training-free solver is the teacher and gets its hearing."""
     pairs, seen = make_pairs(digits, range(140)), []
     train, val = pairs[:40], pairs[40:]
     _, path = sample(digits.denoiser, train.x_T, digits.tableau, return_trajectory=True)
@@ -507,7 +514,8 @@ def test_a_hopeless_training_free_solver_is_not_judged_on_all_held_out_pairs(dig
 
 
 def test_reweighted_squares_shrug_at_outliers():
-    """A line through points of which a tenth is off by far: plain squares follow those, reweighted ones hardly."""
+    """A line through points of which a tenth is off by far:
+    plain squares follow those, reweighted ones hardly."""
     x = torch.linspace(-1, 1, 200, dtype=torch.float64)
     y = 2 * x + 1
     y[::10] += 5.0
@@ -570,7 +578,8 @@ def test_distance_kinds():
 
 
 def test_guided_teacher_distils(digits):
-    """Guidance doubles the network's batch, and the fit goes through it like through any denoiser."""
+    """Guidance doubles the network's batch, and the fit
+    goes through it like through any denoiser."""
     guided = digits.with_guidance(2.0)
     pairs = make_pairs(guided, range(40), "random")
     assert isinstance(pairs, Pairs)

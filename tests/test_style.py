@@ -1,4 +1,5 @@
-"""How the code reads, in numbers: what a line holds, how long a function is, where methods stand."""
+"""How the code reads, in numbers: what a line holds, how
+long a function is, where methods stand."""
 
 import ast
 import io
@@ -159,7 +160,8 @@ def test_an_exported_cell_is_one_idea():
 
 
 def test_package_folders_only_hand_on_names():
-    """A hand-written `__init__` or facade defines nothing of its own but the front door's loader."""
+    """A hand-written `__init__` or facade defines nothing
+    of its own but the front door's loader."""
     for path in LIB.rglob("__init__.py"):
         defined = {f.name for f in functions(parsed(path)[1])}
         assert defined <= {"__getattr__", "__dir__"}, f"{path.relative_to(LIB)}: {defined}"

@@ -1,4 +1,5 @@
-"""Sweeps: what is swept, what a folder remembers, kills and failures, tables, and what the app reads of them."""
+"""Sweeps: what is swept, what a folder remembers, kills and
+failures, tables, and what the app reads of them."""
 
 import json
 import os
@@ -163,7 +164,8 @@ def test_a_second_run_measures_nothing(finished, monkeypatch):
 
 
 def test_cells_are_found_again_whatever_the_last_bits_of_the_reference(finished, monkeypatch):
-    """How many threads add up the statistics decides their rounding, and the reference's digest is part of a cell's name."""
+    """How many threads add up the statistics decides their
+    rounding, and the reference's digest is part of a cell's name."""
     mean, covariance = finished.teacher.reference()
     again = Sweep(SMALL, finished.root)
     again.teacher = replace(
@@ -194,8 +196,11 @@ def test_another_reference_takes_the_place_of_the_kept_one(tmp_path):
 
 
 def test_a_killed_sweep_goes_on_where_it_was(finished, tmp_path):
-    """SIGKILL in the middle; the cells that were finished stay as they are, and all rows come out as without a kill."""
-    code = f"from gas_nb.sweep import *\nimport tests_config\nSweep(tests_config.SMALL, {str(tmp_path / 'runs')!r}).run(1, print)"
+    """SIGKILL in the middle; the cells that were finished
+    stay as they are, and all rows come out as without a kill."""
+    runs = str(tmp_path / "runs")
+    code = "from gas_nb.sweep import *\nimport tests_config\n"
+    code += f"Sweep(tests_config.SMALL, {runs!r}).run(1, print)"
     (tmp_path / "tests_config.py").write_text(
         f"from gas_nb.sweep import SweepConfig\nSMALL = {SMALL!r}\n"
     )

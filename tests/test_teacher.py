@@ -1,4 +1,5 @@
-"""Teachers: values with checked fields, recognised by what they answer, and loaders that swallow nothing."""
+"""Teachers: values with checked fields, recognised by what
+they answer, and loaders that swallow nothing."""
 
 import copy
 import json
@@ -79,7 +80,8 @@ def test_teachers_of_one_name_are_told_apart_by_their_answers(tmp_path):
     assert not list(train(config, large, folder))  # done
     with pytest.raises(
         ValueError,
-        match="made with another teacher.*answers equal questions otherwise.*another output directory",
+        match="made with another teacher.*answers equal questions otherwise.*"
+        "another output directory",
     ):
         list(train(config, small, folder))
 

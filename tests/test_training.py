@@ -1,4 +1,5 @@
-"""The training loop: settings, resume after a kill, what the distillation reaches, and the notebook as papermill runs it."""
+"""The training loop: settings, resume after a kill, what the
+distillation reaches, and the notebook as papermill runs it."""
 
 import json
 import os
@@ -55,11 +56,12 @@ def last(records):
     return record
 
 
-# ---- what the distillation reaches -------------------------------------------------------------------------------------
+# ---- what the distillation reaches ---------------------------------------------------------------
 
 
 def test_the_reference_figure_holds(digits, judged):
-    """UniPC at 4 steps on digits: 0.107 at its best spacing, a figure measured elsewhere (another noise, so 0.005 of room)."""
+    """UniPC at 4 steps on digits: 0.107 at its best spacing, a
+    figure measured elsewhere (another noise, so 0.005 of room)."""
     l1 = [
         measure(
             digits,
@@ -96,7 +98,8 @@ def test_gauss_newton_beats_every_training_free_solver(digits, judged, nfe, shar
 
 
 def test_adam_learns(digits, judged):
-    """The published recipe, 200 of its steps: clearly below where it starts, and finite gradients all along."""
+    """The published recipe, 200 of its steps: clearly below
+    where it starts, and finite gradients all along."""
     config = TrainConfig(
         teacher="digits",
         method="adam",
@@ -149,7 +152,8 @@ def test_gas_trains_solver_and_discriminator(digits):
 
 
 def test_features_of_lpips():
-    """The feature map's squared distance is LPIPS itself, on a random network (the real weights are a download)."""
+    """The feature map's squared distance is LPIPS itself,
+    on a random network (the real weights are a download)."""
     lpips = pytest.importorskip("lpips")
     torch.manual_seed(0)
     net = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False).eval()
@@ -164,13 +168,14 @@ def test_features_of_lpips():
         assert features(x[:, :1]).shape == features(x).shape
 
 
-# ---- nothing is lost ----------------------------------------------------------------------------------------------------
+# ---- nothing is lost -----------------------------------------------------------------------------
 
 RUN = """
 import sys
 from dataclasses import replace
 from gas_nb.training import preset_config, train
-config = replace(preset_config("quick", teacher="digits", device="cpu"), adversarial_iterations=40, checkpoint_every=3, fit_steps=3)
+config = preset_config("quick", teacher="digits", device="cpu")
+config = replace(config, adversarial_iterations=40, checkpoint_every=3, fit_steps=3)
 for record in train(config, run_dir=sys.argv[1]):
     print(record.phase, record.step, flush=True)
 print("done", flush=True)
@@ -249,7 +254,7 @@ def test_pairs_are_shared_and_kept(tmp_path, digits):
     assert a.seeds[0] == 50_000 and make_training_pairs(QUICK, digits)[0].seeds[0] == 0
 
 
-# ---- wrong input --------------------------------------------------------------------------------------------------------
+# ---- wrong input ---------------------------------------------------------------------------------
 
 
 def test_features_need_a_feature_network(digits):
@@ -303,14 +308,16 @@ def test_help_shows_the_parameters():
         str(ROOT / "nbs" / "03_train_gas.ipynb"),
     ]
     text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    for name in "nfe teacher loss adversarial iterations batch_size n_pairs lr seed device output_dir preset".split():
+    names = "nfe teacher loss adversarial iterations batch_size n_pairs lr seed device"
+    for name in [*names.split(), "output_dir", "preset"]:
         assert f"{name}:" in text, text
     assert "network evaluations per sample" in text
 
 
 @pytest.mark.parametrize("teacher", ["digits", "fmnist"])
 def test_papermill_run(tmp_path, teacher):
-    """The main job with small settings: the files it promises, rows that make sense, and the parameters it was asked for."""
+    """The main job with small settings: the files it promises,
+    rows that make sense, and the parameters it was asked for."""
     result = papermill(
         tmp_path,
         "-p",
@@ -403,7 +410,8 @@ def test_fewer_pairs_than_a_batch_are_enough_for_the_adversarial_phase(digits):
 
 
 def test_options_of_the_fit_are_settings_of_the_run(tmp_path, digits):
-    """Given as a dict or an object, kept in the checkpoint, compared one by one, and they decide."""
+    """Given as a dict or an object, kept in the checkpoint,
+    compared one by one, and they decide."""
     config = replace(QUICK, adversarial_weight=0.0, fit=dict(enough=0.5))
     assert config == replace(config, fit=FitOptions(enough=0.5)) != replace(config, fit={})
     for _ in train(config, digits, tmp_path):

@@ -1,8 +1,9 @@
 """Distil the solvers that ship with the package. Run by `make solvers`.
 
-Writes gas_nb/solvers/<teacher>-gs-<nfe>.json for each number of evaluations, and gas_nb/solvers/<teacher>/, one diffusers
-scheduler with all of them. `--from-sweep` distils nothing and takes the GS solvers, and their figures, of the finished
-`make sweep` in `--runs`. `--bundle-only` writes only the scheduler, from the files that are there.
+Writes gas_nb/solvers/<teacher>-gs-<nfe>.json for each number of evaluations, and
+gas_nb/solvers/<teacher>/, one diffusers scheduler with all of them. `--from-sweep` distils nothing
+and takes the GS solvers, and their figures, of the finished `make sweep` in `--runs`.
+`--bundle-only` writes only the scheduler, from the files that are there.
 """
 
 import argparse
@@ -22,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def bundle(out: Path, teacher: str) -> GASScheduler:
-    """Write `out`/`teacher`/, one scheduler of every solver file for `teacher` in `out`; returns it."""
+    """Write `out`/`teacher`/, one scheduler of every solver
+    file for `teacher` in `out`; returns it."""
     files = sorted(out.glob(f"{teacher}-gs-*.json"), key=lambda p: int(p.stem.rpartition("-")[2]))
     scheduler = GASScheduler.from_files(files, license="apache-2.0")
     scheduler.save_pretrained(out / teacher)
@@ -36,13 +38,15 @@ def keep(out: Path, teacher: Teacher, tableau: Tableau, condition: str, figures:
 
 
 def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:
-    """Keep the GS solvers of the finished sweep over `name` in `runs`; ValueError if it lacks one of `nfes`."""
+    """Keep the GS solvers of the finished sweep over `name`
+    in `runs`; ValueError if it lacks one of `nfes`."""
     sweep = load_sweep(runs / f"sweep-{name}")
     summary = json.loads((sweep.folder / "results.json").read_text(encoding="utf-8"))["summary"]
     rows = {n: [r for r in summary if r["nfe"] == n] for n in nfes}
     if lacking := [n for n in nfes if not any(r["solver"] == "gs" for r in rows[n])]:
         raise ValueError(
-            f"the sweep in {sweep.folder} has no GS for {lacking} evaluations; it has {sweep.config.nfes}"
+            f"the sweep in {sweep.folder} has no GS for "
+            f"{lacking} evaluations; it has {sweep.config.nfes}"
         )
     for n in nfes:
         gs = next(r for r in rows[n] if r["solver"] == "gs")

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Run chapters and store what they print and draw, small enough for a repository.
 
-`python tools/store_outputs.py nbs/foundations/classic.ipynb ...` runs each notebook in a kernel of its own and
-writes its outputs into it: printed text, Markdown, SVG and PNG pictures. What a browser would have to run (plotly,
-widgets) is left out; a figure is stored as the drawing that it makes of itself. Cells that nbdev's tests skip are
-not run, those marked `hide` show nothing. Without names: every notebook but the experiments and the results.
+`python tools/store_outputs.py nbs/foundations/classic.ipynb ...` runs each notebook in a kernel of
+its own and writes its outputs into it: printed text, Markdown, SVG and PNG pictures. What a browser
+would have to run (plotly, widgets) is left out; a figure is stored as the drawing that it makes of
+itself. Cells that nbdev's tests skip are not run, those marked `hide` show nothing. Without names:
+every notebook but the experiments and the results.
 """
 
 import argparse

@@ -1,13 +1,14 @@
 """Train the Fashion-MNIST teacher on one GPU by the clock: a base, ends with guidance, judged.
 
-`python tools/train_teacher_gpu.py WORK --seconds 530` takes the recipe of nbs/examples/fmnist_teacher
-(Muon, Min-SNR, label dropout, guidance built in, EMA) and makes it fast: a whole step, draws and
-optimisers included, is one CUDA graph, in bfloat16, with the data on the device. It begins with the
-plain network while a second process compiles it, and changes over when that has worked and is
-faster. The base ends before the clock does; guidance of several strengths is then tried at
-sampling, and the best of them are trained in, in float32. WORK/candidates/NAME holds every network
-in diffusers' layout with its training.json, WORK/figures.json what was measured; both are written
-as the run goes. `--dry`: everything tiny, on any device.
+`python tools/train_teacher_gpu.py WORK --seconds 530` takes the recipe of
+nbs/examples/fmnist_teacher (Muon, Min-SNR, label dropout, guidance built in, EMA)
+and makes it fast: a whole step, draws and optimisers included, is one CUDA graph, in
+bfloat16, with the data on the device. It begins with the plain network while a
+second process compiles it, and changes over when that has worked and is faster. The
+base ends before the clock does; guidance of several strengths is then tried at
+sampling, and the best of them are trained in, in float32. WORK/candidates/NAME holds
+every network in diffusers' layout with its training.json, WORK/figures.json what was
+measured; both are written as the run goes. `--dry`: everything tiny, on any device.
 """
 
 from __future__ import annotations
