@@ -367,6 +367,18 @@ def test_stored_outputs_are_small(notebook):
     assert size <= 300_000, f"{notebook.name}: {size // 1000} KB of stored outputs (at most 300)"
 
 
+def test_stored_outputs_of_all_chapters_fit_into_3_mb():
+    stored = [c.get("outputs", []) for notebook in NOTEBOOKS for c in cells(notebook)]
+    assert sum(len(json.dumps(outputs)) for outputs in stored) <= 3_000_000
+
+
+def test_the_map_names_every_chapter():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    apart = ("index.ipynb", "experiments/")
+    lost = [name for name in NOTEBOOK_IDS if not name.startswith(apart)]
+    assert [name for name in lost if f"(nbs/{name})" not in text] == []
+
+
 def test_no_file_is_larger_than_9_mb():
     large = {name: (ROOT / name).stat().st_size for name in tree_files(ROOT)}
     large = {name: size for name, size in large.items() if size > 9_000_000}

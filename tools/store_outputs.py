@@ -4,8 +4,8 @@
 `python tools/store_outputs.py nbs/foundations/classic.ipynb ...` runs each notebook in a kernel of
 its own and writes its outputs into it: printed text, Markdown, SVG and PNG pictures. What a browser
 would have to run (plotly, widgets) is left out; a figure is stored as the drawing that it makes of
-itself. Cells that nbdev's tests skip are not run, those marked `hide` show nothing. Without names:
-every notebook but the experiments and the results.
+itself. Cells that tests skip are not run, those marked `hide` or exported show nothing.
+Without names: every notebook but the experiments and the results.
 """
 
 import argparse
@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 from export import notebooks  # noqa: E402
 
 SKIPPED = {"notest", "slow", "cuda", "skip_exec"}
-SILENT = {"hide", "hide_output"}
+SILENT = {"hide", "hide_output", "export", "exporti", "exports"}
 # The most that is stored of each kind, in characters; larger ones are left out, text is cut.
 LIMITS = {"image/svg+xml": 60_000, "image/png": 60_000, "text/markdown": 6_000, "text/plain": 3_000}
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)")
@@ -57,7 +57,7 @@ def kept(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
     """The part of an output that is stored, or None."""
     if output.output_type == "stream":
         text = tidy(output.text)
-        is_shown = output.name == "stdout" and text.strip()
+        is_shown = output.name == "stdout" and text
         return nbformat.v4.new_output("stream", name="stdout", text=text) if is_shown else None
     if output.output_type not in ("display_data", "execute_result"):
         return None
@@ -73,6 +73,17 @@ def kept(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
         if len(content) <= limit + 4 and not MACHINE.search(content):
             return nbformat.v4.new_output("display_data", data={kind: content})
     return None
+
+
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Printed lines that follow each other as one output."""
+    found: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if found and output.output_type == found[-1].output_type == "stream":
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
 
 
 def run(path: Path) -> int:
@@ -94,7 +105,7 @@ def run(path: Path) -> int:
             continue
         cell.execution_count = None
         shown = [] if SILENT & directives(cell.source) else found[cell.id]
-        cell.outputs = [one for one in map(kept, shown) if one is not None]
+        cell.outputs = joined([one for one in map(kept, shown) if one is not None])
         size += len(json.dumps(cell.outputs))
     temporary = path.with_suffix(".ipynb.tmp")
     nbformat.write(notebook, temporary)
