@@ -5,7 +5,7 @@
 its own and writes its outputs into it: printed text, Markdown, SVG and PNG pictures. What a browser
 would have to run (plotly, widgets) is left out; a figure is stored as the drawing that it makes of
 itself. Cells that tests skip are not run, those marked `hide` or exported show nothing.
-Without names: every notebook but the experiments and the results.
+Without names: every notebook but the experiments, the results and the sweep.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def main() -> None:
     )
     parser.add_argument("notebooks", nargs="*", type=Path)
     given = parser.parse_args().notebooks
-    own = {"experiments", "results.ipynb", "index.ipynb"}
+    own = {"experiments", "results.ipynb", "index.ipynb", "04_evaluate.ipynb"}
     every = [p for p in notebooks(ROOT) if not own & set(p.relative_to(ROOT / "nbs").parts)]
     os.environ["PYTHONPATH"] = str(ROOT)
     failed = []
