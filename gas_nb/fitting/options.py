@@ -110,7 +110,7 @@ def _check_times_and_dampings(options: FitOptions) -> None:
         )
 
 # %% ../../nbs/fitting/options.ipynb #optif013
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitOptions:
     """Every number that decides a fit. Checks itself: ValueError names the value and what is
     allowed. `medians`: in units of a median over samples."""
@@ -159,6 +159,9 @@ class FitOptions:
     def __post_init__(self):
         check_options(self)
 
+    def __repr__(self) -> str:
+        return f"FitOptions({_told_changes(self)})"
+
     def as_dict(self) -> dict[str, Any]:
         "For JSON: tuples become lists."
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
@@ -167,6 +170,13 @@ class FitOptions:
     def from_dict(values: dict[str, Any]) -> FitOptions:
         "What `as_dict` gave; missing fields have their defaults. ValueError for unknown ones."
         return options_from_dict(values)
+
+# %% ../../nbs/fitting/options.ipynb #0ptre001
+def _told_changes(options: FitOptions) -> str:
+    "The fields that have another value than their default."
+    own = {field.name: getattr(options, field.name) for field in fields(options)}
+    changed = {f.name for f in fields(options) if own[f.name] != f.default}
+    return ", ".join(f"{name}={own[name]!r}" for name in own if name in changed)
 
 # %% ../../nbs/fitting/options.ipynb #optif014
 _TUPLES = ("grid_powers", "grid_kinds", "classic_solvers", "damping_ladder", "time_range")
