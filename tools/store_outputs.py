@@ -26,7 +26,12 @@ from export import notebooks  # noqa: E402
 SKIPPED = {"notest", "slow", "cuda", "skip_exec"}
 SILENT = {"hide", "hide_output", "export", "exporti", "exports"}
 # The most that is stored of each kind, in characters; larger ones are left out, text is cut.
-LIMITS = {"image/svg+xml": 60_000, "image/png": 60_000, "text/markdown": 6_000, "text/plain": 3_000}
+LIMITS = {
+    "image/svg+xml": 150_000,
+    "image/png": 60_000,
+    "text/markdown": 6_000,
+    "text/plain": 3_000,
+}
 DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)")
 MACHINE = re.compile(r"/(tmp|home|root|work|Users|var)/\S+")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
