@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pipelines
@@ -406,7 +406,7 @@ def test_a_setting_that_is_as_good_is_taken(tmp_path):
         lr=np.float32(0.5),
     )
     assert (
-        json.loads(json.dumps(config.__dict__))["nfe"] == 5
+        json.loads(json.dumps(asdict(config)))["nfe"] == 5
         and config.teacher == "digits"
         and config.lr == 0.5
     )
