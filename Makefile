@@ -138,7 +138,7 @@ export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 readme: $(STAMP) ## nbs/index.ipynb -> README.md
 	$(BIN)/python tools/make_readme.py
 
-outputs: $(STAMP) ## run chapters and store what they print and draw (ARGS=nbs/foundations/classic.ipynb; all: half an hour)
+outputs: $(STAMP) ## run chapters and store what they print and draw (ARGS=nbs/foundations/classic.ipynb)
 	$(BIN)/python tools/store_outputs.py $(ARGS)
 	$(BIN)/python tools/export.py
 

@@ -36,7 +36,7 @@ DIRECTIVE = re.compile(r"^\s*#\s*\|\s*([\w-]+)")
 MACHINE = re.compile(r"/(tmp|home|root|work|Users|var)/\S+")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # Run notebooks whose own settings take hours are shown with those of their tests.
-SHORT = {"04_evaluate.ipynb", "fmnist.ipynb", "fmnist_classifier.ipynb", "fmnist_card.ipynb"}
+SHORT = {"04_evaluate.ipynb", "train.ipynb", "classifier.ipynb", "card.ipynb"}
 
 
 def directives(source: str) -> set[str]:
