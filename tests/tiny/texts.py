@@ -1,0 +1,1 @@
+"""Tokenizers and text encoders that several tiny pipelines share; made here, nothing is loaded."""
