@@ -24,11 +24,22 @@ __all__ = ['PREDICTIONS', 'QUESTION_TIMES', 'TOLERANCE', 'to_sample', 'to_epsilo
            'Remembering', 'in_batches', 'tolerance', 'fingerprint', 'measured_answers', 'other_prediction']
 
 # %% ../nbs/foundations/denoiser.ipynb #74389a74
-PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+_MINUS = "minus_"
+PREDICTIONS = (
+    "epsilon",
+    "sample",
+    "v_prediction",
+    "flow_prediction",
+    "minus_v_prediction",
+    "minus_flow_prediction",
+)
 
 
 def to_sample(prediction: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     "(p, q) with x_0 = p x + q out."
+    if prediction.startswith(_MINUS):
+        p, q = to_sample(prediction.removeprefix(_MINUS), alpha, sigma)
+        return p, -q
     if prediction == "epsilon":
         return 1 / alpha, -sigma / alpha
     if prediction == "sample":
@@ -42,6 +53,9 @@ def to_sample(prediction: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Te
 # %% ../nbs/foundations/denoiser.ipynb #bbc78320
 def to_epsilon(prediction: str, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     "(r, s) with epsilon = r x + s out."
+    if prediction.startswith(_MINUS):
+        r, s = to_epsilon(prediction.removeprefix(_MINUS), alpha, sigma)
+        return r, -s
     if prediction == "epsilon":
         return torch.zeros_like(alpha), torch.ones_like(alpha)
     if prediction == "sample":
@@ -453,6 +467,8 @@ def _varying(values: Tensor) -> Tensor:
 
 def _mixture(prediction: str, alpha: float, sigma: float) -> Tensor:
     "(a, b) of a network that predicts so: its output is a eps + b x_0."
+    if prediction.startswith(_MINUS):
+        return -_mixture(prediction.removeprefix(_MINUS), alpha, sigma)
     known = dict(
         epsilon=(1, 0), sample=(0, 1), v_prediction=(alpha, -sigma), flow_prediction=(1, -1)
     )

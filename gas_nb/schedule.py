@@ -107,9 +107,23 @@ class NoiseSchedule(_Levels):
         return _ddpm(beta_start, beta_end, steps, bool(scaled))
 
     @staticmethod
-    def flow(net_time_scale: float = 1.0) -> NoiseSchedule:
-        "Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale`: 1000 if the network counts so."
-        return _Flow(net_time_scale)
+    def flow(net_time_scale: float = 1.0, inverted: bool = False) -> NoiseSchedule:
+        """Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale`: 1000 if the network counts so;
+        `inverted`: it counts from the noise to the data, scale * (1 - t)."""
+        return _Flow(net_time_scale, bool(inverted))
+
+    @staticmethod
+    def edm(
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        sigma_data: float = 1.0,
+        time: str = "log",
+    ) -> NoiseSchedule:
+        """EDM's noise levels (arXiv 2206.00364), log sigma linear in t, the state scaled to variance
+        one. The network is given log(sigma)/4, or 2 atan(sigma)/pi with `time` = "arctan".
+
+        A clean sample is in units of `sigma_data`. ValueError unless 0 < sigma_min < sigma_max."""
+        return _Edm(sigma_min, sigma_max, sigma_data, time)
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> NoiseSchedule:
@@ -156,6 +170,7 @@ for _make in (
     NoiseSchedule.discrete,
     NoiseSchedule.ddpm,
     NoiseSchedule.flow,
+    NoiseSchedule.edm,
 ):
     register_schedule(_make.__name__, _make)
 
@@ -277,9 +292,12 @@ def _ddpm(beta_start: float, beta_end: float, steps: int, scaled: bool) -> Noise
 
 # %% ../nbs/foundations/schedule.ipynb #de6ef6ae
 class _Flow(NoiseSchedule):
-    def __init__(self, net_time_scale: float):
+    def __init__(self, net_time_scale: float, inverted: bool = False):
         self.net_time_scale = float(net_time_scale)
+        self.inverted = inverted
         self.config = dict(kind="flow", net_time_scale=self.net_time_scale)
+        if inverted:
+            self.config["inverted"] = True
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         return torch.log1p(-t)
@@ -288,10 +306,41 @@ class _Flow(NoiseSchedule):
         return t
 
     def _net_time(self, t: Tensor) -> Tensor:
-        return t * self.net_time_scale
+        counted = 1 - t if self.inverted else t
+        return counted * self.net_time_scale
 
     def _t_of_lambda(self, lam: Tensor) -> Tensor:
         return torch.sigmoid(-lam)
+
+# %% ../nbs/foundations/schedule.ipynb #e5c41a02
+class _Edm(NoiseSchedule):
+    def __init__(self, sigma_min: float, sigma_max: float, sigma_data: float, time: str):
+        numbers = dict(sigma_min=sigma_min, sigma_max=sigma_max, sigma_data=sigma_data)
+        _check_positive(**numbers)
+        if not sigma_min < sigma_max:
+            raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: need min < max")
+        if time not in ("log", "arctan"):
+            raise ValueError(f"time={time!r}: choose log or arctan")
+        self.sigma_data, self.time = float(sigma_data), time
+        self._low = math.log(sigma_min / sigma_data)
+        self._range = math.log(sigma_max / sigma_min)
+        self.config = dict(kind="edm", time=time)
+        self.config |= {name: float(value) for name, value in numbers.items()}
+
+    def _lambda(self, t: Tensor) -> Tensor:
+        return -(self._low + t * self._range)
+
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        return -softplus(-2 * self._lambda(t)) / 2
+
+    def _t_of_lambda(self, lam: Tensor) -> Tensor:
+        return (-lam - self._low) / self._range
+
+    def _net_time(self, t: Tensor) -> Tensor:
+        log_sigma = math.log(self.sigma_data) - self._lambda(t)
+        if self.time == "log":
+            return log_sigma / 4
+        return torch.atan(log_sigma.exp()) * (2 / math.pi)
 
 # %% ../nbs/foundations/schedule.ipynb #2949f68d
 SPACINGS = ("logSNR", "time_uniform", "time_quadratic", "edm")

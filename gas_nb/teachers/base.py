@@ -269,7 +269,11 @@ class Teacher(TeacherFields):
     ) -> Tensor:
         "Samples (B, *shape) from one seed or several; a seed is the same noise everywhere."
         given = [seeds] if isinstance(seeds, int) else seeds
-        return self.sample(noise(given, self.shape), condition, tableau)
+        return self.sample(self.noise(given, condition), condition, tableau)
+
+    def noise(self, seeds: Iterable[int], condition: Any = None) -> Tensor:
+        "x_T (B, *shape) of the seeds, float32 on the CPU; of a condition only where that matters."
+        return noise(seeds, self.shape)
 
     def random_conditions(self, seeds: Iterable[int]) -> Tensor | None:
         "One label per seed, drawn by the seed; None for an unconditional teacher."
