@@ -1,1 +1,553 @@
-"""To be written."""
+"""U-Net pipelines of images, tiny, and their relatives: Stable Diffusion, SDXL, PixArt ..."""
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
+    StableUnCLIPImageNormalizer,
+)
+from PIL import Image
+
+from tiny.base import tiny
+from tiny.texts import LENGTH, clip_pictures, clip_text, clip_tokenizer, clip_vision
+
+SIDE = 16  # pixels; 8 x 8 latents
+SIZE = dict(height=SIDE, width=SIDE)
+SD_BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+NO_CHECK = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+
+
+def asks(**values):
+    "What a user passes; a function among the values is called for its value."
+
+    def call():
+        return {key: value() if callable(value) else value for key, value in values.items()}
+
+    return call
+
+
+def asks_text(guidance_scale=3.0, **values):
+    "A call with a prompt, a negative prompt and guidance."
+    words = dict(prompt="a cat", negative_prompt="blurry", guidance_scale=guidance_scale)
+    return asks(**words, **values)
+
+
+def numbers(*shape):
+    "Numbers between 0 and 1 that are the same every time."
+    return np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+def picture(side=SIDE):
+    return Image.fromarray((255 * numbers(side, side, 3)).astype(np.uint8))
+
+
+def mask(side=SIDE):
+    "White, which is painted anew, on the right half."
+    half = np.zeros((side, side), np.uint8)
+    half[:, side // 2 :] = 255
+    return Image.fromarray(half)
+
+
+def shrink(net, factor=0.3, layer="conv_out"):
+    """Smaller last weights: a random network's answers then stay in the range of images."""
+    with torch.no_grad():
+        getattr(net, layer).weight.mul_(factor)
+    return net
+
+
+def vae(latents=4, blocks=2, **options):
+    "An image encoder and decoder; `blocks - 1` times it halves the sides."
+    return diffusers.AutoencoderKL(
+        block_out_channels=(8, 16, 16, 16)[:blocks],
+        latent_channels=latents,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        **options,
+    )
+
+
+def movq(**options):
+    "The vector-quantized counterpart of `vae`."
+    return diffusers.VQModel(
+        block_out_channels=(8, 16),
+        latent_channels=4,
+        num_vq_embeddings=16,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=options.pop("up_block_types", ("UpDecoderBlock2D",) * 2),
+        **options,
+    )
+
+
+def plain_unet(channels=3, **options):
+    "A U-Net without a text, for pictures of 8 x 8."
+    settings = dict(
+        sample_size=8,
+        in_channels=channels,
+        out_channels=channels,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    return shrink(diffusers.UNet2DModel(**{**settings, **options}))
+
+
+BODY = dict(
+    layers_per_block=1,
+    block_out_channels=(8, 16),
+    norm_num_groups=4,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    cross_attention_dim=16,
+    attention_head_dim=2,
+)
+
+
+def unet(**options):
+    "A U-Net with a text, for 8 x 8 latents of four channels."
+    settings = dict(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    return shrink(diffusers.UNet2DConditionModel(**{**BODY, **settings, **options}))
+
+
+def pndm(**options):
+    "Stable Diffusion 1's and 2's own scheduler."
+    return diffusers.PNDMScheduler(
+        **{**SD_BETAS, **dict(skip_prk_steps=True, steps_offset=1), **options}
+    )
+
+
+def leading(**options):
+    "The settings of SDXL's own EulerDiscreteScheduler."
+    return {**SD_BETAS, **dict(timestep_spacing="leading", steps_offset=1), **options}
+
+
+def ddim(**options):
+    settings = dict(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    return diffusers.DDIMScheduler(**{**SD_BETAS, **settings, **options})
+
+
+# Unconditional pictures and classes
+
+
+@tiny("unconditional", asks(), batches="batch_size")
+def DDPMPipeline():
+    return diffusers.DDPMPipeline(plain_unet(), diffusers.DDPMScheduler())
+
+
+@tiny("unconditional", asks(), batches="batch_size")
+def DDIMPipeline():
+    return diffusers.DDIMPipeline(plain_unet(), diffusers.DDIMScheduler())
+
+
+@tiny("unconditional", asks(), batches="batch_size")
+def ConsistencyModelPipeline():
+    return diffusers.ConsistencyModelPipeline(
+        plain_unet(), diffusers.CMStochasticIterativeScheduler(num_train_timesteps=40)
+    )
+
+
+@tiny("dit", asks(class_labels=[1, 2], guidance_scale=3.0), batches="")
+def DiTPipeline():
+    net = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=1000,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+    )
+    return diffusers.DiTPipeline(net, vae(), diffusers.DDIMScheduler(clip_sample=False))
+
+
+# Stable Diffusion 1 and 2
+
+
+def stable_diffusion(kind, net=None, scheduler=None, **parts):
+    "The pipeline of that class with Stable Diffusion's parts."
+    own = dict(
+        vae=vae(),
+        text_encoder=clip_text(),
+        tokenizer=clip_tokenizer(),
+        unet=net or unet(),
+        scheduler=scheduler or pndm(),
+    )
+    return getattr(diffusers, kind)(**{**own, **parts})
+
+
+@tiny("stable_diffusion", asks_text(**SIZE))
+def StableDiffusionPipeline():
+    return stable_diffusion("StableDiffusionPipeline", **NO_CHECK)
+
+
+@tiny("stable_diffusion", asks_text(image=picture, strength=0.8), begins="image")
+def StableDiffusionImg2ImgPipeline():
+    return stable_diffusion("StableDiffusionImg2ImgPipeline", **NO_CHECK)
+
+
+@tiny("stable_diffusion", asks_text(image=picture, mask_image=mask, **SIZE), begins="image")
+def StableDiffusionInpaintPipeline():
+    net = unet(in_channels=9)
+    return stable_diffusion("StableDiffusionInpaintPipeline", net, **NO_CHECK)
+
+
+@tiny("stable_diffusion", asks_text(image=picture, image_guidance_scale=1.5))
+def StableDiffusionInstructPix2PixPipeline():
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(**SD_BETAS, steps_offset=1)
+    net = unet(in_channels=8)
+    return stable_diffusion("StableDiffusionInstructPix2PixPipeline", net, scheduler, **NO_CHECK)
+
+
+@tiny("stable_diffusion", asks_text(image=picture, strength=0.8), begins="image")
+def StableDiffusionDepth2ImgPipeline():
+    config = transformers.DPTConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[4, 4, 8, 8],
+        fusion_hidden_size=4,
+        is_hybrid=False,
+    )
+    sides = dict(height=32, width=32)
+    return stable_diffusion(
+        "StableDiffusionDepth2ImgPipeline",
+        unet(in_channels=5),
+        depth_estimator=transformers.DPTForDepthEstimation(config),
+        feature_extractor=transformers.DPTImageProcessorPil(size=sides),
+    )
+
+
+@tiny("stable_diffusion", asks(image=picture, guidance_scale=3.0, **SIZE))
+def StableDiffusionImageVariationPipeline():
+    return diffusers.StableDiffusionImageVariationPipeline(
+        vae(), clip_vision(), unet(), pndm(), None, clip_pictures(), requires_safety_checker=False
+    )
+
+
+@tiny("stable_diffusion", asks_text(image=lambda: picture(8), noise_level=20), begins="image")
+def StableDiffusionUpscalePipeline():
+    betas = dict(beta_schedule="scaled_linear", beta_start=0.0001, beta_end=0.02)
+    return stable_diffusion(
+        "StableDiffusionUpscalePipeline",
+        unet(in_channels=7, num_class_embeds=1000),
+        ddim(**betas, prediction_type="v_prediction"),
+        vae=vae(blocks=3),
+        low_res_scheduler=diffusers.DDPMScheduler(**betas),
+    )
+
+
+@tiny("stable_diffusion", asks_text(image=picture), begins="image", batches="")
+def StableDiffusionLatentUpscalePipeline():
+    net = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=5,
+        layers_per_block=1,
+        block_out_channels=(32, 32),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        act_fn="gelu",
+        norm_num_groups=None,
+        conv_in_kernel=1,
+        conv_out_kernel=1,
+        time_embedding_type="fourier",
+        timestep_post_act="gelu",
+        time_cond_proj_dim=16 + 128,
+        resnet_time_scale_shift="scale_shift",
+        only_cross_attention=False,
+        down_block_types=("KDownBlock2D", "KCrossAttnDownBlock2D"),
+        mid_block_type=None,
+        up_block_types=("KCrossAttnUpBlock2D", "KUpBlock2D"),
+    )
+    scheduler = diffusers.EulerDiscreteScheduler(**SD_BETAS, prediction_type="sample")
+    return stable_diffusion("StableDiffusionLatentUpscalePipeline", shrink(net), scheduler)
+
+
+def unclip():
+    "The parts with which Stable Diffusion 2 continues from an image's embedding."
+    return dict(
+        net=unet(class_embed_type="projection", projection_class_embeddings_input_dim=32),
+        scheduler=pndm(prediction_type="v_prediction"),
+        image_normalizer=StableUnCLIPImageNormalizer(16),
+        image_noising_scheduler=diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+    )
+
+
+def prior():
+    "The network and the scheduler that make an image's embedding from a text's."
+    net = diffusers.PriorTransformer(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        embedding_dim=16,
+        num_embeddings=LENGTH,
+    )
+    scheduler = diffusers.UnCLIPScheduler(
+        variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=5.0
+    )
+    return net, scheduler
+
+
+@tiny("stable_diffusion", asks_text(prior_num_inference_steps=2, **SIZE))
+def StableUnCLIPPipeline():
+    net, scheduler = prior()
+    return stable_diffusion(
+        "StableUnCLIPPipeline",
+        **unclip(),
+        prior=net,
+        prior_scheduler=scheduler,
+        prior_tokenizer=clip_tokenizer(),
+        prior_text_encoder=clip_text(projection=True),
+    )
+
+
+@tiny("stable_diffusion", asks_text(image=picture, **SIZE))
+def StableUnCLIPImg2ImgPipeline():
+    return stable_diffusion(
+        "StableUnCLIPImg2ImgPipeline",
+        **unclip(),
+        image_encoder=clip_vision(),
+        feature_extractor=clip_pictures(),
+    )
+
+
+def consistent(kind):
+    net = unet(time_cond_proj_dim=8)
+    scheduler = diffusers.LCMScheduler(**SD_BETAS, timestep_scaling=10.0)
+    return stable_diffusion(kind, net, scheduler, **NO_CHECK)
+
+
+@tiny("latent_consistency", asks(prompt="a cat", guidance_scale=3.0, **SIZE))
+def LatentConsistencyModelPipeline():
+    return consistent("LatentConsistencyModelPipeline")
+
+
+@tiny("latent_consistency", asks(prompt="a cat", image=picture, strength=0.8), begins="image")
+def LatentConsistencyModelImg2ImgPipeline():
+    return consistent("LatentConsistencyModelImg2ImgPipeline")
+
+
+# Stable Diffusion XL
+
+TIMES = dict(addition_embed_type="text_time", addition_time_embed_dim=4)
+XL = dict(cross_attention_dim=32, projection_class_embeddings_input_dim=6 * 4 + 16, **TIMES)
+NO_MARK = dict(add_watermarker=False)
+
+
+def stable_diffusion_xl(kind, net=None, scheduler=None, **parts):
+    "The pipeline of that class with SDXL's parts."
+    own = dict(
+        vae=vae(),
+        text_encoder=clip_text(),
+        text_encoder_2=clip_text(projection=True),
+        tokenizer=clip_tokenizer(),
+        tokenizer_2=clip_tokenizer(),
+        unet=net or unet(**XL),
+        scheduler=scheduler or diffusers.EulerDiscreteScheduler(**leading()),
+    )
+    return getattr(diffusers, kind)(**{**own, **parts})
+
+
+@tiny("stable_diffusion_xl", asks_text(**SIZE))
+def StableDiffusionXLPipeline():
+    return stable_diffusion_xl("StableDiffusionXLPipeline", **NO_MARK)
+
+
+@tiny("stable_diffusion_xl", asks_text(image=picture, strength=0.8), begins="image")
+def StableDiffusionXLImg2ImgPipeline():
+    # the refiner: one text encoder, and a score of beauty among the sizes
+    return stable_diffusion_xl(
+        "StableDiffusionXLImg2ImgPipeline",
+        unet(projection_class_embeddings_input_dim=5 * 4 + 16, **TIMES),
+        text_encoder=None,
+        tokenizer=None,
+        requires_aesthetics_score=True,
+        **NO_MARK,
+    )
+
+
+@tiny("stable_diffusion_xl", asks_text(image=picture, mask_image=mask, **SIZE), begins="image")
+def StableDiffusionXLInpaintPipeline():
+    net = unet(in_channels=9, **XL)
+    return stable_diffusion_xl("StableDiffusionXLInpaintPipeline", net, **NO_MARK)
+
+
+@tiny("stable_diffusion_xl", asks_text(image=picture, image_guidance_scale=1.5, **SIZE))
+def StableDiffusionXLInstructPix2PixPipeline():
+    # CosXL Edit
+    return stable_diffusion_xl(
+        "StableDiffusionXLInstructPix2PixPipeline",
+        unet(in_channels=8, **XL),
+        diffusers.EDMEulerScheduler(
+            sigma_min=0.002, sigma_max=120.0, sigma_data=1.0, prediction_type="v_prediction"
+        ),
+        is_cosxl_edit=True,
+        **NO_MARK,
+    )
+
+
+# ControlNets and adapters
+
+CONTROL = dict(conditioning_embedding_out_channels=(8, 16))  # halves the sides once, as the VAE
+
+
+def controlnet(**options):
+    return diffusers.ControlNetModel(**{**BODY, **CONTROL, **options})
+
+
+def union(**options):
+    "One ControlNet for six kinds of control."
+    trans = dict(num_trans_channel=8, num_trans_head=2, num_proj_channel=8)
+    return diffusers.ControlNetUnionModel(**{**BODY, **CONTROL, **trans, **XL, **options})
+
+
+def unipc():
+    return diffusers.UniPCMultistepScheduler(**SD_BETAS, steps_offset=1)
+
+
+def controlled(kind, **parts):
+    return stable_diffusion(kind, None, unipc(), controlnet=controlnet(), **NO_CHECK, **parts)
+
+
+def controlled_xl(kind, net=None, **parts):
+    net = net or controlnet(**XL)
+    return stable_diffusion_xl(kind, controlnet=net, **NO_MARK, **parts)
+
+
+DRAWN = dict(image=picture, control_image=picture, strength=0.8)
+FILLED = dict(image=picture, mask_image=mask, control_image=picture)
+MODE = dict(control_mode=0)
+
+
+@tiny("controlnet", asks_text(image=picture))
+def StableDiffusionControlNetPipeline():
+    return controlled("StableDiffusionControlNetPipeline")
+
+
+@tiny("controlnet", asks_text(**DRAWN), begins="image")
+def StableDiffusionControlNetImg2ImgPipeline():
+    return controlled("StableDiffusionControlNetImg2ImgPipeline")
+
+
+@tiny("controlnet", asks_text(**FILLED), begins="image")
+def StableDiffusionControlNetInpaintPipeline():
+    return controlled("StableDiffusionControlNetInpaintPipeline")
+
+
+@tiny("controlnet", asks_text(image=picture))
+def StableDiffusionXLControlNetPipeline():
+    return controlled_xl("StableDiffusionXLControlNetPipeline")
+
+
+@tiny("controlnet", asks_text(**DRAWN), begins="image")
+def StableDiffusionXLControlNetImg2ImgPipeline():
+    return controlled_xl("StableDiffusionXLControlNetImg2ImgPipeline")
+
+
+@tiny("controlnet", asks_text(**FILLED), begins="image")
+def StableDiffusionXLControlNetInpaintPipeline():
+    return controlled_xl("StableDiffusionXLControlNetInpaintPipeline")
+
+
+@tiny("controlnet", asks_text(control_image=picture, **MODE))
+def StableDiffusionXLControlNetUnionPipeline():
+    return controlled_xl("StableDiffusionXLControlNetUnionPipeline", union())
+
+
+@tiny("controlnet", asks_text(**DRAWN, **MODE), begins="image")
+def StableDiffusionXLControlNetUnionImg2ImgPipeline():
+    return controlled_xl("StableDiffusionXLControlNetUnionImg2ImgPipeline", union())
+
+
+@tiny("controlnet", asks_text(**FILLED, **MODE), begins="image")
+def StableDiffusionXLControlNetUnionInpaintPipeline():
+    return controlled_xl("StableDiffusionXLControlNetUnionInpaintPipeline", union())
+
+
+def adapter():
+    return diffusers.T2IAdapter(
+        channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter"
+    )
+
+
+@tiny("t2i_adapter", asks_text(image=picture, **SIZE))
+def StableDiffusionAdapterPipeline():
+    parts = dict(adapter=adapter(), **NO_CHECK)
+    return stable_diffusion("StableDiffusionAdapterPipeline", **parts)
+
+
+@tiny("t2i_adapter", asks_text(image=picture, **SIZE))
+def StableDiffusionXLAdapterPipeline():
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(**leading())
+    kind = "StableDiffusionXLAdapterPipeline"
+    return stable_diffusion_xl(kind, None, scheduler, adapter=adapter())
+
+
+# Perturbed attention guidance
+
+PAG = dict(pag_scale=3.0)
+
+
+@tiny("pag", asks_text(**PAG, **SIZE))
+def StableDiffusionPAGPipeline():
+    return stable_diffusion("StableDiffusionPAGPipeline", None, ddim(), **NO_CHECK)
+
+
+@tiny("pag", asks_text(image=picture, strength=0.8, **PAG), begins="image")
+def StableDiffusionPAGImg2ImgPipeline():
+    return stable_diffusion("StableDiffusionPAGImg2ImgPipeline", None, ddim(), **NO_CHECK)
+
+
+@tiny("pag", asks_text(image=picture, mask_image=mask, **PAG, **SIZE), begins="image")
+def StableDiffusionPAGInpaintPipeline():
+    return stable_diffusion("StableDiffusionPAGInpaintPipeline", None, ddim(), **NO_CHECK)
+
+
+@tiny("pag", asks_text(image=picture, **PAG))
+def StableDiffusionControlNetPAGPipeline():
+    return controlled("StableDiffusionControlNetPAGPipeline")
+
+
+@tiny("pag", asks_text(**FILLED, **PAG), begins="image")
+def StableDiffusionControlNetPAGInpaintPipeline():
+    return controlled("StableDiffusionControlNetPAGInpaintPipeline")
+
+
+@tiny("pag", asks_text(**PAG, **SIZE))
+def StableDiffusionXLPAGPipeline():
+    return stable_diffusion_xl("StableDiffusionXLPAGPipeline", **NO_MARK)
+
+
+@tiny("pag", asks_text(image=picture, strength=0.8, **PAG), begins="image")
+def StableDiffusionXLPAGImg2ImgPipeline():
+    return stable_diffusion_xl("StableDiffusionXLPAGImg2ImgPipeline", **NO_MARK)
+
+
+@tiny("pag", asks_text(image=picture, mask_image=mask, **PAG, **SIZE), begins="image")
+def StableDiffusionXLPAGInpaintPipeline():
+    return stable_diffusion_xl("StableDiffusionXLPAGInpaintPipeline", **NO_MARK)
+
+
+@tiny("pag", asks_text(image=picture, **PAG))
+def StableDiffusionXLControlNetPAGPipeline():
+    return controlled_xl("StableDiffusionXLControlNetPAGPipeline")
+
+
+@tiny("pag", asks_text(**DRAWN, **PAG), begins="image")
+def StableDiffusionXLControlNetPAGImg2ImgPipeline():
+    return controlled_xl("StableDiffusionXLControlNetPAGImg2ImgPipeline")

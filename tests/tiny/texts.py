@@ -41,7 +41,7 @@ def clip_text(width=16, projection=False, length=LENGTH, **options):
 
 
 def clip_vision(width=16, projection=True, **options):
-    "CLIP's image encoder for pictures of 32 x 32; with `projection` its answer has `width` numbers."
+    "CLIP's image encoder for 32 x 32 pictures; with `projection` its answer has `width` numbers."
     config = transformers.CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=24,
