@@ -258,7 +258,7 @@ def StableDiffusionLatentUpscalePipeline():
         in_channels=8,
         out_channels=5,
         layers_per_block=1,
-        block_out_channels=(32, 32),
+        block_out_channels=(32, 32, 64, 64),
         cross_attention_dim=16,
         attention_head_dim=8,
         act_fn="gelu",
@@ -270,9 +270,9 @@ def StableDiffusionLatentUpscalePipeline():
         time_cond_proj_dim=16 + 128,
         resnet_time_scale_shift="scale_shift",
         only_cross_attention=False,
-        down_block_types=("KDownBlock2D", "KCrossAttnDownBlock2D"),
+        down_block_types=("KDownBlock2D", *("KCrossAttnDownBlock2D",) * 3),
         mid_block_type=None,
-        up_block_types=("KCrossAttnUpBlock2D", "KUpBlock2D"),
+        up_block_types=(*("KCrossAttnUpBlock2D",) * 3, "KUpBlock2D"),
     )
     scheduler = diffusers.EulerDiscreteScheduler(**SD_BETAS, prediction_type="sample")
     return stable_diffusion("StableDiffusionLatentUpscalePipeline", shrink(net), scheduler)
@@ -479,23 +479,29 @@ def StableDiffusionXLControlNetUnionInpaintPipeline():
     return controlled_xl("StableDiffusionXLControlNetUnionInpaintPipeline", union())
 
 
-def adapter():
-    return diffusers.T2IAdapter(
-        channels=[8, 16], num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter"
-    )
-
-
 @tiny("t2i_adapter", asks_text(image=picture, **SIZE))
 def StableDiffusionAdapterPipeline():
-    parts = dict(adapter=adapter(), **NO_CHECK)
-    return stable_diffusion("StableDiffusionAdapterPipeline", **parts)
+    net = unet(
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    adapter = diffusers.T2IAdapter(channels=[8, 16], num_res_blocks=1, downscale_factor=2)
+    parts = dict(adapter=adapter, **NO_CHECK)
+    return stable_diffusion("StableDiffusionAdapterPipeline", net, **parts)
 
 
 @tiny("t2i_adapter", asks_text(image=picture, **SIZE))
 def StableDiffusionXLAdapterPipeline():
     scheduler = diffusers.EulerAncestralDiscreteScheduler(**leading())
-    kind = "StableDiffusionXLAdapterPipeline"
-    return stable_diffusion_xl(kind, None, scheduler, adapter=adapter())
+    adapter = diffusers.T2IAdapter(
+        channels=[8, 16, 16, 16],
+        num_res_blocks=1,
+        downscale_factor=4,
+        adapter_type="full_adapter_xl",
+    )
+    return stable_diffusion_xl(
+        "StableDiffusionXLAdapterPipeline", None, scheduler, adapter=adapter
+    )
 
 
 # Perturbed attention guidance
