@@ -4,16 +4,39 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.models import StableCascadeUNet
+from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
+from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+    LDMBertConfig,
+    LDMBertModel,
+)
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import (
     StableUnCLIPImageNormalizer,
 )
 from PIL import Image
 
 from tiny.base import tiny
-from tiny.texts import LENGTH, clip_pictures, clip_text, clip_tokenizer, clip_vision
+from tiny.texts import (
+    LENGTH,
+    VOCABULARY,
+    bert_text,
+    bert_tokenizer,
+    clip_pictures,
+    clip_text,
+    clip_tokenizer,
+    clip_vision,
+    gemma2_text,
+    gemma_tokenizer,
+    t5_text,
+    t5_tokenizer,
+    xlm_roberta_tokenizer,
+)
 
 SIDE = 16  # pixels; 8 x 8 latents
 SIZE = dict(height=SIDE, width=SIDE)
+LARGER = dict(height=2 * SIDE, width=2 * SIDE)
+LARGEST = dict(height=4 * SIDE, width=4 * SIDE)
 SD_BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 NO_CHECK = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
@@ -72,7 +95,7 @@ def movq(**options):
     "The vector-quantized counterpart of `vae`."
     return diffusers.VQModel(
         block_out_channels=(8, 16),
-        latent_channels=4,
+        latent_channels=options.pop("latent_channels", 4),
         num_vq_embeddings=16,
         norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -499,9 +522,7 @@ def StableDiffusionXLAdapterPipeline():
         downscale_factor=4,
         adapter_type="full_adapter_xl",
     )
-    return stable_diffusion_xl(
-        "StableDiffusionXLAdapterPipeline", None, scheduler, adapter=adapter
-    )
+    return stable_diffusion_xl("StableDiffusionXLAdapterPipeline", None, scheduler, adapter=adapter)
 
 
 # Perturbed attention guidance
@@ -557,3 +578,601 @@ def StableDiffusionXLControlNetPAGPipeline():
 @tiny("pag", asks_text(**DRAWN, **PAG), begins="image")
 def StableDiffusionXLControlNetPAGImg2ImgPipeline():
     return controlled_xl("StableDiffusionXLControlNetPAGImg2ImgPipeline")
+
+
+# PixArt, Hunyuan-DiT, Sana, Stable Diffusion 3
+
+FREE = dict(use_resolution_binning=False, **SIZE)
+PLAIN = dict(clean_caption=False, **FREE)
+
+
+def pixart(kind):
+    net = diffusers.PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        cross_attention_dim=16,
+        sample_size=8,
+        caption_channels=16,
+    )
+    return getattr(diffusers, kind)(
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5_text(),
+        vae=vae(),
+        transformer=shrink(net, layer="proj_out"),
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+    )
+
+
+@tiny("pixart", asks_text(**PLAIN))
+def PixArtAlphaPipeline():
+    return pixart("PixArtAlphaPipeline")
+
+
+@tiny("pixart", asks_text(**PLAIN))
+def PixArtSigmaPipeline():
+    return pixart("PixArtSigmaPipeline")
+
+
+@tiny("pag", asks_text(**PAG, **PLAIN))
+def PixArtSigmaPAGPipeline():
+    return pixart("PixArtSigmaPAGPipeline")
+
+
+HUNYUAN = dict(
+    num_attention_heads=2,
+    attention_head_dim=8,
+    in_channels=4,
+    patch_size=2,
+    sample_size=8,
+    hidden_size=16,
+    cross_attention_dim=16,
+    cross_attention_dim_t5=16,
+    pooled_projection_dim=16,
+)
+
+
+def hunyuan_dit(kind, **parts):
+    "Hunyuan-DiT 1.2, which is told no sizes."
+    net = diffusers.HunyuanDiT2DModel(
+        **HUNYUAN, num_layers=4, use_style_cond_and_image_meta_size=False
+    )
+    betas = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.018)
+    return getattr(diffusers, kind)(
+        vae=vae(),
+        text_encoder=bert_text(),
+        tokenizer=bert_tokenizer(77),
+        transformer=shrink(net, layer="proj_out"),
+        scheduler=diffusers.DDPMScheduler(
+            **betas, clip_sample=False, steps_offset=1, prediction_type="v_prediction"
+        ),
+        text_encoder_2=t5_text(config=transformers.MT5Config),
+        tokenizer_2=t5_tokenizer(256),
+        **NO_CHECK,
+        **parts,
+    )
+
+
+@tiny("hunyuan_dit", asks_text(**FREE))
+def HunyuanDiTPipeline():
+    return hunyuan_dit("HunyuanDiTPipeline")
+
+
+@tiny("hunyuan_dit", asks_text(control_image=picture, **FREE))
+def HunyuanDiTControlNetPipeline():
+    net = diffusers.HunyuanDiT2DControlNetModel(
+        **HUNYUAN, transformer_num_layers=4, use_style_cond_and_image_meta_size=False
+    )
+    return hunyuan_dit("HunyuanDiTControlNetPipeline", controlnet=net)
+
+
+@tiny("pag", asks_text(**PAG, **FREE))
+def HunyuanDiTPAGPipeline():
+    return hunyuan_dit("HunyuanDiTPAGPipeline")
+
+
+@tiny("pag", asks_text(complex_human_instruction=None, **PAG, **{**PLAIN, **LARGER}))
+def SanaPAGPipeline():
+    net = diffusers.SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        sample_size=8,
+    )
+    autoencoder = diffusers.AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types=("ResBlock", "EfficientViTBlock"),
+        decoder_block_types=("ResBlock", "EfficientViTBlock"),
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), (5,)),
+        decoder_qkv_multiscales=((), (5,)),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm",
+        decoder_act_fns="silu",
+        scaling_factor=0.41407,
+    )
+    return diffusers.SanaPAGPipeline(
+        tokenizer=gemma_tokenizer(),
+        text_encoder=gemma2_text(),
+        vae=autoencoder,
+        transformer=shrink(net, layer="proj_out"),
+        scheduler=diffusers.DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+
+
+def stable_diffusion_3(kind):
+    net = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        out_channels=4,
+    )
+    return getattr(diffusers, kind)(
+        transformer=shrink(net, layer="proj_out"),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=vae(shift_factor=0.1),
+        text_encoder=clip_text(projection=True),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=clip_text(projection=True),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=t5_text(32),
+        tokenizer_3=t5_tokenizer(),
+    )
+
+
+@tiny("pag", asks_text(**PAG, **SIZE))
+def StableDiffusion3PAGPipeline():
+    return stable_diffusion_3("StableDiffusion3PAGPipeline")
+
+
+@tiny("pag", asks_text(image=picture, strength=0.8, **PAG, **SIZE), begins="image")
+def StableDiffusion3PAGImg2ImgPipeline():
+    return stable_diffusion_3("StableDiffusion3PAGImg2ImgPipeline")
+
+
+# DeepFloyd IF, which works on pixels
+
+SIMPLE = dict(
+    down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+    mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+    up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    resnet_time_scale_shift="scale_shift",
+)
+
+
+def deepfloyd(kind, in_channels=3, **options):
+    net = unet(
+        **SIMPLE,
+        sample_size=SIDE,
+        in_channels=in_channels,
+        out_channels=6,
+        act_fn="gelu",
+        cross_attention_norm="group_norm",
+        cross_attention_dim=32,
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="text_proj",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        **options,
+    )
+    noises = dict(beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
+    limits = dict(thresholding=True, dynamic_thresholding_ratio=0.95, sample_max_value=1.5)
+    larger = in_channels == 6
+    return getattr(diffusers, kind)(
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5_text(),
+        unet=net,
+        scheduler=diffusers.DDPMScheduler(**noises, **limits),
+        watermarker=None,
+        **NO_CHECK,
+        **(dict(image_noising_scheduler=diffusers.DDPMScheduler(**noises)) if larger else {}),
+    )
+
+
+def enlarging(kind):
+    return deepfloyd(kind, 6, class_embed_type="timestep")
+
+
+RAW = dict(clean_caption=False)
+SMALL = dict(image=lambda: picture(SIDE // 2), noise_level=20)
+
+
+@tiny("deepfloyd_if", asks_text(**RAW))
+def IFPipeline():
+    return deepfloyd("IFPipeline")
+
+
+@tiny("deepfloyd_if", asks_text(image=picture, strength=0.8, **RAW), begins="image")
+def IFImg2ImgPipeline():
+    return deepfloyd("IFImg2ImgPipeline")
+
+
+@tiny("deepfloyd_if", asks_text(image=picture, mask_image=mask, **RAW), begins="image")
+def IFInpaintingPipeline():
+    return deepfloyd("IFInpaintingPipeline")
+
+
+@tiny("deepfloyd_if", asks_text(**SMALL, **RAW), begins="image")
+def IFSuperResolutionPipeline():
+    return enlarging("IFSuperResolutionPipeline")
+
+
+@tiny("deepfloyd_if", asks_text(original_image=picture, **SMALL, **RAW), begins="image")
+def IFImg2ImgSuperResolutionPipeline():
+    return enlarging("IFImg2ImgSuperResolutionPipeline")
+
+
+@tiny(
+    "deepfloyd_if",
+    asks_text(original_image=picture, mask_image=mask, **SMALL, **RAW),
+    begins="image",
+)
+def IFInpaintingSuperResolutionPipeline():
+    return enlarging("IFInpaintingSuperResolutionPipeline")
+
+
+# Latent Diffusion
+
+
+@tiny("latent_diffusion", asks(prompt="a cat", guidance_scale=3.0, **LARGEST), batches="")
+def LDMTextToImagePipeline():
+    config = LDMBertConfig(
+        vocab_size=VOCABULARY,
+        encoder_layers=1,
+        encoder_ffn_dim=24,
+        encoder_attention_heads=2,
+        head_dim=8,
+        d_model=16,
+    )
+    return diffusers.LDMTextToImagePipeline(
+        vqvae=vae(blocks=4),
+        bert=LDMBertModel(config),
+        tokenizer=bert_tokenizer(77),
+        unet=unet(),
+        scheduler=ddim(),
+    )
+
+
+@tiny("latent_diffusion", asks(image=lambda: picture(32)), begins="image", batches="batch_size")
+def LDMSuperResolutionPipeline():
+    return diffusers.LDMSuperResolutionPipeline(
+        vqvae=movq(latent_channels=3, vq_embed_dim=3),
+        unet=plain_unet(in_channels=6),
+        scheduler=ddim(beta_start=0.0015, beta_end=0.0155),
+    )
+
+
+# Marigold: what an image shows, from noise
+
+
+def marigold(kind, prediction, answers=1, **parts):
+    net = unet(in_channels=4 * (1 + answers), out_channels=4 * answers)
+    scheduler = ddim(prediction_type="v_prediction", timestep_spacing="trailing")
+    settings = dict(prediction_type=prediction, default_processing_resolution=SIDE)
+    return stable_diffusion(kind, net, scheduler, **settings, **parts)
+
+
+@tiny("marigold", asks(image=picture), batches="")
+def MarigoldDepthPipeline():
+    return marigold("MarigoldDepthPipeline", "depth")
+
+
+@tiny("marigold", asks(image=picture), batches="")
+def MarigoldNormalsPipeline():
+    return marigold("MarigoldNormalsPipeline", "normals")
+
+
+@tiny("marigold", asks(image=picture), batches="")
+def MarigoldIntrinsicsPipeline():
+    names = ["albedo", "material"]
+    spaces = {name: dict(prediction_space="srgb") for name in names}
+    return marigold(
+        "MarigoldIntrinsicsPipeline",
+        "intrinsics",
+        len(names),
+        target_properties=dict(target_names=names, **spaces),
+    )
+
+
+# Kandinsky 2.1, 2.2 and 3
+
+
+def embedding():
+    "An image's embedding, as a prior's answer."
+    return torch.from_numpy(numbers(1, 16))
+
+
+EMBEDDED = dict(image_embeds=embedding, negative_image_embeds=lambda: torch.zeros(1, 16))
+
+
+def kandinsky_unet(**options):
+    return unet(**{**SIMPLE, **dict(out_channels=8, encoder_hid_dim=16), **options})
+
+
+def kandinsky_prior(prefix=""):
+    "The parts that make an image's embedding from a text's."
+    net, scheduler = prior()
+    parts = dict(
+        prior=net,
+        image_encoder=clip_vision(),
+        text_encoder=clip_text(projection=True),
+        tokenizer=clip_tokenizer(),
+        scheduler=scheduler,
+        image_processor=clip_pictures(),
+    )
+    return {prefix + name: part for name, part in parts.items()}
+
+
+def kandinsky(kind, scheduler="DDIMScheduler", in_channels=4, **parts):
+    config = MCLIPConfig(
+        transformerDimSize=16,
+        imageDimSize=16,
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    net = kandinsky_unet(
+        in_channels=in_channels,
+        encoder_hid_dim_type="text_image_proj",
+        addition_embed_type="text_image",
+    )
+    settings = dict(clip_sample=False, steps_offset=1, beta_start=0.00085, beta_end=0.012)
+    return getattr(diffusers, kind)(
+        text_encoder=MultilingualCLIP(config),
+        tokenizer=xlm_roberta_tokenizer(77),
+        unet=net,
+        scheduler=getattr(diffusers, scheduler)(**settings),
+        movq=movq(norm_type="spatial"),
+        **parts,
+    )
+
+
+def kandinsky_2_2(kind, in_channels=4, hint=False, **parts):
+    net = kandinsky_unet(
+        in_channels=in_channels,
+        encoder_hid_dim_type="image_proj",
+        addition_embed_type="image_hint" if hint else "image",
+    )
+    return getattr(diffusers, kind)(
+        unet=net,
+        scheduler=diffusers.DDPMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            clip_sample_range=2.0,
+            variance_type="learned_range",
+        ),
+        movq=movq(norm_type="spatial"),
+        **parts,
+    )
+
+
+def kandinsky_3(kind):
+    net = diffusers.Kandinsky3UNet(
+        time_embedding_dim=16,
+        groups=4,
+        attention_head_dim=8,
+        layers_per_block=3,
+        block_out_channels=(8, 16, 16, 16),
+        cross_attention_dim=16,
+        encoder_hid_dim=16,
+    )
+    return getattr(diffusers, kind)(
+        tokenizer=t5_tokenizer(128),
+        text_encoder=t5_text(),
+        unet=shrink(net),
+        scheduler=diffusers.DDPMScheduler(
+            beta_schedule="squaredcos_cap_v2",
+            clip_sample=False,
+            thresholding=True,
+            sample_max_value=3.0,
+        ),
+        movq=movq(norm_type="spatial"),
+    )
+
+
+TEXT = dict(prompt="a cat", negative_prompt="blurry", guidance_scale=3.0)
+BOTH = dict(prior_num_inference_steps=2, **TEXT)
+REDRAWN = dict(image=picture, strength=0.8)
+REPAINTED = dict(image=picture, mask_image=mask)
+
+
+def hint():
+    "A control image of eight times the latents' sides."
+    return torch.from_numpy(numbers(1, 3, 64, 64))
+
+
+HINT = dict(hint=hint, guidance_scale=3.0)
+
+
+@tiny("kandinsky", asks(**TEXT))
+def KandinskyPriorPipeline():
+    return diffusers.KandinskyPriorPipeline(**kandinsky_prior())
+
+
+@tiny("kandinsky", asks(**TEXT, **EMBEDDED, **SIZE))
+def KandinskyPipeline():
+    return kandinsky("KandinskyPipeline", "DDPMScheduler")
+
+
+@tiny("kandinsky", asks(**TEXT, **EMBEDDED, **REDRAWN, **SIZE), begins="image")
+def KandinskyImg2ImgPipeline():
+    return kandinsky("KandinskyImg2ImgPipeline")
+
+
+@tiny("kandinsky", asks(**TEXT, **EMBEDDED, **REPAINTED, **SIZE), begins="image")
+def KandinskyInpaintPipeline():
+    return kandinsky("KandinskyInpaintPipeline", in_channels=9)
+
+
+@tiny("kandinsky", asks(**BOTH, **SIZE))
+def KandinskyCombinedPipeline():
+    return kandinsky("KandinskyCombinedPipeline", **kandinsky_prior("prior_"))
+
+
+@tiny("kandinsky", asks(**BOTH, **REDRAWN, **SIZE), begins="image")
+def KandinskyImg2ImgCombinedPipeline():
+    return kandinsky("KandinskyImg2ImgCombinedPipeline", **kandinsky_prior("prior_"))
+
+
+@tiny("kandinsky", asks(**BOTH, **REPAINTED, **SIZE), begins="image")
+def KandinskyInpaintCombinedPipeline():
+    parts = kandinsky_prior("prior_")
+    return kandinsky("KandinskyInpaintCombinedPipeline", in_channels=9, **parts)
+
+
+@tiny("kandinsky_2_2", asks(**TEXT))
+def KandinskyV22PriorPipeline():
+    return diffusers.KandinskyV22PriorPipeline(**kandinsky_prior())
+
+
+@tiny("kandinsky_2_2", asks(**TEXT, **REDRAWN), begins="image")
+def KandinskyV22PriorEmb2EmbPipeline():
+    return diffusers.KandinskyV22PriorEmb2EmbPipeline(**kandinsky_prior())
+
+
+@tiny("kandinsky_2_2", asks(guidance_scale=3.0, **EMBEDDED, **SIZE))
+def KandinskyV22Pipeline():
+    return kandinsky_2_2("KandinskyV22Pipeline")
+
+
+@tiny("kandinsky_2_2", asks(guidance_scale=3.0, **EMBEDDED, **REDRAWN, **SIZE), begins="image")
+def KandinskyV22Img2ImgPipeline():
+    return kandinsky_2_2("KandinskyV22Img2ImgPipeline")
+
+
+@tiny("kandinsky_2_2", asks(guidance_scale=3.0, **EMBEDDED, **REPAINTED, **SIZE), begins="image")
+def KandinskyV22InpaintPipeline():
+    return kandinsky_2_2("KandinskyV22InpaintPipeline", 9)
+
+
+@tiny("kandinsky_2_2", asks(**HINT, **EMBEDDED, **SIZE))
+def KandinskyV22ControlnetPipeline():
+    return kandinsky_2_2("KandinskyV22ControlnetPipeline", 8, hint=True)
+
+
+@tiny("kandinsky_2_2", asks(**HINT, **EMBEDDED, **REDRAWN, **SIZE), begins="image")
+def KandinskyV22ControlnetImg2ImgPipeline():
+    return kandinsky_2_2("KandinskyV22ControlnetImg2ImgPipeline", 8, hint=True)
+
+
+@tiny("kandinsky_2_2", asks(**BOTH, **SIZE))
+def KandinskyV22CombinedPipeline():
+    return kandinsky_2_2("KandinskyV22CombinedPipeline", **kandinsky_prior("prior_"))
+
+
+@tiny("kandinsky_2_2", asks(**BOTH, **REDRAWN, **SIZE), begins="image")
+def KandinskyV22Img2ImgCombinedPipeline():
+    return kandinsky_2_2("KandinskyV22Img2ImgCombinedPipeline", **kandinsky_prior("prior_"))
+
+
+@tiny("kandinsky_2_2", asks(**BOTH, **REPAINTED, **SIZE), begins="image")
+def KandinskyV22InpaintCombinedPipeline():
+    return kandinsky_2_2("KandinskyV22InpaintCombinedPipeline", 9, **kandinsky_prior("prior_"))
+
+
+@tiny("kandinsky_3", asks(**TEXT, **LARGEST))
+def Kandinsky3Pipeline():
+    return kandinsky_3("Kandinsky3Pipeline")
+
+
+@tiny("kandinsky_3", asks(**TEXT, **REDRAWN), begins="image")
+def Kandinsky3Img2ImgPipeline():
+    return kandinsky_3("Kandinsky3Img2ImgPipeline")
+
+
+# Stable Cascade
+
+
+def cascade_net(in_channels, **options):
+    return StableCascadeUNet(
+        in_channels=in_channels,
+        out_channels=in_channels,
+        conditioning_dim=16,
+        block_out_channels=(16, 16),
+        num_attention_heads=(2, 2),
+        down_num_layers_per_block=(1, 1),
+        up_num_layers_per_block=(1, 1),
+        clip_text_pooled_in_channels=16,
+        timestep_ratio_embedding_dim=16,
+        **options,
+    )
+
+
+def cascade_prior(prefix=""):
+    net = cascade_net(
+        16, clip_text_in_channels=16, clip_image_in_channels=16, switch_level=(False,)
+    )
+    parts = dict(
+        prior=net,
+        tokenizer=clip_tokenizer(),
+        text_encoder=clip_text(projection=True),
+        scheduler=diffusers.DDPMWuerstchenScheduler(),
+        feature_extractor=clip_pictures(),
+        image_encoder=clip_vision(),
+    )
+    return {prefix + name: part for name, part in parts.items()}
+
+
+def cascade_decoder():
+    net = cascade_net(
+        4,
+        patch_size=2,
+        effnet_in_channels=16,
+        pixel_mapper_in_channels=3,
+        kernel_size=3,
+        timestep_conditioning_type=("sca",),
+    )
+    return dict(
+        decoder=net,
+        tokenizer=clip_tokenizer(),
+        text_encoder=clip_text(projection=True),
+        scheduler=diffusers.DDPMWuerstchenScheduler(),
+        vqgan=PaellaVQModel(bottleneck_blocks=1, embed_dim=16, num_vq_embeddings=16),
+    )
+
+
+@tiny("stable_cascade", asks_text(height=128, width=128))
+def StableCascadePriorPipeline():
+    return diffusers.StableCascadePriorPipeline(**cascade_prior())
+
+
+@tiny("stable_cascade", asks_text(image_embeddings=lambda: torch.from_numpy(numbers(1, 16, 3, 3))))
+def StableCascadeDecoderPipeline():
+    return diffusers.StableCascadeDecoderPipeline(**cascade_decoder())
+
+
+@tiny(
+    "stable_cascade",
+    asks(
+        prompt="a cat",
+        negative_prompt="blurry",
+        prior_guidance_scale=3.0,
+        prior_num_inference_steps=2,
+        height=128,
+        width=128,
+    ),
+)
+def StableCascadeCombinedPipeline():
+    parts = {**cascade_decoder(), **cascade_prior("prior_")}
+    return diffusers.StableCascadeCombinedPipeline(**parts)

@@ -93,3 +93,62 @@ def t5_text(width=16, config=transformers.T5Config, **options):
         eos_token_id=1,
     )
     return model[config.model_type](config(**{**settings, **options})).eval()
+
+
+def bert_tokenizer(length=LENGTH, **options):
+    "BERT's tokenizer over single letters: [PAD] is 0."
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *("##" + c for c in LETTERS)]
+    return transformers.BertTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        model_max_length=length,
+        **options,
+    )
+
+
+def bert_text(width=16, **options):
+    "BERT's encoder, one layer."
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        **options,
+    )
+    return transformers.BertModel(config).eval()
+
+
+def xlm_roberta_tokenizer(length=LENGTH, **options):
+    "XLM-RoBERTa's tokenizer over single letters: <pad> is 1."
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581", *LETTERS, "<mask>"]
+    return transformers.XLMRobertaTokenizer(
+        vocab=[(piece, -float(number)) for number, piece in enumerate(pieces)],
+        model_max_length=length,
+        **options,
+    )
+
+
+def gemma_tokenizer(length=LENGTH, **options):
+    "Gemma's tokenizer over single letters: <pad> is 0."
+    words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581", *LETTERS]
+    return transformers.GemmaTokenizer(
+        vocab={word: number for number, word in enumerate(words)},
+        merges=[],
+        model_max_length=length,
+        **options,
+    )
+
+
+def gemma2_text(width=16, **options):
+    "Gemma 2 without its head, one layer."
+    config = transformers.Gemma2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        **options,
+    )
+    return transformers.Gemma2Model(config).eval()
