@@ -4,9 +4,11 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers import pipelines
 from diffusers.models import StableCascadeUNet
 from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
     LDMBertConfig,
     LDMBertModel,
@@ -91,17 +93,17 @@ def vae(latents=4, blocks=2, **options):
     )
 
 
-def movq(**options):
+def vq(**options):
     "The vector-quantized counterpart of `vae`."
-    return diffusers.VQModel(
+    settings = dict(
         block_out_channels=(8, 16),
-        latent_channels=options.pop("latent_channels", 4),
+        latent_channels=3,
         num_vq_embeddings=16,
         norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=options.pop("up_block_types", ("UpDecoderBlock2D",) * 2),
-        **options,
+        up_block_types=("UpDecoderBlock2D",) * 2,
     )
+    return diffusers.VQModel(**{**settings, **options})
 
 
 def plain_unet(channels=3, **options):
@@ -320,6 +322,7 @@ def prior():
         embedding_dim=16,
         num_embeddings=LENGTH,
     )
+    torch.nn.init.ones_(net.clip_std)
     scheduler = diffusers.UnCLIPScheduler(
         variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=5.0
     )
@@ -578,6 +581,66 @@ def StableDiffusionXLControlNetPAGPipeline():
 @tiny("pag", asks_text(**DRAWN, **PAG), begins="image")
 def StableDiffusionXLControlNetPAGImg2ImgPipeline():
     return controlled_xl("StableDiffusionXLControlNetPAGImg2ImgPipeline")
+
+
+# Kolors
+
+
+class ChatTokens(transformers.T5Tokenizer):
+    """In place of ChatGLM's tokenizer, which is made from a sentencepiece file only."""
+
+    def __call__(self, *texts, **options):
+        tokens = super().__call__(*texts, **options)
+        seen = tokens["attention_mask"]
+        tokens["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)
+        return tokens
+
+
+def kolors(kind):
+    "`kind` is a class here: diffusers offers Kolors at its top only with sentencepiece installed."
+    config = ChatGLMConfig(
+        num_layers=2,
+        padded_vocab_size=VOCABULARY,
+        hidden_size=16,
+        ffn_hidden_size=24,
+        kv_channels=8,
+        num_attention_heads=2,
+        seq_length=LENGTH,
+        add_qkv_bias=True,
+        multi_query_attention=True,
+        original_rope=True,
+    )
+    text = ChatGLMModel(config)
+    for weight in text.parameters():  # which diffusers leaves as the memory was
+        torch.nn.init.normal_(weight, std=0.1)
+    projected = dict(encoder_hid_dim=16, encoder_hid_dim_type="text_proj")
+    return kind(
+        vae=vae(),
+        text_encoder=text,
+        tokenizer=t5_tokenizer(kind=ChatTokens, padding_side="left"),
+        unet=unet(**{**XL, **projected, **dict(cross_attention_dim=16)}),
+        scheduler=diffusers.EulerDiscreteScheduler(
+            **leading(num_train_timesteps=1100, beta_end=0.014)
+        ),
+    )
+
+
+SHORT = dict(max_sequence_length=LENGTH)
+
+
+@tiny("kolors", asks_text(**SHORT, **SIZE))
+def KolorsPipeline():
+    return kolors(pipelines.kolors.KolorsPipeline)
+
+
+@tiny("kolors", asks_text(image=picture, strength=0.8, **SHORT, **SIZE), begins="image")
+def KolorsImg2ImgPipeline():
+    return kolors(pipelines.kolors.KolorsImg2ImgPipeline)
+
+
+@tiny("pag", asks_text(**PAG, **SHORT, **SIZE))
+def KolorsPAGPipeline():
+    return kolors(pipelines.pag.KolorsPAGPipeline)
 
 
 # PixArt, Hunyuan-DiT, Sana, Stable Diffusion 3
@@ -855,7 +918,7 @@ def LDMTextToImagePipeline():
 @tiny("latent_diffusion", asks(image=lambda: picture(32)), begins="image", batches="batch_size")
 def LDMSuperResolutionPipeline():
     return diffusers.LDMSuperResolutionPipeline(
-        vqvae=movq(latent_channels=3, vq_embed_dim=3),
+        vqvae=vq(),
         unet=plain_unet(in_channels=6),
         scheduler=ddim(beta_start=0.0015, beta_end=0.0155),
     )
@@ -866,7 +929,11 @@ def LDMSuperResolutionPipeline():
 
 def marigold(kind, prediction, answers=1, **parts):
     net = unet(in_channels=4 * (1 + answers), out_channels=4 * answers)
-    scheduler = ddim(prediction_type="v_prediction", timestep_spacing="trailing")
+    scheduler = ddim(
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+    )
     settings = dict(prediction_type=prediction, default_processing_resolution=SIDE)
     return stable_diffusion(kind, net, scheduler, **settings, **parts)
 
@@ -896,6 +963,16 @@ def MarigoldIntrinsicsPipeline():
 # Kandinsky 2.1, 2.2 and 3
 
 
+def movq():
+    return vq(
+        block_out_channels=(32, 32),
+        latent_channels=4,
+        norm_type="spatial",
+        down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+    )
+
+
 def embedding():
     "An image's embedding, as a prior's answer."
     return torch.from_numpy(numbers(1, 16))
@@ -922,7 +999,7 @@ def kandinsky_prior(prefix=""):
     return {prefix + name: part for name, part in parts.items()}
 
 
-def kandinsky(kind, scheduler="DDIMScheduler", in_channels=4, **parts):
+def kandinsky(kind, in_channels=4, **parts):
     config = MCLIPConfig(
         transformerDimSize=16,
         imageDimSize=16,
@@ -937,13 +1014,12 @@ def kandinsky(kind, scheduler="DDIMScheduler", in_channels=4, **parts):
         encoder_hid_dim_type="text_image_proj",
         addition_embed_type="text_image",
     )
-    settings = dict(clip_sample=False, steps_offset=1, beta_start=0.00085, beta_end=0.012)
     return getattr(diffusers, kind)(
         text_encoder=MultilingualCLIP(config),
         tokenizer=xlm_roberta_tokenizer(77),
         unet=net,
-        scheduler=getattr(diffusers, scheduler)(**settings),
-        movq=movq(norm_type="spatial"),
+        scheduler=ddim(beta_schedule="linear"),
+        movq=movq(),
         **parts,
     )
 
@@ -962,7 +1038,7 @@ def kandinsky_2_2(kind, in_channels=4, hint=False, **parts):
             clip_sample_range=2.0,
             variance_type="learned_range",
         ),
-        movq=movq(norm_type="spatial"),
+        movq=movq(),
         **parts,
     )
 
@@ -987,7 +1063,7 @@ def kandinsky_3(kind):
             thresholding=True,
             sample_max_value=3.0,
         ),
-        movq=movq(norm_type="spatial"),
+        movq=movq(),
     )
 
 
@@ -1012,7 +1088,7 @@ def KandinskyPriorPipeline():
 
 @tiny("kandinsky", asks(**TEXT, **EMBEDDED, **SIZE))
 def KandinskyPipeline():
-    return kandinsky("KandinskyPipeline", "DDPMScheduler")
+    return kandinsky("KandinskyPipeline")
 
 
 @tiny("kandinsky", asks(**TEXT, **EMBEDDED, **REDRAWN, **SIZE), begins="image")
@@ -1096,7 +1172,7 @@ def Kandinsky3Pipeline():
     return kandinsky_3("Kandinsky3Pipeline")
 
 
-@tiny("kandinsky_3", asks(**TEXT, **REDRAWN), begins="image")
+@tiny("kandinsky_3", asks(**TEXT, image=lambda: picture(64), strength=0.8), begins="image")
 def Kandinsky3Img2ImgPipeline():
     return kandinsky_3("Kandinsky3Img2ImgPipeline")
 

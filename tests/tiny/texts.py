@@ -64,10 +64,10 @@ def clip_pictures(side=32):
     )
 
 
-def t5_tokenizer(length=LENGTH, **options):
+def t5_tokenizer(length=LENGTH, kind=transformers.T5Tokenizer, **options):
     "T5's tokenizer over single letters: <pad> is 0, </s> is 1, <unk> is 2."
     pieces = ["<pad>", "</s>", "<unk>", "\u2581", *LETTERS]
-    return transformers.T5Tokenizer(
+    return kind(
         vocab=[(piece, -float(number)) for number, piece in enumerate(pieces)],
         extra_ids=0,
         model_max_length=length,
