@@ -583,6 +583,25 @@ def StableDiffusionXLControlNetPAGImg2ImgPipeline():
     return controlled_xl("StableDiffusionXLControlNetPAGImg2ImgPipeline")
 
 
+# diffusers takes num_videos_per_prompt here, and makes one whatever it says
+@tiny("pag", asks_text(num_frames=2, **PAG, **SIZE), batches="")
+def AnimateDiffPAGPipeline():
+    adapter = diffusers.MotionAdapter(
+        block_out_channels=(8, 16),
+        motion_layers_per_block=1,
+        motion_norm_num_groups=4,
+        motion_num_attention_heads=2,
+    )
+    return diffusers.AnimateDiffPAGPipeline(
+        vae=vae(),
+        text_encoder=clip_text(),
+        tokenizer=clip_tokenizer(),
+        unet=unet(),
+        motion_adapter=adapter,
+        scheduler=ddim(beta_schedule="linear"),
+    )
+
+
 # Kolors
 
 
@@ -915,7 +934,7 @@ def LDMTextToImagePipeline():
     )
 
 
-@tiny("latent_diffusion", asks(image=lambda: picture(32)), begins="image", batches="batch_size")
+@tiny("latent_diffusion", asks(image=lambda: picture(32)), begins="image", batches="")
 def LDMSuperResolutionPipeline():
     return diffusers.LDMSuperResolutionPipeline(
         vqvae=vq(),
@@ -1106,7 +1125,8 @@ def KandinskyCombinedPipeline():
     return kandinsky("KandinskyCombinedPipeline", **kandinsky_prior("prior_"))
 
 
-@tiny("kandinsky", asks(**BOTH, **REDRAWN, **SIZE), begins="image")
+# with num_images_per_prompt=2 diffusers itself fails here
+@tiny("kandinsky", asks(**BOTH, **REDRAWN, **SIZE), begins="image", batches="")
 def KandinskyImg2ImgCombinedPipeline():
     return kandinsky("KandinskyImg2ImgCombinedPipeline", **kandinsky_prior("prior_"))
 
@@ -1233,7 +1253,12 @@ def StableCascadePriorPipeline():
     return diffusers.StableCascadePriorPipeline(**cascade_prior())
 
 
-@tiny("stable_cascade", asks_text(image_embeddings=lambda: torch.from_numpy(numbers(1, 16, 3, 3))))
+def effnet():
+    "A small latent image, as the prior's answer; the decoder makes as many images as it gets."
+    return torch.from_numpy(numbers(1, 16, 3, 3))
+
+
+@tiny("stable_cascade", asks_text(image_embeddings=effnet), batches="")
 def StableCascadeDecoderPipeline():
     return diffusers.StableCascadeDecoderPipeline(**cascade_decoder())
 
