@@ -192,11 +192,12 @@ def sd3_sizes(**options):
     ) | options
 
 
-def sd3_parts(**more):
+def sd3_parts(latents=4, **more):
+    sizes = sd3_sizes(qk_norm="rms_norm", in_channels=latents, out_channels=latents)
     return dict(
-        transformer=settle(diffusers.SD3Transformer2DModel(**sd3_sizes(qk_norm="rms_norm"))),
+        transformer=settle(diffusers.SD3Transformer2DModel(**sizes)),
         scheduler=flow(shift=3.0),
-        vae=kl_vae(),
+        vae=kl_vae(latents),
         text_encoder=clip_text(True),
         tokenizer=clip_tokenizer(),
         text_encoder_2=clip_text(True),
@@ -226,7 +227,7 @@ def StableDiffusion3Img2ImgPipeline():
     begins="image",
 )
 def StableDiffusion3InpaintPipeline():
-    return diffusers.StableDiffusion3InpaintPipeline(**sd3_parts())
+    return diffusers.StableDiffusion3InpaintPipeline(**sd3_parts(latents=16))
 
 
 @tiny("sd3", lambda: GUIDED | SHORT | dict(control_image=picture()))
@@ -430,12 +431,12 @@ def qwen_vae(halvings=1, **options):
     """Each halving of the sides is one entry of temperal_downsample."""
     return diffusers.AutoencoderKLQwenImage(
         base_dim=4,
-        z_dim=4,
+        z_dim=8,
         dim_mult=[1] * (halvings + 1),
-        num_res_blocks=1,
+        num_res_blocks=0 if halvings > 1 else 1,
         temperal_downsample=[False] * halvings,
-        latents_mean=[0.1, -0.2, 0.3, 0.0],
-        latents_std=[1.0, 1.5, 0.8, 1.2],
+        latents_mean=[0.1, -0.2, 0.3, 0.0] * 2,
+        latents_std=[1.0, 1.5, 0.8, 1.2] * 2,
         **options,
     )
 
@@ -443,8 +444,8 @@ def qwen_vae(halvings=1, **options):
 def qwen_sizes(**options):
     return dict(
         patch_size=2,
-        in_channels=16,
-        out_channels=4,
+        in_channels=32,
+        out_channels=8,
         num_layers=2,
         attention_head_dim=16,
         num_attention_heads=2,
@@ -618,7 +619,8 @@ def ZImageControlNetInpaintPipeline():
     return diffusers.ZImageControlNetInpaintPipeline(**zimage_parts(controlnet=control))
 
 
-@tiny("zimage", lambda: GUIDED | SHORT | dict(image=[picture()]))
+# with pictures to look at, this pipeline asks for a bfloat16 autoencoder; so only words here
+@tiny("zimage", lambda: GUIDED | SHORT)
 def ZImageOmniPipeline():
     sizes = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=1)
     sizes |= dict(num_attention_heads=2, patch_size=4, num_patches=16)
@@ -626,3 +628,462 @@ def ZImageOmniPipeline():
     views = transformers.Siglip2ImageProcessor(patch_size=4, max_num_patches=16)
     parts = zimage_parts(siglip_width=16, siglip=eyes, siglip_processor=views)
     return diffusers.ZImageOmniPipeline(**parts)
+
+
+# Sana
+
+
+def dc_vae():
+    return diffusers.AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+
+
+def gemma2():
+    sizes = causal_sizes(eos_token_id=1, bos_token_id=2, query_pre_attn_scalar=8)
+    return transformers.Gemma2Model(transformers.Gemma2Config(**sizes))
+
+
+def sana_sizes(**options):
+    return dict(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        sample_size=8,
+        patch_size=1,
+    ) | options
+
+
+def sana_parts(net=None, **more):
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=3.0,
+        beta_start=0.0001,
+        beta_end=0.02,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        lower_order_final=True,
+    )
+    return dict(
+        transformer=settle(diffusers.SanaTransformer2DModel(**sana_sizes(**net or {}))),
+        scheduler=scheduler,
+        vae=dc_vae(),
+        text_encoder=gemma2(),
+        tokenizer=gemma_tokenizer(),
+    ) | more
+
+
+SANA_CALL = dict(complex_human_instruction=None, use_resolution_binning=False)
+SANA_CALL |= dict(max_sequence_length=32, height=32, width=32)
+
+
+@tiny("sana", lambda: GUIDED | SANA_CALL)
+def SanaPipeline():
+    return diffusers.SanaPipeline(**sana_parts())
+
+
+@tiny("sana", lambda: GUIDED | SANA_CALL | dict(control_image=picture(32)))
+def SanaControlNetPipeline():
+    control = settle(diffusers.SanaControlNetModel(**sana_sizes(num_layers=1)))
+    return diffusers.SanaControlNetPipeline(**sana_parts(controlnet=control))
+
+
+def sprint_parts():
+    net = dict(guidance_embeds=True, qk_norm="rms_norm_across_heads")
+    scheduler = diffusers.SCMScheduler(prediction_type="trigflow", sigma_data=0.5)
+    return sana_parts(net, scheduler=scheduler)
+
+
+@tiny("sana-sprint", lambda: dict(prompt="a cat", guidance_scale=4.5) | SANA_CALL)
+def SanaSprintPipeline():
+    return diffusers.SanaSprintPipeline(**sprint_parts())
+
+
+@tiny(
+    "sana-sprint",
+    lambda: dict(prompt="a cat", guidance_scale=4.5, image=picture(32))
+    | HALF
+    | SANA_CALL,
+    begins="image",
+)
+def SanaSprintImg2ImgPipeline():
+    return diffusers.SanaSprintImg2ImgPipeline(**sprint_parts())
+
+
+# Lumina; both versions count on an autoencoder that halves three times
+
+
+@tiny("lumina", lambda: GUIDED | SHORT | dict(height=64, width=64))
+def LuminaPipeline():
+    net = diffusers.LuminaNextDiT2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=16,
+        num_layers=2,
+        num_attention_heads=2,
+        num_kv_heads=2,
+        multiple_of=8,
+        norm_eps=1e-5,
+        learn_sigma=True,
+        qk_norm=True,
+        cross_attention_dim=16,
+    )
+    sizes = causal_sizes(eos_token_id=1, bos_token_id=2)
+    return diffusers.LuminaPipeline(
+        transformer=settle(net),
+        scheduler=flow(shift=1.0),
+        vae=kl_vae(blocks=4),
+        text_encoder=transformers.GemmaModel(transformers.GemmaConfig(**sizes)),
+        tokenizer=gemma_tokenizer(),
+    )
+
+
+@tiny(
+    "lumina2",
+    lambda: GUIDED
+    | dict(height=64, width=64, system_prompt="draw", max_sequence_length=32),
+)
+def Lumina2Pipeline():
+    net = diffusers.Lumina2Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        hidden_size=32,
+        num_layers=2,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        scaling_factor=1.0,
+        axes_dim_rope=(4, 4, 8),
+        axes_lens=(128, 32, 32),
+        cap_feat_dim=16,
+    )
+    return diffusers.Lumina2Pipeline(
+        transformer=settle(net),
+        scheduler=flow(shift=6.0),
+        vae=kl_vae(blocks=4),
+        text_encoder=gemma2(),
+        tokenizer=gemma_tokenizer(),
+    )
+
+
+# AuraFlow
+
+
+@tiny("auraflow", lambda: GUIDED | SHORT)
+def AuraFlowPipeline():
+    net = diffusers.AuraFlowTransformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        out_channels=4,
+        pos_embed_max_size=64,
+    )
+    return diffusers.AuraFlowPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5_text(transformers.UMT5EncoderModel, transformers.UMT5Config),
+        vae=kl_vae(scaling_factor=0.13025, shift_factor=None),
+        transformer=settle(net),
+        scheduler=flow(shift=1.73),
+    )
+
+
+# Bria
+
+
+@tiny("bria", lambda: GUIDED | SHORT)
+def BriaPipeline():
+    net = diffusers.BriaTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=[4, 4, 8],
+    )
+    return diffusers.BriaPipeline(
+        transformer=settle(net),
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=kl_vae(shift_factor=None),
+        text_encoder=t5_text(),
+        tokenizer=t5_tokenizer(),
+    )
+
+
+def fibo_parts():
+    net = diffusers.BriaFiboTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        text_encoder_dim=16,
+        axes_dims_rope=[4, 4, 8],
+    )
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=16,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        is_residual=True,
+        scale_factor_spatial=16,
+    )
+    # the words start with the number that the pipeline gives an empty prompt
+    sizes = causal_sizes(vocab_size=128001)
+    sizes.pop("head_dim")
+    return dict(
+        transformer=settle(net),
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=vae,
+        text_encoder=transformers.SmolLM3ForCausalLM(transformers.SmolLM3Config(**sizes)),
+        tokenizer=qwen_tokenizer(),
+    )
+
+
+@tiny("bria-fibo", lambda: GUIDED | dict(height=64, width=64, max_sequence_length=32))
+def BriaFiboPipeline():
+    return diffusers.BriaFiboPipeline(**fibo_parts())
+
+
+# CogView
+
+
+@tiny("cogview3", lambda: GUIDED | SHORT)
+def CogView3PlusPipeline():
+    net = diffusers.CogView3PlusTransformer2DModel(
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        out_channels=4,
+        text_embed_dim=16,
+        time_embed_dim=8,
+        condition_dim=4,
+        pos_embed_max_size=8,
+        sample_size=8,
+    )
+    scheduler = diffusers.CogVideoXDDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=4.0,
+        timestep_spacing="linspace",
+        clip_sample=False,
+    )
+    return diffusers.CogView3PlusPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5_text(),
+        vae=kl_vae(scaling_factor=1.15258426, shift_factor=None),
+        transformer=settle(net),
+        scheduler=scheduler,
+    )
+
+
+def cogview4_parts(channels=4):
+    net = diffusers.CogView4Transformer2DModel(
+        patch_size=2,
+        in_channels=channels,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=16,
+        time_embed_dim=8,
+        condition_dim=4,
+        pos_embed_max_size=8,
+        sample_size=8,
+        rope_axes_dim=(8, 8),
+    )
+    shifts = dict(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75)
+    return dict(
+        tokenizer=qwen_tokenizer(),
+        text_encoder=transformers.GlmModel(transformers.GlmConfig(**causal_sizes())),
+        vae=kl_vae(scaling_factor=1.0, shift_factor=0.0),
+        transformer=settle(net),
+        scheduler=flow(shift=1.0, time_shift_type="linear", **shifts),
+    )
+
+
+@tiny("cogview4", lambda: GUIDED | SHORT)
+def CogView4Pipeline():
+    return diffusers.CogView4Pipeline(**cogview4_parts())
+
+
+@tiny("cogview4", lambda: GUIDED | SHORT | dict(control_image=picture()))
+def CogView4ControlPipeline():
+    return diffusers.CogView4ControlPipeline(**cogview4_parts(channels=8))
+
+
+# HiDream
+
+
+@tiny("hidream", lambda: GUIDED | SHORT)
+def HiDreamImagePipeline():
+    net = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_channels=[32, 16],
+        text_emb_dim=32,
+        num_routed_experts=2,
+        num_activated_experts=1,
+        axes_dims_rope=(4, 2, 2),
+        max_resolution=(16, 16),
+        llama_layers=[0, 1],
+        force_inference_output=True,
+    )
+    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**causal_sizes()))
+    return diffusers.HiDreamImagePipeline(
+        transformer=settle(net),
+        scheduler=flow(shift=3.0),
+        vae=kl_vae(),
+        text_encoder=clip_text(True),
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=clip_text(True),
+        tokenizer_2=clip_tokenizer(),
+        text_encoder_3=t5_text(d_model=32),
+        tokenizer_3=t5_tokenizer(),
+        text_encoder_4=llama,
+        tokenizer_4=qwen_tokenizer(),
+    )
+
+
+# Flux 2
+
+
+def flux2_vae():
+    return diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 16),
+        latent_channels=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        sample_size=16,
+    )
+
+
+def flux2_net(guidance=True):
+    net = diffusers.Flux2Transformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance,
+    )
+    return settle(net)
+
+
+LAYERS = dict(text_encoder_out_layers=(1, 2, 3), max_sequence_length=32)
+
+
+def klein_parts(**more):
+    return dict(
+        transformer=flux2_net(guidance=False),
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=flux2_vae(),
+        text_encoder=qwen3(transformers.Qwen3ForCausalLM, layers=3),
+        tokenizer=qwen_tokenizer(),
+    ) | more
+
+
+@tiny("flux2", lambda: dict(prompt="a cat", guidance_scale=3.0) | SIZE | LAYERS)
+def Flux2KleinPipeline():
+    return diffusers.Flux2KleinPipeline(**klein_parts())
+
+
+@tiny("flux2", lambda: dict(prompt="a cat", image=picture(64)) | SIZE | LAYERS)
+def Flux2KleinKVPipeline():
+    return diffusers.Flux2KleinKVPipeline(**klein_parts())
+
+
+@tiny(
+    "flux2",
+    lambda: dict(prompt="a cat", image=picture(64), mask_image=mask(64), guidance_scale=3.0)
+    | HALF
+    | LAYERS
+    | dict(height=64, width=64),
+    begins="image",
+)
+def Flux2KleinInpaintPipeline():
+    return diffusers.Flux2KleinInpaintPipeline(**klein_parts())
+
+
+@tiny("flux2", lambda: dict(prompt="a cat", guidance_scale=4.0) | SIZE | LAYERS)
+def Flux2Pipeline():
+    eyes = transformers.PixtralVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        head_dim=8,
+        image_size=32,
+        patch_size=8,
+    )
+    text = transformers.MistralConfig(**causal_sizes(layers=3))
+    config = transformers.Mistral3Config(
+        text_config=text, vision_config=eyes, image_token_index=1, spatial_merge_size=1
+    )
+    words = ["<pad>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<|im_start|>", "<|im_end|>"]
+    specials = dict(pad_token="<pad>", eos_token="<|im_end|>", unk_token="<pad>")
+    processor = transformers.PixtralProcessor(
+        image_processor=transformers.PixtralImageProcessor(patch_size=8, size=dict(longest_edge=32)),
+        tokenizer=qwen_tokenizer(words, **specials),
+        patch_size=8,
+        chat_template=CHAT.replace("<|vision_start|><|image_pad|><|vision_end|>", "[IMG]"),
+    )
+    return diffusers.Flux2Pipeline(
+        transformer=flux2_net(),
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=flux2_vae(),
+        text_encoder=transformers.Mistral3ForConditionalGeneration(config),
+        tokenizer=processor,
+    )
