@@ -6,6 +6,7 @@ import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
+from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from tiny.base import tiny
 
@@ -45,16 +46,14 @@ def flow(**options):
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, **options)
 
 
-def settle(net, factor=0.3, seed=0):
-    """Weights left empty or at zero become small random ones, and the last ones small."""
+def settle(net, seed=0):
+    """Weights left empty, or at zero until training, become small random ones."""
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in net.named_parameters():
             empty = not weight.isfinite().all() or name.endswith("pad_token")
             if empty or (weight.ndim > 1 and not weight.any()):
                 weight.normal_(0, 0.02, generator=random)
-        matrices = [weight for weight in net.parameters() if weight.ndim > 1]
-        matrices[-1].mul_(factor)
     return net
 
 
@@ -72,14 +71,14 @@ def kl_vae(latents=4, blocks=2, **options):
     )
 
 
-def clip_text(projection=False):
+def clip_text(projection=False, length=16):
     config = transformers.CLIPTextConfig(
         vocab_size=300,
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=16,
+        max_position_embeddings=length,
         projection_dim=16,
         bos_token_id=0,
         eos_token_id=1,
@@ -169,6 +168,27 @@ def qwen25_processor():
         image_processor=transformers.Qwen2VLImageProcessor(**views),
         tokenizer=qwen_tokenizer(),
         video_processor=transformers.Qwen2VLVideoProcessor(),
+        chat_template=CHAT,
+    )
+
+
+def qwen3_vl(kind=transformers.Qwen3VLForConditionalGeneration, layers=3):
+    eyes = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=16)
+    eyes |= dict(patch_size=16, num_position_embeddings=16, deepstack_visual_indexes=[0])
+    config = transformers.Qwen3VLConfig(
+        text_config=causal_sizes(layers, rope_parameters=three_axes()),
+        vision_config=eyes,
+        **vision_words(),
+    )
+    return kind(config)
+
+
+def qwen3_processor():
+    views = dict(patch_size=16, size=dict(shortest_edge=32 * 32, longest_edge=64 * 64))
+    return transformers.Qwen3VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**views),
+        tokenizer=qwen_tokenizer(),
+        video_processor=transformers.Qwen3VLVideoProcessor(),
         chat_template=CHAT,
     )
 
@@ -430,7 +450,7 @@ QWEN_SHIFTS = dict(
 def qwen_vae(halvings=1, **options):
     """Each halving of the sides is one entry of temperal_downsample."""
     return diffusers.AutoencoderKLQwenImage(
-        base_dim=4,
+        base_dim=4 if halvings == 1 else 2,
         z_dim=8,
         dim_mult=[1] * (halvings + 1),
         num_res_blocks=0 if halvings > 1 else 1,
@@ -1086,4 +1106,353 @@ def Flux2Pipeline():
         vae=flux2_vae(),
         text_encoder=transformers.Mistral3ForConditionalGeneration(config),
         tokenizer=processor,
+    )
+
+
+# VisualCloze: pictures in a grid, of which Flux fills one
+
+SIZE_UP = dict(upsampling_height=32, upsampling_width=32, upsampling_strength=0.5)
+
+
+def cloze_parts():
+    return flux_parts(in_channels=48, out_channels=16, resolution=16)
+
+
+def cloze_call(**more):
+    rows = [[picture(), picture(shade=90)], [picture(shade=40), None]]
+    words = dict(task_prompt="paint a cat", content_prompt="a cat")
+    return words | dict(image=rows, guidance_scale=30.0) | SHORT | more
+
+
+@tiny("flux-cloze", lambda: cloze_call())
+def VisualClozeGenerationPipeline():
+    return diffusers.VisualClozeGenerationPipeline(**cloze_parts())
+
+
+# first a small picture, then the same one again, larger
+@tiny("flux-cloze", lambda: cloze_call(**SIZE_UP))
+def VisualClozePipeline():
+    return diffusers.VisualClozePipeline(**cloze_parts())
+
+
+# Qwen-Image 2.1
+
+
+@tiny("qwenimage21", lambda: qwen21_call())
+def QwenImage21Pipeline():
+    net = diffusers.QwenImage21Transformer2DModel(
+        patch_size=1,
+        in_channels=8,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        context_in_dim=16,
+        axes_dims_rope=(4, 4, 8),
+    )
+    vae = diffusers.AutoencoderKLQwenImage21(
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=8,
+        dim_mult=[1, 1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False] * 4,
+        latents_mean=[0.1, -0.2, 0.3, 0.0] * 2,
+        latents_std=[1.0, 1.5, 0.8, 1.2] * 2,
+    )
+    return diffusers.QwenImage21Pipeline(
+        transformer=settle(net),
+        scheduler=flow(**QWEN_SHIFTS),
+        vae=vae,
+        text_encoder=qwen3_vl(),
+        processor=qwen3_processor(),
+    )
+
+
+def qwen21_call():
+    guided = dict(prompt="a cat", negative_prompt="a dog", true_cfg_scale=3.0)
+    return guided | dict(height=128, width=128)
+
+
+# HunyuanImage
+
+
+def hunyuan_image_sizes(**options):
+    return dict(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=(1, 1),
+        text_embed_dim=16,
+        rope_axes_dim=(4, 4),
+    ) | options
+
+
+@tiny(
+    "hunyuan-image",
+    lambda: dict(prompt="a cat, that says 'miau'", negative_prompt="a dog") | SIZE,
+)
+def HunyuanImagePipeline():
+    net = diffusers.HunyuanImageTransformer2DModel(**hunyuan_image_sizes(text_embed_2_dim=16))
+    vae = diffusers.AutoencoderKLHunyuanImage(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=2,
+        sample_size=16,
+        scaling_factor=0.75289,
+    )
+    guider = diffusers.AdaptiveProjectedMixGuidance(guidance_scale=3.5)
+    return diffusers.HunyuanImagePipeline(
+        scheduler=flow(shift=5.0),
+        vae=vae,
+        text_encoder=qwen25_vl(),
+        tokenizer=qwen_tokenizer(),
+        text_encoder_2=t5_text(vocab_size=400),
+        tokenizer_2=transformers.ByT5Tokenizer(),
+        transformer=settle(net),
+        guider=guider,
+        ocr_guider=diffusers.AdaptiveProjectedMixGuidance(guidance_scale=3.5),
+    )
+
+
+@tiny("hunyuan-image", lambda: dict(prompt="a cat", image=picture(32), height=32, width=32))
+def HunyuanImageRefinerPipeline():
+    sizes = hunyuan_image_sizes(in_channels=16, out_channels=8, patch_size=(1, 1, 1))
+    sizes |= dict(rope_axes_dim=(2, 2, 4), guidance_embeds=True)
+    vae = diffusers.AutoencoderKLHunyuanImageRefiner(
+        latent_channels=4,
+        block_out_channels=(16, 16, 16),
+        layers_per_block=1,
+        spatial_compression_ratio=4,
+        temporal_compression_ratio=2,
+    )
+    return diffusers.HunyuanImageRefinerPipeline(
+        scheduler=flow(shift=4.0),
+        vae=vae,
+        text_encoder=qwen25_vl(),
+        tokenizer=qwen_tokenizer(),
+        transformer=settle(diffusers.HunyuanImageTransformer2DModel(**sizes)),
+    )
+
+
+# Kandinsky 5
+
+
+def kandinsky5_parts(**more):
+    net = diffusers.Kandinsky5Transformer3DModel(
+        in_visual_dim=4,
+        out_visual_dim=4,
+        in_text_dim=16,
+        in_text_dim2=16,
+        time_dim=16,
+        patch_size=(1, 2, 2),
+        model_dim=16,
+        ff_dim=24,
+        num_text_blocks=1,
+        num_visual_blocks=2,
+        axes_dims=(2, 2, 4),
+        **more,
+    )
+    return dict(
+        transformer=settle(net),
+        vae=kl_vae(blocks=4),
+        text_encoder=qwen25_vl(),
+        tokenizer=qwen25_processor(),
+        text_encoder_2=clip_text(length=77),
+        tokenizer_2=clip_tokenizer(),
+        scheduler=flow(shift=3.0),
+    )
+
+
+KANDINSKY = dict(height=64, width=64, max_sequence_length=64)
+
+
+@tiny("kandinsky5", lambda: GUIDED | KANDINSKY)
+def Kandinsky5T2IPipeline():
+    pipe = diffusers.Kandinsky5T2IPipeline(**kandinsky5_parts())
+    pipe.resolutions = [(64, 64)]  # it has a list of sizes, all of a million pixels
+    return pipe
+
+
+@tiny("kandinsky5", lambda: GUIDED | KANDINSKY | dict(image=picture(64)))
+def Kandinsky5I2IPipeline():
+    pipe = diffusers.Kandinsky5I2IPipeline(**kandinsky5_parts(visual_cond=True))
+    pipe.resolutions = [(64, 64)]
+    return pipe
+
+
+# Krea 2
+
+
+@tiny("krea2", lambda: GUIDED | dict(max_sequence_length=32))
+def Krea2Pipeline():
+    net = diffusers.Krea2Transformer2DModel(
+        in_channels=32,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=24,
+        timestep_embed_dim=16,
+        text_hidden_dim=16,
+        num_text_layers=2,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=24,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return diffusers.Krea2Pipeline(
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=qwen_vae(),
+        text_encoder=qwen3_vl(transformers.Qwen3VLModel),
+        tokenizer=qwen_tokenizer(),
+        transformer=settle(net),
+        text_encoder_select_layers=(1, 2),
+    )
+
+
+# LongCat-Image
+
+
+def longcat_parts(blocks=2):
+    net = diffusers.LongCatImageTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        axes_dims_rope=[4, 4, 8],
+    )
+    return dict(
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=kl_vae(blocks=blocks),
+        text_encoder=qwen25_vl(),
+        tokenizer=qwen_tokenizer(),
+        text_processor=qwen25_processor(),
+        transformer=settle(net),
+    )
+
+
+@tiny("longcat-image", lambda: GUIDED | dict(enable_prompt_rewrite=False))
+def LongCatImagePipeline():
+    return diffusers.LongCatImagePipeline(**longcat_parts())
+
+
+# OmniGen
+
+
+@tiny(
+    "omnigen",
+    lambda: dict(
+        prompt="a cat as <img><|image_1|></img>",
+        input_images=[[picture()]],
+        guidance_scale=2.5,
+        img_guidance_scale=1.6,
+        max_input_image_size=16,
+    )
+    | SIZE,
+)
+def OmniGenPipeline():
+    net = diffusers.OmniGenTransformer2DModel(
+        in_channels=4,
+        patch_size=2,
+        hidden_size=16,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=24,
+        num_layers=2,
+        pad_token_id=0,
+        vocab_size=300,
+        max_position_embeddings=512,
+        rope_scaling=dict(long_factor=[1.0] * 4, short_factor=[1.0] * 4, type="su"),
+        pos_embed_max_size=32,
+        time_step_dim=16,
+    )
+    return diffusers.OmniGenPipeline(
+        transformer=settle(net),
+        scheduler=flow(shift=1.0, invert_sigmas=True),
+        vae=kl_vae(scaling_factor=0.13025, shift_factor=None),
+        tokenizer=qwen_tokenizer(),
+    )
+
+
+# Ovis-Image
+
+
+@tiny("ovis-image", lambda: GUIDED | dict(max_sequence_length=64))
+def OvisImagePipeline():
+    net = diffusers.OvisImageTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        out_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return diffusers.OvisImagePipeline(
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=kl_vae(),
+        text_encoder=qwen3(),
+        tokenizer=qwen_tokenizer(),
+        transformer=settle(net),
+    )
+
+
+# PRX
+
+
+def prx_net(channels, **options):
+    net = diffusers.PRXTransformer2DModel(
+        in_channels=channels,
+        context_in_dim=16,
+        hidden_size=16,
+        num_heads=2,
+        depth=2,
+        axes_dim=[4, 4],
+        **options,
+    )
+    return settle(net)
+
+
+PRX_CALL = GUIDED | dict(use_resolution_binning=False, skip_text_cleaning=True)
+
+
+@tiny("prx", lambda: dict(PRX_CALL))
+def PRXPipeline():
+    side = transformers.T5GemmaModuleConfig(
+        **causal_sizes(eos_token_id=1, bos_token_id=2, query_pre_attn_scalar=8)
+    )
+    gemma = transformers.T5GemmaConfig(encoder=side, decoder=side)
+    return diffusers.PRXPipeline(
+        transformer=prx_net(4, patch_size=2),
+        scheduler=flow(shift=3.0),
+        text_encoder=T5GemmaEncoder(gemma),
+        tokenizer=gemma_tokenizer(),
+        vae=kl_vae(),
+    )
+
+
+@tiny("prx", lambda: dict(PRX_CALL))
+def PRXPixelPipeline():
+    return diffusers.PRXPixelPipeline(
+        transformer=prx_net(3, patch_size=4, bottleneck_size=8),
+        scheduler=flow(shift=3.0),
+        text_encoder=qwen3(),
+        tokenizer=qwen_tokenizer(),
+        prompt_max_tokens=16,
     )
