@@ -2,6 +2,7 @@
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
+import inspect
 import sys
 import types
 
@@ -13,12 +14,13 @@ import transformers
 from diffusers import AutoencoderKL, AutoencoderKLWan, UniPCMultistepScheduler
 from PIL import Image
 
+WORDS = 2000  # the size of a learned vocabulary
 LETTERS = [chr(c) for c in range(33, 127)]
 SD_BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 
 
 def pipeline(name, **parts):
-    "The pipeline of that class; several of them need ftfy, which may be missing, to clean a prompt."
+    "The pipeline of that class; several clean the prompt with ftfy, which may be missing."
     kind = getattr(diffusers, name)
     home = sys.modules[kind.__module__]
     if not hasattr(home, "ftfy"):
@@ -27,6 +29,12 @@ def pipeline(name, **parts):
         if isinstance(part, torch.nn.Module):
             wake(part)
     return kind(**parts)
+
+
+def default(name, argument, method="__call__"):
+    "What a method of that pipeline takes when the argument is left out."
+    method = getattr(getattr(diffusers, name), method)
+    return inspect.signature(method).parameters[argument].default
 
 
 def wake(net):
@@ -143,15 +151,31 @@ def siglip_eyes(size=16, width=16):
     return transformers.SiglipVisionModel(config), lens
 
 
-def chat_tokenizer(*texts, special=(), length=1024, **options):
-    """A byte-level tokenizer that has learned the words of `texts`, so that the long instructions
+LLAMA_MARKS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<image>", "<pad>")
+QWEN_MARKS = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+CHAT = """{% for message in messages %}<|im_start|>{{ message.role }}
+{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}\
+{{ part.text }}{% endfor %}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def learned_tokenizer(*texts, marks=(), length=1024, **options):
+    """A byte-level tokenizer that has learned the words of `texts`, so that the instructions
     around a prompt take about as many tokens as with a real vocabulary."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=4000,
-        special_tokens=["<|endoftext|>", *special],
+        vocab_size=WORDS,
+        special_tokens=["<|endoftext|>", *marks],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -160,10 +184,41 @@ def chat_tokenizer(*texts, special=(), length=1024, **options):
         tokenizer_object=tokenizer,
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",
-        additional_special_tokens=list(special),
+        additional_special_tokens=list(marks),
         model_max_length=length,
         **options,
     )
+
+
+def decoder_sizes(layers=3, width=16, **more):
+    "The sizes that language models such as Llama, Qwen and Gemma have in common."
+    return dict(
+        vocab_size=WORDS,
+        hidden_size=width,
+        intermediate_size=24,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+        **more,
+    )
+
+
+def qwen_vl(version="2_5_", layers=3, words=False):
+    "Qwen2-VL ('2') or Qwen2.5-VL ('2_5_'); `words`: only the part that reads text."
+    rope = dict(rope_type="default", mrope_section=[1, 1, 2], rope_theta=10000.0)
+    text = decoder_sizes(layers, rope_parameters=rope)
+    if words:
+        config = getattr(transformers, f"Qwen{version}VLTextConfig")(**text)
+        return getattr(transformers, f"Qwen{version}VLTextModel")(config)
+    eyes = dict(depth=1, hidden_size=16, num_heads=2, intermediate_size=24, out_hidden_size=16)
+    if version == "2":
+        eyes = dict(depth=1, embed_dim=16, num_heads=2, hidden_size=16, mlp_ratio=2)
+    config = getattr(transformers, f"Qwen{version}VLConfig")(text_config=text, vision_config=eyes)
+    return getattr(transformers, f"Qwen{version}VLForConditionalGeneration")(config)
 
 
 def autoencoder(latents=4, scales=2, **options):

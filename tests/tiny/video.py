@@ -3,11 +3,13 @@
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import diffusers
+import transformers
 from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
     DDIMScheduler,
     EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
@@ -536,4 +538,369 @@ def MochiPipeline():
         text_encoder=moving.t5(),
         tokenizer=moving.t5_tokenizer(256),
         force_zeros_for_empty_prompt=True,
+    )
+
+
+# HunyuanVideo ------------------------------------------------------------------------------
+
+HUNYUAN_CALL = dict(SIZE, num_frames=5)
+
+
+def hunyuan_net(kind="HunyuanVideoTransformer3DModel", **more):
+    sizes = dict(
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=1,
+        text_embed_dim=16,
+        pooled_projection_dim=16,
+        rope_axes_dim=(2, 4, 4),
+        in_channels=4,
+        out_channels=4,
+    )
+    return getattr(diffusers, kind)(**dict(sizes, **more))
+
+
+def hunyuan_vae():
+    return diffusers.AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+
+
+def hunyuan_texts(template, text_encoder=None):
+    "A Llama for the description and CLIP for its summary."
+    llama = transformers.LlamaModel(transformers.LlamaConfig(**moving.decoder_sizes()))
+    return dict(
+        text_encoder=text_encoder or llama,
+        tokenizer=moving.learned_tokenizer(template, marks=moving.LLAMA_MARKS),
+        text_encoder_2=moving.clip(),
+        tokenizer_2=moving.clip_tokenizer(),
+    )
+
+
+def hunyuan_parts(name, net, shift=7.0, **texts):
+    template = moving.default(name, "prompt_template")["template"]
+    return dict(
+        hunyuan_texts(template, **texts),
+        transformer=net,
+        vae=hunyuan_vae(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+    )
+
+
+@tiny(
+    "hunyuan_video",
+    lambda: dict(prompt="a cat", guidance_scale=6.0, **HUNYUAN_CALL),
+    batches=VIDEOS,
+)
+def HunyuanVideoPipeline():
+    name = "HunyuanVideoPipeline"
+    return pipeline(name, **hunyuan_parts(name, hunyuan_net()))
+
+
+@tiny(
+    "hunyuan_video",
+    lambda: prompts(image=picture(), true_cfg_scale=3.0, guidance_scale=1.0, **HUNYUAN_CALL),
+    batches=ONE,
+)
+def HunyuanSkyreelsImageToVideoPipeline():
+    name = "HunyuanSkyreelsImageToVideoPipeline"
+    return pipeline(name, **hunyuan_parts(name, hunyuan_net(in_channels=8)))
+
+
+@tiny(
+    "hunyuan_video",
+    lambda: dict(prompt="a cat", image=picture(), guidance_scale=6.0, **HUNYUAN_CALL),
+    batches=ONE,
+)
+def HunyuanVideoImageToVideoPipeline():
+    name = "HunyuanVideoImageToVideoPipeline"
+    eyes = dict(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=336,
+        patch_size=14,
+        model_type="clip_vision_model",
+    )
+    words = dict(moving.decoder_sizes(), model_type="llama")
+    marks = ["<|endoftext|>", *moving.LLAMA_MARKS]
+    config = transformers.LlavaConfig(
+        vision_config=eyes,
+        text_config=words,
+        image_token_index=marks.index("<image>"),
+        vision_feature_layer=-1,
+        pad_token_id=marks.index("<pad>"),
+    )
+    llava = transformers.LlavaForConditionalGeneration(config)
+    net = hunyuan_net(image_condition_type="token_replace")
+    parts = hunyuan_parts(name, net, text_encoder=llava)
+    lens = transformers.CLIPImageProcessor(crop_size=336, size=336)
+    return pipeline(name, image_processor=lens, **parts)
+
+
+@tiny(
+    "hunyuan_video",
+    lambda: dict(
+        prompt="a cat",
+        image=picture(32, 32),
+        guidance_scale=6.0,
+        latent_window_size=3,
+        height=32,
+        width=32,
+        num_frames=5,
+    ),
+    batches=VIDEOS,
+)
+def HunyuanVideoFramepackPipeline():
+    name = "HunyuanVideoFramepackPipeline"
+    net = hunyuan_net(
+        "HunyuanVideoFramepackTransformer3DModel",
+        patch_size=2,
+        has_image_proj=True,
+        image_proj_dim=16,
+        has_clean_x_embedder=True,
+    )
+    image_encoder, feature_extractor = moving.siglip_eyes()
+    eyes = dict(image_encoder=image_encoder, feature_extractor=feature_extractor)
+    return pipeline(name, **eyes, **hunyuan_parts(name, net))
+
+
+# HunyuanVideo 1.5 --------------------------------------------------------------------------
+
+
+def hunyuan15_parts(task, size=16):
+    net = diffusers.HunyuanVideo15Transformer3DModel(
+        in_channels=9,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=16,
+        text_embed_2_dim=16,
+        image_embed_dim=16,
+        rope_axes_dim=(2, 4, 4),
+        target_size=size,
+        task_type=task,
+    )
+    vae = diffusers.AutoencoderKLHunyuanVideo15(
+        latent_channels=4,
+        block_out_channels=(16,) * 5,
+        layers_per_block=1,
+    )
+    glyphs = transformers.T5Config(
+        vocab_size=384, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2
+    )
+    name = "HunyuanVideo15Pipeline"
+    instruction = moving.default(name, "system_message", "_get_mllm_prompt_embeds")
+    return dict(
+        transformer=net,
+        vae=vae,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+        text_encoder=moving.qwen_vl(words=True),
+        tokenizer=moving.learned_tokenizer(
+            instruction, marks=moving.QWEN_MARKS, chat_template=moving.CHAT
+        ),
+        text_encoder_2=transformers.T5EncoderModel(glyphs),
+        tokenizer_2=transformers.ByT5Tokenizer(),
+        guider=diffusers.ClassifierFreeGuidance(guidance_scale=3.0),
+    )
+
+
+@tiny("hunyuan_video15", lambda: prompts(num_frames=5, **SIZE), batches=ONE)
+def HunyuanVideo15Pipeline():
+    return pipeline("HunyuanVideo15Pipeline", **hunyuan15_parts("t2v"))
+
+
+@tiny("hunyuan_video15", lambda: prompts(image=picture(), num_frames=5), batches=VIDEOS)
+def HunyuanVideo15ImageToVideoPipeline():
+    image_encoder, feature_extractor = moving.siglip_eyes(54)
+    return pipeline(
+        "HunyuanVideo15ImageToVideoPipeline",
+        image_encoder=image_encoder,
+        feature_extractor=feature_extractor,
+        **hunyuan15_parts("i2v"),
+    )
+
+
+# SkyReels V2 -------------------------------------------------------------------------------
+
+
+def skyreels_net(**more):
+    return wan_net("SkyReelsV2Transformer3DModel", **more)
+
+
+@tiny("skyreels_v2", lambda: prompts(**WAN_CALL), batches=VIDEOS)
+def SkyReelsV2Pipeline():
+    return pipeline("SkyReelsV2Pipeline", transformer=skyreels_net(), **wan_parts(8.0))
+
+
+@tiny("skyreels_v2", lambda: prompts(image=picture(), **WAN_CALL), batches=ONE)
+def SkyReelsV2ImageToVideoPipeline():
+    net = skyreels_net(in_channels=36, image_dim=16)
+    return pipeline(
+        "SkyReelsV2ImageToVideoPipeline", transformer=net, **wan_eyes(), **wan_parts(5.0)
+    )
+
+
+@tiny("skyreels_v2", lambda: prompts(base_num_frames=5, **WAN_CALL), batches=ONE)
+def SkyReelsV2DiffusionForcingPipeline():
+    net = skyreels_net(inject_sample_info=True)
+    return pipeline("SkyReelsV2DiffusionForcingPipeline", transformer=net, **wan_parts(8.0))
+
+
+# Networks grown from Wan -------------------------------------------------------------------
+
+
+@tiny("chronoedit", lambda: prompts(image=picture(), **WAN_CALL), batches=ONE)
+def ChronoEditPipeline():
+    net = wan_net("ChronoEditTransformer3DModel", in_channels=36, image_dim=16)
+    return pipeline("ChronoEditPipeline", transformer=net, **wan_eyes(), **wan_parts(5.0))
+
+
+@tiny("lucy", lambda: prompts(video=frames(5), **WAN_CALL), batches=ONE)
+def LucyEditPipeline():
+    net = wan_net(in_channels=32)
+    return pipeline("LucyEditPipeline", transformer=net, expand_timesteps=True, **wan_parts(5.0))
+
+
+HELIOS_CALL = dict(
+    SIZE,
+    num_frames=9,
+    guidance_scale=3.0,
+    max_sequence_length=16,
+    num_latent_frames_per_chunk=3,
+    history_sizes=[4, 2, 1],
+)
+
+
+def helios_parts(**scheduler):
+    sizes = wan_sizes(rope_dim=(4, 4, 4))
+    sizes.pop("rope_max_seq_len")
+    return dict(
+        wan_parts(),
+        transformer=diffusers.HeliosTransformer3DModel(**sizes),
+        scheduler=diffusers.HeliosScheduler(**scheduler),
+    )
+
+
+@tiny("helios", lambda: prompts(**HELIOS_CALL), batches=ONE)
+def HeliosPipeline():
+    return pipeline("HeliosPipeline", **helios_parts(stages=1, stage_range=[0, 1]))
+
+
+@tiny("anyflow", lambda: prompts(**WAN_CALL), batches=VIDEOS)
+def AnyFlowPipeline():
+    parts = dict(
+        wan_parts(),
+        transformer=wan_net("AnyFlowTransformer3DModel"),
+        scheduler=diffusers.FlowMapEulerDiscreteScheduler(shift=5.0),
+    )
+    return pipeline("AnyFlowPipeline", **parts)
+
+
+# Cosmos 2.5 --------------------------------------------------------------------------------
+
+
+@tiny(
+    "cosmos2_5",
+    lambda: prompts(num_frames=5, **dict(COSMOS_CALL, max_sequence_length=64)),
+    batches=VIDEOS,
+)
+def Cosmos2_5_PredictBasePipeline():
+    qwen = moving.qwen_vl(layers=2)
+    net = cosmos_net(
+        16,
+        in_channels=17,
+        extra_pos_embed_type=None,
+        use_crossattn_projection=True,
+        crossattn_proj_in_channels=2 * 16,
+        encoder_hidden_states_channels=16,
+    )
+    instruction = "You are a helpful assistant who will provide prompts to an image generator."
+    return pipeline(
+        "Cosmos2_5_PredictBasePipeline",
+        text_encoder=qwen,
+        tokenizer=moving.learned_tokenizer(
+            instruction, marks=moving.QWEN_MARKS, chat_template=moving.CHAT
+        ),
+        transformer=net,
+        vae=moving.wan_vae(),
+        scheduler=moving.unipc_flow(1.0, use_karras_sigmas=True, sigma_max=200.0, sigma_min=0.01),
+        safety_checker=moving.NothingUnsafe(),
+    )
+
+
+# Allegro and Latte -------------------------------------------------------------------------
+
+UNCLEANED = dict(SIZE, guidance_scale=3.0, clean_caption=False)
+
+
+@tiny(
+    "allegro",
+    lambda: prompts(num_frames=8, max_sequence_length=16, **UNCLEANED),
+    batches=VIDEOS,
+)
+def AllegroPipeline():
+    net = diffusers.AllegroTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        cross_attention_dim=24,
+        sample_width=8,
+        sample_height=8,
+        sample_frames=8,
+        caption_channels=16,
+    )
+    vae = diffusers.AutoencoderKLAllegro(
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=2,
+        sample_size=16,
+    )
+    vae.enable_tiling()  # it decodes in tiles only
+    return pipeline(
+        "AllegroPipeline",
+        tokenizer=moving.t5_tokenizer(512),
+        text_encoder=moving.t5(),
+        vae=vae,
+        transformer=net,
+        scheduler=EulerAncestralDiscreteScheduler(timestep_spacing="linspace"),
+    )
+
+
+@tiny("latte", lambda: prompts(video_length=2, **UNCLEANED))
+def LattePipeline():
+    net = diffusers.LatteTransformer3DModel(
+        sample_size=8,
+        num_layers=1,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_channels=16,
+        cross_attention_dim=16,
+        in_channels=4,
+        out_channels=8,
+        attention_bias=True,
+        activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000,
+        norm_type="ada_norm_single",
+        norm_elementwise_affine=False,
+        norm_eps=1e-6,
+        video_length=2,
+    )
+    return pipeline(
+        "LattePipeline",
+        tokenizer=moving.t5_tokenizer(120),
+        text_encoder=moving.t5(),
+        vae=moving.autoencoder(),
+        transformer=net,
+        scheduler=DDIMScheduler(beta_start=0.0001, beta_end=0.02, clip_sample=False),
     )
