@@ -107,10 +107,13 @@ class NoiseSchedule(_Levels):
         return _ddpm(beta_start, beta_end, steps, bool(scaled))
 
     @staticmethod
-    def flow(net_time_scale: float = 1.0, inverted: bool = False) -> NoiseSchedule:
+    def flow(
+        net_time_scale: float = 1.0, inverted: bool = False, shift: float = 1.0
+    ) -> NoiseSchedule:
         """Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale`: 1000 if the network counts so;
-        `inverted`: it counts from the noise to the data, scale * (1 - t)."""
-        return _Flow(net_time_scale, bool(inverted))
+        `inverted`: it counts from the noise to the data, scale * (1 - t); `shift` > 0: it is given
+        u with t = shift u / (1 + (shift - 1) u)."""
+        return _Flow(net_time_scale, bool(inverted), shift)
 
     @staticmethod
     def edm(
@@ -120,7 +123,7 @@ class NoiseSchedule(_Levels):
         time: str = "log",
     ) -> NoiseSchedule:
         """EDM's noise levels (arXiv 2206.00364), log sigma linear in t, the state scaled to variance
-        one. The network is given log(sigma)/4, or 2 atan(sigma)/pi with `time` = "arctan".
+        one. The network is given log(sigma)/4, with `time` = "arctan" 2 atan(sigma)/pi, "linear" 1000 sigma.
 
         A clean sample is in units of `sigma_data`. ValueError unless 0 < sigma_min < sigma_max."""
         return _Edm(sigma_min, sigma_max, sigma_data, time)
@@ -292,12 +295,15 @@ def _ddpm(beta_start: float, beta_end: float, steps: int, scaled: bool) -> Noise
 
 # %% ../nbs/foundations/schedule.ipynb #de6ef6ae
 class _Flow(NoiseSchedule):
-    def __init__(self, net_time_scale: float, inverted: bool = False):
-        self.net_time_scale = float(net_time_scale)
+    def __init__(self, net_time_scale: float, inverted: bool = False, shift: float = 1.0):
+        _check_positive(shift=shift)
+        self.net_time_scale, self.shift = float(net_time_scale), float(shift)
         self.inverted = inverted
         self.config = dict(kind="flow", net_time_scale=self.net_time_scale)
         if inverted:
             self.config["inverted"] = True
+        if shift != 1:
+            self.config["shift"] = self.shift
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         return torch.log1p(-t)
@@ -306,7 +312,8 @@ class _Flow(NoiseSchedule):
         return t
 
     def _net_time(self, t: Tensor) -> Tensor:
-        counted = 1 - t if self.inverted else t
+        asked = t / (self.shift - (self.shift - 1) * t)
+        counted = 1 - asked if self.inverted else asked
         return counted * self.net_time_scale
 
     def _t_of_lambda(self, lam: Tensor) -> Tensor:
@@ -319,8 +326,8 @@ class _Edm(NoiseSchedule):
         _check_positive(**numbers)
         if not sigma_min < sigma_max:
             raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: need min < max")
-        if time not in ("log", "arctan"):
-            raise ValueError(f"time={time!r}: choose log or arctan")
+        if time not in ("log", "arctan", "linear"):
+            raise ValueError(f"time={time!r}: choose log, arctan or linear")
         self.sigma_data, self.time = float(sigma_data), time
         self._low = math.log(sigma_min / sigma_data)
         self._range = math.log(sigma_max / sigma_min)
@@ -340,6 +347,8 @@ class _Edm(NoiseSchedule):
         log_sigma = math.log(self.sigma_data) - self._lambda(t)
         if self.time == "log":
             return log_sigma / 4
+        if self.time == "linear":
+            return 1000 * log_sigma.exp()
         return torch.atan(log_sigma.exp()) * (2 / math.pi)
 
 # %% ../nbs/foundations/schedule.ipynb #2949f68d

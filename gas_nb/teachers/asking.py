@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import torch
+from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from .reading import Reading
@@ -71,18 +72,19 @@ class Talk:
         return heard
 
 # %% ../../nbs/teachers/asking.ipynb #0fe49ae3
-class Step(dict):
+@dataclass
+class Step(BaseOutput):
     "What `step` returns where a pipeline asks for names."
 
-    def __init__(self, state: Tensor, clean: Tensor):
-        super().__init__(prev_sample=state, pred_original_sample=clean)
-        self.prev_sample, self.pred_original_sample = state, clean
+    prev_sample: Tensor
+    pred_original_sample: Tensor
 
 # %% ../../nbs/teachers/asking.ipynb #dc2f2bf2
 class Stepping:
     "What every scheduler of ours has in common; derived together with a pipeline's own class."
 
     order = 1
+    reading: Reading
 
     def prepare(self, times: Tensor, levels: Tensor) -> None:
         "Take the place of a real scheduler that was copied into this one."
@@ -117,6 +119,21 @@ class Stepping:
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         return sample
 
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
+        "The state of a clean one at the network's times `timesteps`, () or (B,)."
+        numbers = torch.as_tensor(timesteps).flatten().tolist()
+        t = torch.tensor([self.reading.time(v) for v in numbers], dtype=torch.float64)
+        each = (-1, *[1] * (original_samples.ndim - 1))
+        alpha, sigma = (
+            f(t).reshape(each).to(original_samples)
+            for f in (self.reading.schedule.alpha, self.reading.schedule.sigma)
+        )
+        return alpha * original_samples / self.reading.unit + sigma * noise
+
+    def scale_noise(self, sample: Tensor, timestep: Any = None, noise: Any = None) -> Tensor:
+        "`add_noise` in the words of flow matching."
+        return self.add_noise(sample, noise, timestep)
+
     def __deepcopy__(self, memo: dict) -> Any:
         raise ValueError(
             "the pipeline makes a second scheduler for a second state (sound beside pictures, for "
@@ -128,7 +145,6 @@ class Asking(Stepping):
     "A scheduler that hands every model output to `talk` and returns the next question's state."
 
     talk: Talk
-    reading: Reading
     twice = False  # whether the pipeline calls step twice, the second time with its prediction
 
     def step(
@@ -182,12 +198,14 @@ def scheduler_name(pipe: Any) -> str:
     kind = type(pipe).__name__
     if not found:
         raise ValueError(f"{kind} has no scheduler with set_timesteps and step: nothing to distil")
-    if len(found) > 1:
+    inner = [name for name, part in vars(pipe).items() if hasattr(part, "components")]
+    if inner or len(found) > 1 and "scheduler" not in found:
+        several = inner or found
         raise ValueError(
-            f"{kind} has {len(found)} schedulers ({', '.join(found)}): "
+            f"{kind} is made of several ({', '.join(several)}): "
             "give the one pipeline whose solver is to be learned"
         )
-    return found[0]
+    return "scheduler" if "scheduler" in found else found[0]
 
 
 def twin_with(pipe: Any, scheduler: Any) -> Any:

@@ -18,7 +18,7 @@ from .calls import call_names
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['SESSIONS', 'sizes', 'groups', 'Draw', 'draw_of', 'PipelineNetwork']
+__all__ = ['SESSIONS', 'sizes', 'groups', 'Draw', 'draw_of', 'PipelineNetwork', 'without_variance']
 
 # %% ../../nbs/teachers/network.ipynb #5c2e8969
 def sizes(rows: int, most: int) -> list[int]:
@@ -164,7 +164,7 @@ class PipelineNetwork(nn.Module):
 
     def plain_output(self, output: Tensor, state: Tensor) -> Tensor:
         "A model output as an answer: without a variance, in our units."
-        said = _without_variance(output, state)
+        said = without_variance(output, state)
         return said / self.reading.unit if self.twice else said
 
     def _answer(self, label: int, x: Tensor, time: float) -> Tensor:
@@ -238,7 +238,7 @@ def _processors(parts: Mapping[str, nn.Module]) -> dict[str, dict]:
     }
 
 
-def _without_variance(output: Tensor, state: Tensor) -> Tensor:
+def without_variance(output: Tensor, state: Tensor) -> Tensor:
     "The first half of an answer with a variance in the second; ValueError for other shapes."
     if output.shape == state.shape:
         return output

@@ -189,6 +189,18 @@ def _warn_of_clipping(config: Mapping) -> None:
             )
 
 # %% ../../nbs/teachers/reading.ipynb #e5c42b02
+def _exp4(time: float) -> float:
+    return math.exp(4 * time)
+
+
+def _tangent(time: float) -> float:
+    return math.tan(time * math.pi / 2)
+
+
+def _thousandth(time: float) -> float:
+    return time / 1000
+
+
 @dataclass(frozen=True)
 class Reading:
     """What a scheduler says: `schedule`, `prediction` (one of PREDICTIONS), and its states.
@@ -204,10 +216,14 @@ class Reading:
     def time(self, net_time: float) -> float:
         "The time t in [0, 1] at which the network is asked by this number."
         schedule = self.schedule
-        if getattr(schedule, "time", "") == "arctan":
-            log_sigma = math.log(math.tan(net_time * math.pi / 2))
-            ratio = torch.tensor(math.log(schedule.sigma_data) - log_sigma, dtype=torch.float64)
-            return float(schedule.t_of_lambda(ratio))
+        if schedule.config["kind"] == "edm":
+            sigma = dict(log=_exp4, arctan=_tangent, linear=_thousandth)[schedule.time](net_time)
+            lam = torch.tensor(math.log(schedule.sigma_data / sigma), dtype=torch.float64)
+            return float(schedule.t_of_lambda(lam))
+        if getattr(schedule, "shift", 1.0) != 1.0:
+            u = net_time / schedule.net_time_scale
+            u = 1 - u if schedule.inverted else u
+            return schedule.shift * u / (1 + (schedule.shift - 1) * u)
         half, one = (float(schedule.net_time(t)) for t in (0.5, 1.0))
         return 0.5 + 0.5 * (net_time - half) / (one - half)
 
@@ -368,7 +384,7 @@ def _reading_of_flow(config: Mapping) -> Reading:
     most = config.get("sigma_max")
     if name in _FLOW and isinstance(most, (int, float)) and most > 1:
         levels = (config.get("sigma_min") or 0.002, most)
-        return Reading(NoiseSchedule.edm(*levels), "epsilon", exploding=True)
+        return Reading(NoiseSchedule.edm(*levels, time="linear"), "epsilon", exploding=True)
     inverted, prediction = bool(config.get("invert_sigmas")), _flow_prediction(config)
     if inverted and prediction == "flow_prediction":
         prediction = "minus_flow_prediction"

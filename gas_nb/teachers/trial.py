@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from gas_nb.teachers.asking import (
     scheduler_name,
     twin_with,
 )
-from .network import PipelineNetwork
+from .network import PipelineNetwork, without_variance
 from .reading import Reading
 
 # %% auto #0
@@ -34,11 +35,19 @@ class Recording:
     "A scheduler that writes down what passes through it, and leaves the pipeline at the end."
 
     twice = False
+    splits = True  # the scheduler takes no answers with a variance
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        scale = getattr(super(), "scale_model_input", None)
+        return sample if scale is None else scale(sample, timestep)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **given: Any):
-        scaled = sample
-        if hasattr(self, "scale_model_input"):
-            scaled = self.scale_model_input(sample, timestep)
+        scaled = self.scale_model_input(sample, timestep)
+        known = inspect.signature(super().step).parameters
+        if "kwargs" not in known:
+            given = {name: value for name, value in given.items() if name in known}
+        if type(self).splits:
+            model_output = without_variance(model_output, sample)
         found = super().step(model_output, timestep, sample, *args, **given)
         if self.twice and given.get("pred_original_sample") is None:
             return found
@@ -105,11 +114,13 @@ def own_run(pipe: Any, call: Mapping[str, Any], steps: int, seed: int = 0) -> li
 
 def _recording_kind(own: type) -> type:
     "Recording's step with the named arguments of the scheduler's own, which pipelines look up."
+    taken = inspect.signature(own.__init__).parameters
+
     @functools.wraps(own.step)
     def step(self, *args, **given):
         return Recording.step(self, *args, **given)
 
-    return type("Recording", (Recording,), {"step": step})
+    return type("Recording", (Recording,), {"step": step, "splits": "variance_type" not in taken})
 
 # %% ../../nbs/teachers/trial.ipynb #8fa95d02
 def _distance(a: Tensor, b: Tensor) -> float:
