@@ -51,16 +51,17 @@ def settle(net, seed=0):
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in net.named_parameters():
-            empty = not weight.isfinite().all() or name.endswith("pad_token")
+            empty = name.endswith(("pad_token", "gate_up_proj", "down_proj"))
             if empty or (weight.ndim > 1 and not weight.any()):
-                weight.normal_(0, 0.02, generator=random)
+                weight.normal_(0, 0.1, generator=random)
     return net
 
 
 def kl_vae(latents=4, blocks=2, **options):
     options = dict(scaling_factor=0.3611, shift_factor=0.1159) | options
+    widths = (8,) + (16,) * (blocks - 1) if blocks < 6 else (4,) * blocks
     return diffusers.AutoencoderKL(
-        block_out_channels=(8, 16, 16, 16)[:blocks],
+        block_out_channels=widths,
         latent_channels=latents,
         norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * blocks,
@@ -126,18 +127,21 @@ def gemma_tokenizer(length=32):
 
 def causal_sizes(layers=2, **options):
     """What the configurations of Llama, Qwen 3, Gemma, GLM, ... have in common."""
-    return dict(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=None,
-    ) | options
+    return (
+        dict(
+            vocab_size=300,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        | options
+    )
 
 
 def three_axes():
@@ -146,9 +150,7 @@ def three_axes():
 
 def vision_words():
     """The numbers of the words that stand for a picture, as qwen_tokenizer counts them."""
-    return dict(
-        vision_start_token_id=3, vision_end_token_id=4, image_token_id=5, video_token_id=6
-    )
+    return dict(vision_start_token_id=3, vision_end_token_id=4, image_token_id=5, video_token_id=6)
 
 
 def qwen25_vl():
@@ -197,34 +199,40 @@ def qwen3_processor():
 
 
 def sd3_sizes(**options):
-    return dict(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=16,
-        pooled_projection_dim=32,
-        out_channels=4,
-        pos_embed_max_size=16,
-    ) | options
+    return (
+        dict(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=32,
+            out_channels=4,
+            pos_embed_max_size=16,
+        )
+        | options
+    )
 
 
 def sd3_parts(latents=4, **more):
     sizes = sd3_sizes(qk_norm="rms_norm", in_channels=latents, out_channels=latents)
-    return dict(
-        transformer=settle(diffusers.SD3Transformer2DModel(**sizes)),
-        scheduler=flow(shift=3.0),
-        vae=kl_vae(latents),
-        text_encoder=clip_text(True),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=clip_text(True),
-        tokenizer_2=clip_tokenizer(),
-        text_encoder_3=t5_text(d_model=32),
-        tokenizer_3=t5_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(diffusers.SD3Transformer2DModel(**sizes)),
+            scheduler=flow(shift=3.0),
+            vae=kl_vae(latents),
+            text_encoder=clip_text(True),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=clip_text(True),
+            tokenizer_2=clip_tokenizer(),
+            text_encoder_3=t5_text(d_model=32),
+            tokenizer_3=t5_tokenizer(),
+        )
+        | more
+    )
 
 
 def sd3_control(**options):
@@ -265,31 +273,37 @@ def StableDiffusion3ControlNetInpaintingPipeline():
 
 
 def flux_sizes(**options):
-    return dict(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(4, 4, 8),
-        guidance_embeds=True,
-    ) | options
+    return (
+        dict(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=16,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=True,
+        )
+        | options
+    )
 
 
 def flux_parts(**more):
     channels = {k: more.pop(k) for k in ("in_channels", "out_channels") if k in more}
-    return dict(
-        transformer=settle(diffusers.FluxTransformer2DModel(**flux_sizes(**channels))),
-        scheduler=flow(**FLUX_SHIFTS),
-        vae=kl_vae(),
-        text_encoder=clip_text(),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=t5_text(),
-        tokenizer_2=t5_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(diffusers.FluxTransformer2DModel(**flux_sizes(**channels))),
+            scheduler=flow(**FLUX_SHIFTS),
+            vae=kl_vae(),
+            text_encoder=clip_text(),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=t5_text(),
+            tokenizer_2=t5_tokenizer(),
+        )
+        | more
+    )
 
 
 def flux_call(**more):
@@ -331,9 +345,7 @@ def FluxControlImg2ImgPipeline():
 
 @tiny(
     "flux",
-    lambda: flux_call(
-        image=picture(), mask_image=mask(), control_image=picture(shade=90), **HALF
-    ),
+    lambda: flux_call(image=picture(), mask_image=mask(), control_image=picture(shade=90), **HALF),
     begins="image",
 )
 def FluxControlInpaintPipeline():
@@ -356,9 +368,7 @@ def FluxControlNetImg2ImgPipeline():
 
 @tiny(
     "flux",
-    lambda: flux_call(
-        image=picture(), mask_image=mask(), control_image=picture(shade=90), **HALF
-    ),
+    lambda: flux_call(image=picture(), mask_image=mask(), control_image=picture(shade=90), **HALF),
     begins="image",
 )
 def FluxControlNetInpaintPipeline():
@@ -378,9 +388,7 @@ def FluxKontextPipeline():
 
 @tiny(
     "flux",
-    lambda: flux_call(
-        image=picture(), mask_image=mask(), max_area=256, _auto_resize=False, **HALF
-    ),
+    lambda: flux_call(image=picture(), mask_image=mask(), max_area=256, _auto_resize=False, **HALF),
     begins="image",
 )
 def FluxKontextInpaintPipeline():
@@ -462,27 +470,33 @@ def qwen_vae(halvings=1, **options):
 
 
 def qwen_sizes(**options):
-    return dict(
-        patch_size=2,
-        in_channels=32,
-        out_channels=8,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(4, 4, 8),
-    ) | options
+    return (
+        dict(
+            patch_size=2,
+            in_channels=32,
+            out_channels=8,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(4, 4, 8),
+        )
+        | options
+    )
 
 
 def qwen_parts(halvings=1, net=None, **more):
     network = diffusers.QwenImageTransformer2DModel(**qwen_sizes(**net or {}))
-    return dict(
-        transformer=settle(network),
-        scheduler=flow(**QWEN_SHIFTS),
-        vae=qwen_vae(halvings),
-        text_encoder=qwen25_vl(),
-        tokenizer=qwen_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(network),
+            scheduler=flow(**QWEN_SHIFTS),
+            vae=qwen_vae(halvings),
+            text_encoder=qwen25_vl(),
+            tokenizer=qwen_tokenizer(),
+        )
+        | more
+    )
 
 
 def qwen_edit_parts(**more):
@@ -580,13 +594,16 @@ def zimage_parts(siglip_width=None, **more):
         axes_dims=[4, 4, 8],
         axes_lens=[256, 32, 32],
     )
-    return dict(
-        transformer=settle(net),
-        scheduler=flow(shift=3.0),
-        vae=kl_vae(),
-        text_encoder=qwen3(),
-        tokenizer=qwen_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(net),
+            scheduler=flow(shift=3.0),
+            vae=kl_vae(),
+            text_encoder=qwen3(),
+            tokenizer=qwen_tokenizer(),
+        )
+        | more
+    )
 
 
 def zimage_control(channels):
@@ -629,9 +646,9 @@ def ZImageControlNetPipeline():
 
 @tiny(
     "zimage",
-    lambda: GUIDED
-    | SHORT
-    | dict(image=picture(), mask_image=mask(), control_image=picture(shade=90)),
+    lambda: (
+        GUIDED | SHORT | dict(image=picture(), mask_image=mask(), control_image=picture(shade=90))
+    ),
 )
 def ZImageControlNetInpaintPipeline():
     # the control picture, the mask, and the masked picture
@@ -677,19 +694,22 @@ def gemma2():
 
 
 def sana_sizes(**options):
-    return dict(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=2,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-        sample_size=8,
-        patch_size=1,
-    ) | options
+    return (
+        dict(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=16,
+            sample_size=8,
+            patch_size=1,
+        )
+        | options
+    )
 
 
 def sana_parts(net=None, **more):
@@ -704,13 +724,16 @@ def sana_parts(net=None, **more):
         solver_type="midpoint",
         lower_order_final=True,
     )
-    return dict(
-        transformer=settle(diffusers.SanaTransformer2DModel(**sana_sizes(**net or {}))),
-        scheduler=scheduler,
-        vae=dc_vae(),
-        text_encoder=gemma2(),
-        tokenizer=gemma_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(diffusers.SanaTransformer2DModel(**sana_sizes(**net or {}))),
+            scheduler=scheduler,
+            vae=dc_vae(),
+            text_encoder=gemma2(),
+            tokenizer=gemma_tokenizer(),
+        )
+        | more
+    )
 
 
 SANA_CALL = dict(complex_human_instruction=None, use_resolution_binning=False)
@@ -741,9 +764,7 @@ def SanaSprintPipeline():
 
 @tiny(
     "sana-sprint",
-    lambda: dict(prompt="a cat", guidance_scale=4.5, image=picture(32))
-    | HALF
-    | SANA_CALL,
+    lambda: dict(prompt="a cat", guidance_scale=4.5, image=picture(32)) | HALF | SANA_CALL,
     begins="image",
 )
 def SanaSprintImg2ImgPipeline():
@@ -781,8 +802,7 @@ def LuminaPipeline():
 
 @tiny(
     "lumina2",
-    lambda: GUIDED
-    | dict(height=64, width=64, system_prompt="draw", max_sequence_length=32),
+    lambda: GUIDED | dict(height=64, width=64, system_prompt="draw", max_sequence_length=32),
 )
 def Lumina2Pipeline():
     net = diffusers.Lumina2Transformer2DModel(
@@ -900,6 +920,45 @@ def fibo_parts():
 @tiny("bria-fibo", lambda: GUIDED | dict(height=64, width=64, max_sequence_length=32))
 def BriaFiboPipeline():
     return diffusers.BriaFiboPipeline(**fibo_parts())
+
+
+@tiny(
+    "bria-fibo",
+    lambda: (
+        GUIDED
+        | dict(height=64, width=64, max_sequence_length=64)
+        | dict(prompt='{"edit_instruction": "a cat"}', image=picture(64), _auto_resize=False)
+    ),
+)
+def BriaFiboEditPipeline():
+    return diffusers.BriaFiboEditPipeline(**fibo_parts())
+
+
+@tiny("bria-fibo2", lambda: dict(GUIDED))
+def BriaFibo2Pipeline():
+    net = diffusers.BriaFibo2Transformer2DModel(
+        in_channels=4,
+        patch_size=2,
+        dim=32,
+        n_layers=5,
+        n_refiner_layers=1,
+        n_heads=2,
+        cap_feat_dim=48,
+        injection_layer_ids=(0, 1, 2, 3, 4),
+        perceiver_num_layers=1,
+        min_num_gist_tokens=4,
+        max_num_gist_tokens=8,
+        gist_step=4,
+        axes_dims=(4, 4, 8),
+        axes_lens=(256, 64, 64),
+    )
+    return diffusers.BriaFibo2Pipeline(
+        transformer=settle(net),
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=flux2_vae(),
+        text_encoder=qwen3_vl(layers=36),  # layers up to the last are read
+        processor=qwen3_processor(),
+    )
 
 
 # CogView
@@ -1046,13 +1105,16 @@ LAYERS = dict(text_encoder_out_layers=(1, 2, 3), max_sequence_length=32)
 
 
 def klein_parts(**more):
-    return dict(
-        transformer=flux2_net(guidance=False),
-        scheduler=flow(**FLUX_SHIFTS),
-        vae=flux2_vae(),
-        text_encoder=qwen3(transformers.Qwen3ForCausalLM, layers=3),
-        tokenizer=qwen_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=flux2_net(guidance=False),
+            scheduler=flow(**FLUX_SHIFTS),
+            vae=flux2_vae(),
+            text_encoder=qwen3(transformers.Qwen3ForCausalLM, layers=3),
+            tokenizer=qwen_tokenizer(),
+        )
+        | more
+    )
 
 
 @tiny("flux2", lambda: dict(prompt="a cat", guidance_scale=3.0) | SIZE | LAYERS)
@@ -1067,10 +1129,12 @@ def Flux2KleinKVPipeline():
 
 @tiny(
     "flux2",
-    lambda: dict(prompt="a cat", image=picture(64), mask_image=mask(64), guidance_scale=3.0)
-    | HALF
-    | LAYERS
-    | dict(height=64, width=64),
+    lambda: (
+        dict(prompt="a cat", image=picture(64), mask_image=mask(64), guidance_scale=3.0)
+        | HALF
+        | LAYERS
+        | dict(height=64, width=64)
+    ),
     begins="image",
 )
 def Flux2KleinInpaintPipeline():
@@ -1095,7 +1159,9 @@ def Flux2Pipeline():
     words = ["<pad>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<|im_start|>", "<|im_end|>"]
     specials = dict(pad_token="<pad>", eos_token="<|im_end|>", unk_token="<pad>")
     processor = transformers.PixtralProcessor(
-        image_processor=transformers.PixtralImageProcessor(patch_size=8, size=dict(longest_edge=32)),
+        image_processor=transformers.PixtralImageProcessor(
+            patch_size=8, size=dict(longest_edge=32)
+        ),
         tokenizer=qwen_tokenizer(words, **specials),
         patch_size=8,
         chat_template=CHAT.replace("<|vision_start|><|image_pad|><|vision_end|>", "[IMG]"),
@@ -1132,7 +1198,10 @@ def VisualClozeGenerationPipeline():
 # first a small picture, then the same one again, larger
 @tiny("flux-cloze", lambda: cloze_call(**SIZE_UP))
 def VisualClozePipeline():
-    return diffusers.VisualClozePipeline(**cloze_parts())
+    pipe = diffusers.VisualClozePipeline(**cloze_parts())
+    for stage in (pipe.generation_pipe, pipe.upsampling_pipe):
+        stage.set_progress_bar_config(disable=True)
+    return pipe
 
 
 # Qwen-Image 2.1
@@ -1178,18 +1247,21 @@ def qwen21_call():
 
 
 def hunyuan_image_sizes(**options):
-    return dict(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        patch_size=(1, 1),
-        text_embed_dim=16,
-        rope_axes_dim=(4, 4),
-    ) | options
+    return (
+        dict(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            patch_size=(1, 1),
+            text_embed_dim=16,
+            rope_axes_dim=(4, 4),
+        )
+        | options
+    )
 
 
 @tiny(
@@ -1281,7 +1353,7 @@ def Kandinsky5T2IPipeline():
     return pipe
 
 
-@tiny("kandinsky5", lambda: GUIDED | KANDINSKY | dict(image=picture(64)))
+@tiny("kandinsky5", lambda: GUIDED | KANDINSKY | dict(image=picture(64), max_sequence_length=512))
 def Kandinsky5I2IPipeline():
     pipe = diffusers.Kandinsky5I2IPipeline(**kandinsky5_parts(visual_cond=True))
     pipe.resolutions = [(64, 64)]
@@ -1326,7 +1398,7 @@ def Krea2Pipeline():
 def longcat_parts(blocks=2):
     net = diffusers.LongCatImageTransformer2DModel(
         patch_size=1,
-        in_channels=16,
+        in_channels=64,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=16,
@@ -1337,7 +1409,7 @@ def longcat_parts(blocks=2):
     )
     return dict(
         scheduler=flow(**FLUX_SHIFTS),
-        vae=kl_vae(blocks=blocks),
+        vae=kl_vae(16, blocks),
         text_encoder=qwen25_vl(),
         tokenizer=qwen_tokenizer(),
         text_processor=qwen25_processor(),
@@ -1350,6 +1422,15 @@ def LongCatImagePipeline():
     return diffusers.LongCatImagePipeline(**longcat_parts())
 
 
+# the picture to edit is brought to a million pixels
+@tiny(
+    "longcat-image",
+    lambda: dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0, image=picture(32)),
+)
+def LongCatImageEditPipeline():
+    return diffusers.LongCatImageEditPipeline(**longcat_parts(blocks=6))
+
+
 # OmniGen
 
 
@@ -1357,12 +1438,13 @@ def LongCatImagePipeline():
     "omnigen",
     lambda: dict(
         prompt="a cat as <img><|image_1|></img>",
-        input_images=[[picture()]],
+        input_images=[picture(64)],
         guidance_scale=2.5,
         img_guidance_scale=1.6,
-        max_input_image_size=16,
-    )
-    | SIZE,
+        max_input_image_size=64,
+        height=64,
+        width=64,
+    ),
 )
 def OmniGenPipeline():
     net = diffusers.OmniGenTransformer2DModel(
@@ -1383,7 +1465,7 @@ def OmniGenPipeline():
     return diffusers.OmniGenPipeline(
         transformer=settle(net),
         scheduler=flow(shift=1.0, invert_sigmas=True),
-        vae=kl_vae(scaling_factor=0.13025, shift_factor=None),
+        vae=kl_vae(blocks=4, scaling_factor=0.13025, shift_factor=None),
         tokenizer=qwen_tokenizer(),
     )
 
@@ -1429,25 +1511,32 @@ def prx_net(channels, **options):
     return settle(net)
 
 
-PRX_CALL = GUIDED | dict(use_resolution_binning=False, skip_text_cleaning=True)
+def prx_call():
+    # words are cleaned with a further package, ftfy; so what a text encoder would make of them
+    random = torch.Generator().manual_seed(1)
+    words, others = torch.randn(2, 1, 16, 16, generator=random)
+    seen = torch.ones(1, 16, dtype=torch.bool)
+    call = dict(prompt_embeds=words, negative_prompt_embeds=others, guidance_scale=3.0)
+    call |= dict(prompt_attention_mask=seen, negative_prompt_attention_mask=seen)
+    return call | SIZE | dict(use_resolution_binning=False)
 
 
-@tiny("prx", lambda: dict(PRX_CALL))
+@tiny("prx", prx_call)
 def PRXPipeline():
     side = transformers.T5GemmaModuleConfig(
         **causal_sizes(eos_token_id=1, bos_token_id=2, query_pre_attn_scalar=8)
     )
-    gemma = transformers.T5GemmaConfig(encoder=side, decoder=side)
+    sides = transformers.T5GemmaConfig(encoder=side, decoder=side)
     return diffusers.PRXPipeline(
         transformer=prx_net(4, patch_size=2),
         scheduler=flow(shift=3.0),
-        text_encoder=T5GemmaEncoder(gemma),
+        text_encoder=T5GemmaEncoder(sides.encoder),
         tokenizer=gemma_tokenizer(),
         vae=kl_vae(),
     )
 
 
-@tiny("prx", lambda: dict(PRX_CALL))
+@tiny("prx", prx_call)
 def PRXPixelPipeline():
     return diffusers.PRXPixelPipeline(
         transformer=prx_net(3, patch_size=4, bottleneck_size=8),
@@ -1455,4 +1544,254 @@ def PRXPixelPipeline():
         text_encoder=qwen3(),
         tokenizer=qwen_tokenizer(),
         prompt_max_tokens=16,
+    )
+
+
+# ERNIE-Image
+
+
+@tiny("ernie-image", lambda: dict(GUIDED))
+def ErnieImagePipeline():
+    net = diffusers.ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=48,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=16,
+        rope_axes_dim=(4, 4, 8),
+    )
+    # its class is Mistral 3; of that only the part that reads words is used
+    return diffusers.ErnieImagePipeline(
+        transformer=settle(net),
+        vae=flux2_vae(),
+        text_encoder=transformers.MistralModel(transformers.MistralConfig(**causal_sizes())),
+        tokenizer=qwen_tokenizer(),
+        scheduler=flow(shift=4.0),
+    )
+
+
+# Nucleus-Image
+
+
+@tiny("nucleus-image", lambda: GUIDED | dict(max_sequence_length=64, return_index=-2))
+def NucleusMoEImagePipeline():
+    net = diffusers.NucleusMoEImageTransformer2DModel(
+        patch_size=2,
+        in_channels=32,
+        out_channels=8,
+        num_layers=5,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+        mlp_ratio=2.0,
+        num_experts=2,
+        moe_intermediate_dim=16,
+        capacity_factors=[2.0] * 5,
+    )
+    return diffusers.NucleusMoEImagePipeline(
+        transformer=settle(net),
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=qwen_vae(),
+        text_encoder=qwen3_vl(),
+        processor=qwen3_processor(),
+    )
+
+
+# Ideogram 4: one network for the words, another one without
+
+
+def ideogram_net():
+    net = diffusers.Ideogram4Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        intermediate_size=48,
+        adaln_dim=16,
+        llm_features_dim=13 * 16,
+        mrope_section=(4, 2, 2),
+    )
+    return settle(net)
+
+
+@tiny(
+    "ideogram4",
+    lambda: (
+        dict(prompt="a cat", guidance_scale=3.0, guidance_schedule=None)
+        | dict(max_sequence_length=64)
+        | SIZE
+    ),
+)
+def Ideogram4Pipeline():
+    return diffusers.Ideogram4Pipeline(
+        scheduler=flow(),
+        vae=flux2_vae(),
+        text_encoder=qwen3_vl(transformers.Qwen3VLModel, layers=36),  # thirteen of them are read
+        tokenizer=qwen_tokenizer(),
+        transformer=ideogram_net(),
+        unconditional_transformer=ideogram_net(),
+    )
+
+
+# JoyImage; the picture to edit is brought to a million pixels
+
+
+def joy_parts(net):
+    network = net(
+        patch_size=[1, 2, 2],
+        in_channels=16,
+        hidden_size=32,
+        num_attention_heads=2,
+        text_dim=16,
+        mlp_width_ratio=2.0,
+        num_layers=2,
+        rope_dim_list=[4, 4, 8],
+    )
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=2,
+        z_dim=16,
+        dim_mult=[1] * 6,
+        num_res_blocks=0,
+        temperal_downsample=[False] * 5,
+        scale_factor_spatial=32,
+    )
+    return dict(
+        scheduler=flow(shift=4.0),
+        vae=vae,
+        text_encoder=qwen3_vl(),
+        tokenizer=qwen_tokenizer(),
+        transformer=settle(network),
+        processor=qwen3_processor(),
+    )
+
+
+@tiny(
+    "joyimage",
+    lambda: dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0, image=picture(32)),
+)
+def JoyImageEditPipeline():
+    parts = joy_parts(diffusers.JoyImageEditTransformer3DModel)
+    return diffusers.JoyImageEditPipeline(**parts)
+
+
+@tiny(
+    "joyimage",
+    lambda: (
+        dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0)
+        | dict(images=[picture(32)], height=128, width=128)
+    ),
+    batches="",
+)
+def JoyImageEditPlusPipeline():
+    parts = joy_parts(diffusers.JoyImageEditPlusTransformer3DModel)
+    return diffusers.JoyImageEditPlusPipeline(**parts)
+
+
+# DreamLite: a U-Net that follows a flow
+
+
+def dreamlite_parts():
+    net = diffusers.DreamLiteUNetModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=(
+            "DreamLiteCrossAttnNoSelfAttnDownBlock2D",
+            "DreamLiteCrossAttnDownBlock2D",
+        ),
+        up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"),
+        block_out_channels=(16, 32),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    vae = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    )
+    return dict(
+        text_encoder=qwen3_vl(),
+        tokenizer=qwen_tokenizer(),
+        processor=qwen3_processor(),
+        vae=vae,
+        unet=settle(net),
+        scheduler=flow(**FLUX_SHIFTS),
+    )
+
+
+@tiny("dreamlite", lambda: GUIDED | dict(max_sequence_length=32))
+def DreamLitePipeline():
+    return diffusers.DreamLitePipeline(**dreamlite_parts())
+
+
+@tiny("dreamlite", lambda: dict(prompt="a cat", max_sequence_length=32) | SIZE)
+def DreamLiteMobilePipeline():
+    return diffusers.DreamLiteMobilePipeline(**dreamlite_parts())
+
+
+# GLM-Image: a language model draws a sketch in words of its own, the transformer paints it
+
+
+def glm_language():
+    words = dict(vocab_size=400, vision_vocab_size=128, eos_token_id=None, pad_token_id=0)
+    sizes = causal_sizes(layers=1, **words)
+    sizes.pop("head_dim")
+    turns = dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2])
+    eyes = dict(depth=1, hidden_size=16, num_heads=2, image_size=32, patch_size=16)
+    config = transformers.GlmImageConfig(
+        text_config=sizes | dict(rope_parameters=turns, bos_token_id=None),
+        vision_config=eyes | dict(intermediate_size=16),
+        vq_config=dict(embed_dim=16, num_embeddings=128, latent_channels=16),
+        image_token_id=1,
+        image_start_token_id=2,
+        image_end_token_id=3,
+    )
+    return transformers.GlmImageForConditionalGeneration(config)
+
+
+def glm_processor():
+    words = ["<|endoftext|>", "<|image|>", "<|image_start|>", "<|image_end|>", "<|grid|>"]
+    names = dict(image_token="<|image|>", grid_bos_token="<|grid|>", grid_eos_token="<|grid|>")
+    tokenizer = qwen_tokenizer(
+        words, bos_token="<|image_start|>", model_specific_special_tokens=names
+    )
+    return transformers.GlmImageProcessor(
+        image_processor=transformers.GlmImageImageProcessor(patch_size=16, merge_size=1),
+        tokenizer=tokenizer,
+        chat_template="{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}"
+        "{% endfor %}{% endfor %}",
+    )
+
+
+@tiny("glm-image", lambda: dict(prompt="a cat", guidance_scale=1.5, height=32, width=32))
+def GlmImagePipeline():
+    net = diffusers.GlmImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=16,
+        time_embed_dim=16,
+        condition_dim=8,
+        prior_vq_quantizer_codebook_size=128,
+    )
+    statistics = dict(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 1.5, 0.8, 1.2])
+    return diffusers.GlmImagePipeline(
+        tokenizer=transformers.ByT5Tokenizer(),
+        processor=glm_processor(),
+        text_encoder=t5_text(vocab_size=400),
+        vision_language_encoder=glm_language(),
+        vae=kl_vae(blocks=4, shift_factor=None, **statistics),
+        transformer=settle(net),
+        scheduler=flow(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75),
     )
