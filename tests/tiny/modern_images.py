@@ -13,6 +13,7 @@ from tiny.base import tiny
 SIZE = dict(height=16, width=16)
 GUIDED = dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0, **SIZE)
 SHORT = dict(max_sequence_length=16)
+LONG = dict(max_sequence_length=512)  # where the words stand in a template, of so many letters
 HALF = dict(strength=0.5)
 FLUX_SHIFTS = dict(
     shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=4096
@@ -57,10 +58,21 @@ def settle(net, seed=0):
     return net
 
 
+def sharp(layer):
+    """Of the channels that end an encoder the second half, the log of a variance, is made small.
+
+    Some pipelines draw from this distribution without the generator they were given.
+    """
+    half = layer.weight.shape[0] // 2
+    with torch.no_grad():
+        layer.weight[half:] = 0
+        layer.bias[half:] = -30
+
+
 def kl_vae(latents=4, blocks=2, **options):
     options = dict(scaling_factor=0.3611, shift_factor=0.1159) | options
     widths = (8,) + (16,) * (blocks - 1) if blocks < 6 else (4,) * blocks
-    return diffusers.AutoencoderKL(
+    vae = diffusers.AutoencoderKL(
         block_out_channels=widths,
         latent_channels=latents,
         norm_num_groups=4,
@@ -70,6 +82,8 @@ def kl_vae(latents=4, blocks=2, **options):
         use_post_quant_conv=False,
         **options,
     )
+    sharp(vae.encoder.conv_out)
+    return vae
 
 
 def clip_text(projection=False, length=16):
@@ -269,6 +283,19 @@ def StableDiffusion3ControlNetInpaintingPipeline():
     return diffusers.StableDiffusion3ControlNetInpaintingPipeline(**sd3_parts(controlnet=control))
 
 
+PAG = dict(pag_scale=0.7)
+
+
+@tiny("sd3", lambda: GUIDED | SHORT | PAG)
+def StableDiffusion3PAGPipeline():
+    return diffusers.StableDiffusion3PAGPipeline(**sd3_parts())
+
+
+@tiny("sd3", lambda: GUIDED | SHORT | PAG | HALF | dict(image=picture()), begins="image")
+def StableDiffusion3PAGImg2ImgPipeline():
+    return diffusers.StableDiffusion3PAGImg2ImgPipeline(**sd3_parts())
+
+
 # Flux 1
 
 
@@ -375,7 +402,7 @@ def FluxControlNetInpaintPipeline():
     return diffusers.FluxControlNetInpaintPipeline(**flux_parts(controlnet=flux_control()))
 
 
-@tiny("flux", lambda: flux_call(image=picture(), mask_image=mask()), begins="image")
+@tiny("flux", lambda: flux_call(image=picture(), mask_image=mask()))
 def FluxFillPipeline():
     # besides the state: the masked picture, and the mask with one channel for each pixel
     return diffusers.FluxFillPipeline(**flux_parts(in_channels=48, out_channels=16))
@@ -457,7 +484,7 @@ QWEN_SHIFTS = dict(
 
 def qwen_vae(halvings=1, **options):
     """Each halving of the sides is one entry of temperal_downsample."""
-    return diffusers.AutoencoderKLQwenImage(
+    vae = diffusers.AutoencoderKLQwenImage(
         base_dim=4 if halvings == 1 else 2,
         z_dim=8,
         dim_mult=[1] * (halvings + 1),
@@ -467,6 +494,8 @@ def qwen_vae(halvings=1, **options):
         latents_std=[1.0, 1.5, 0.8, 1.2] * 2,
         **options,
     )
+    sharp(vae.quant_conv)
+    return vae
 
 
 def qwen_sizes(**options):
@@ -506,7 +535,7 @@ def qwen_edit_parts(**more):
 
 def qwen_call(**more):
     guided = dict(prompt="a cat", negative_prompt="a dog", true_cfg_scale=3.0)
-    return guided | SIZE | dict(max_sequence_length=64) | more
+    return guided | SIZE | LONG | more
 
 
 def qwen_edit_call(**more):
@@ -649,6 +678,7 @@ def ZImageControlNetPipeline():
     lambda: (
         GUIDED | SHORT | dict(image=picture(), mask_image=mask(), control_image=picture(shade=90))
     ),
+    batches="",  # it has one mask, whatever is asked for
 )
 def ZImageControlNetInpaintPipeline():
     # the control picture, the mask, and the masked picture
@@ -743,6 +773,11 @@ SANA_CALL |= dict(max_sequence_length=32, height=32, width=32)
 @tiny("sana", lambda: GUIDED | SANA_CALL)
 def SanaPipeline():
     return diffusers.SanaPipeline(**sana_parts())
+
+
+@tiny("sana", lambda: GUIDED | SANA_CALL | PAG)
+def SanaPAGPipeline():
+    return diffusers.SanaPAGPipeline(**sana_parts())
 
 
 @tiny("sana", lambda: GUIDED | SANA_CALL | dict(control_image=picture(32)))
@@ -1101,7 +1136,7 @@ def flux2_net(guidance=True):
     return settle(net)
 
 
-LAYERS = dict(text_encoder_out_layers=(1, 2, 3), max_sequence_length=32)
+LAYERS = dict(text_encoder_out_layers=(1, 2, 3)) | LONG
 
 
 def klein_parts(**more):
@@ -1187,7 +1222,7 @@ def cloze_parts():
 def cloze_call(**more):
     rows = [[picture(), picture(shade=90)], [picture(shade=40), None]]
     words = dict(task_prompt="paint a cat", content_prompt="a cat")
-    return words | dict(image=rows, guidance_scale=30.0) | SHORT | more
+    return words | dict(image=rows, guidance_scale=30.0) | LONG | more
 
 
 @tiny("flux-cloze", lambda: cloze_call())
@@ -1343,7 +1378,7 @@ def kandinsky5_parts(**more):
     )
 
 
-KANDINSKY = dict(height=64, width=64, max_sequence_length=64)
+KANDINSKY = dict(height=64, width=64) | LONG
 
 
 @tiny("kandinsky5", lambda: GUIDED | KANDINSKY)
@@ -1353,7 +1388,7 @@ def Kandinsky5T2IPipeline():
     return pipe
 
 
-@tiny("kandinsky5", lambda: GUIDED | KANDINSKY | dict(image=picture(64), max_sequence_length=512))
+@tiny("kandinsky5", lambda: GUIDED | KANDINSKY | dict(image=picture(64)), batches="")
 def Kandinsky5I2IPipeline():
     pipe = diffusers.Kandinsky5I2IPipeline(**kandinsky5_parts(visual_cond=True))
     pipe.resolutions = [(64, 64)]
@@ -1363,7 +1398,7 @@ def Kandinsky5I2IPipeline():
 # Krea 2
 
 
-@tiny("krea2", lambda: GUIDED | dict(max_sequence_length=32))
+@tiny("krea2", lambda: GUIDED | LONG)
 def Krea2Pipeline():
     net = diffusers.Krea2Transformer2DModel(
         in_channels=32,
@@ -1473,7 +1508,7 @@ def OmniGenPipeline():
 # Ovis-Image
 
 
-@tiny("ovis-image", lambda: GUIDED | dict(max_sequence_length=64))
+@tiny("ovis-image", lambda: GUIDED | dict(max_sequence_length=256))
 def OvisImagePipeline():
     net = diffusers.OvisImageTransformer2DModel(
         patch_size=1,
@@ -1521,7 +1556,7 @@ def prx_call():
     return call | SIZE | dict(use_resolution_binning=False)
 
 
-@tiny("prx", prx_call)
+@tiny("prx", prx_call, batches="")
 def PRXPipeline():
     side = transformers.T5GemmaModuleConfig(
         **causal_sizes(eos_token_id=1, bos_token_id=2, query_pre_attn_scalar=8)
@@ -1536,7 +1571,7 @@ def PRXPipeline():
     )
 
 
-@tiny("prx", prx_call)
+@tiny("prx", prx_call, batches="")
 def PRXPixelPipeline():
     return diffusers.PRXPixelPipeline(
         transformer=prx_net(3, patch_size=4, bottleneck_size=8),
@@ -1575,7 +1610,7 @@ def ErnieImagePipeline():
 # Nucleus-Image
 
 
-@tiny("nucleus-image", lambda: GUIDED | dict(max_sequence_length=64, return_index=-2))
+@tiny("nucleus-image", lambda: GUIDED | LONG | dict(return_index=-2))
 def NucleusMoEImagePipeline():
     net = diffusers.NucleusMoEImageTransformer2DModel(
         patch_size=2,
@@ -1659,6 +1694,7 @@ def joy_parts(net):
         temperal_downsample=[False] * 5,
         scale_factor_spatial=32,
     )
+    sharp(vae.quant_conv)
     return dict(
         scheduler=flow(shift=4.0),
         vae=vae,
@@ -1727,12 +1763,12 @@ def dreamlite_parts():
     )
 
 
-@tiny("dreamlite", lambda: GUIDED | dict(max_sequence_length=32))
+@tiny("dreamlite", lambda: GUIDED | LONG)
 def DreamLitePipeline():
     return diffusers.DreamLitePipeline(**dreamlite_parts())
 
 
-@tiny("dreamlite", lambda: dict(prompt="a cat", max_sequence_length=32) | SIZE)
+@tiny("dreamlite", lambda: dict(prompt="a cat") | SIZE | LONG)
 def DreamLiteMobilePipeline():
     return diffusers.DreamLiteMobilePipeline(**dreamlite_parts())
 
@@ -1754,7 +1790,10 @@ def glm_language():
         image_start_token_id=2,
         image_end_token_id=3,
     )
-    return transformers.GlmImageForConditionalGeneration(config)
+    language = transformers.GlmImageForConditionalGeneration(config)
+    with torch.no_grad():
+        language.lm_head.weight.mul_(100)  # so that what it says depends on what it reads
+    return language
 
 
 def glm_processor():
@@ -1771,7 +1810,7 @@ def glm_processor():
     )
 
 
-@tiny("glm-image", lambda: dict(prompt="a cat", guidance_scale=1.5, height=32, width=32))
+@tiny("glm-image", lambda: dict(prompt="a cat, 'miau'", guidance_scale=1.5, height=32, width=32))
 def GlmImagePipeline():
     net = diffusers.GlmImageTransformer2DModel(
         patch_size=2,
