@@ -1090,9 +1090,16 @@ def HiDreamImagePipeline():
         force_inference_output=True,
     )
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**causal_sizes()))
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=3.0,
+        solver_order=2,
+        solver_type="bh2",
+    )
     return diffusers.HiDreamImagePipeline(
         transformer=settle(net),
-        scheduler=flow(shift=3.0),
+        scheduler=scheduler,
         vae=kl_vae(),
         text_encoder=clip_text(True),
         tokenizer=clip_tokenizer(),
@@ -1689,9 +1696,12 @@ def joy_parts(net):
     vae = diffusers.AutoencoderKLWan(
         base_dim=2,
         z_dim=16,
-        dim_mult=[1] * 6,
+        dim_mult=[1] * 5,
         num_res_blocks=0,
-        temperal_downsample=[False] * 5,
+        temperal_downsample=[False] * 4,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
         scale_factor_spatial=32,
     )
     sharp(vae.quant_conv)
