@@ -6,15 +6,15 @@ import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from tiny.base import tiny
 
 SIZE = dict(height=16, width=16)
 GUIDED = dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0, **SIZE)
 SHORT = dict(max_sequence_length=16)
-LONG = dict(max_sequence_length=512)  # where the words stand in a template, of so many letters
+LONG = dict(max_sequence_length=512)  # a template stands around the words; each letter counts
 HALF = dict(strength=0.5)
+PAG = dict(pag_scale=0.7)
 FLUX_SHIFTS = dict(
     shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=4096
 )
@@ -110,9 +110,11 @@ def clip_tokenizer():
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
 
 
-def t5_text(kind=transformers.T5EncoderModel, config=transformers.T5Config, **options):
+def t5_text(kind="T5", **options):
     sizes = dict(vocab_size=300, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
-    return kind(config(**sizes | dict(pad_token_id=0, eos_token_id=1) | options))
+    sizes |= dict(pad_token_id=0, eos_token_id=1)
+    config = getattr(transformers, f"{kind}Config")(**sizes | options)
+    return getattr(transformers, f"{kind}EncoderModel")(config)
 
 
 def t5_tokenizer(length=16):
@@ -188,7 +190,7 @@ def qwen25_processor():
     )
 
 
-def qwen3_vl(kind=transformers.Qwen3VLForConditionalGeneration, layers=3):
+def qwen3_vl(kind="Qwen3VLForConditionalGeneration", layers=3):
     eyes = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=16)
     eyes |= dict(patch_size=16, num_position_embeddings=16, deepstack_visual_indexes=[0])
     config = transformers.Qwen3VLConfig(
@@ -196,7 +198,7 @@ def qwen3_vl(kind=transformers.Qwen3VLForConditionalGeneration, layers=3):
         vision_config=eyes,
         **vision_words(),
     )
-    return kind(config)
+    return getattr(transformers, kind)(config)
 
 
 def qwen3_processor():
@@ -281,9 +283,6 @@ def StableDiffusion3ControlNetPipeline():
 def StableDiffusion3ControlNetInpaintingPipeline():
     control = sd3_control(extra_conditioning_channels=1)
     return diffusers.StableDiffusion3ControlNetInpaintingPipeline(**sd3_parts(controlnet=control))
-
-
-PAG = dict(pag_scale=0.7)
 
 
 @tiny("sd3", lambda: GUIDED | SHORT | PAG)
@@ -606,8 +605,9 @@ def QwenImageLayeredPipeline():
 # Z-Image
 
 
-def qwen3(kind=transformers.Qwen3Model, **options):
-    return kind(transformers.Qwen3Config(**causal_sizes(**options)))
+def qwen3(kind="Qwen3Model", **options):
+    config = transformers.Qwen3Config(**causal_sizes(**options))
+    return getattr(transformers, kind)(config)
 
 
 def zimage_parts(siglip_width=None, **more):
@@ -884,7 +884,7 @@ def AuraFlowPipeline():
     )
     return diffusers.AuraFlowPipeline(
         tokenizer=t5_tokenizer(),
-        text_encoder=t5_text(transformers.UMT5EncoderModel, transformers.UMT5Config),
+        text_encoder=t5_text("UMT5"),
         vae=kl_vae(scaling_factor=0.13025, shift_factor=None),
         transformer=settle(net),
         scheduler=flow(shift=1.73),
@@ -1152,7 +1152,7 @@ def klein_parts(**more):
             transformer=flux2_net(guidance=False),
             scheduler=flow(**FLUX_SHIFTS),
             vae=flux2_vae(),
-            text_encoder=qwen3(transformers.Qwen3ForCausalLM, layers=3),
+            text_encoder=qwen3("Qwen3ForCausalLM", layers=3),
             tokenizer=qwen_tokenizer(),
         )
         | more
@@ -1427,7 +1427,7 @@ def Krea2Pipeline():
     return diffusers.Krea2Pipeline(
         scheduler=flow(**FLUX_SHIFTS),
         vae=qwen_vae(),
-        text_encoder=qwen3_vl(transformers.Qwen3VLModel),
+        text_encoder=qwen3_vl("Qwen3VLModel"),
         tokenizer=qwen_tokenizer(),
         transformer=settle(net),
         text_encoder_select_layers=(1, 2),
@@ -1565,6 +1565,8 @@ def prx_call():
 
 @tiny("prx", prx_call, batches="")
 def PRXPipeline():
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
     side = transformers.T5GemmaModuleConfig(
         **causal_sizes(eos_token_id=1, bos_token_id=2, query_pre_attn_scalar=8)
     )
@@ -1672,7 +1674,7 @@ def Ideogram4Pipeline():
     return diffusers.Ideogram4Pipeline(
         scheduler=flow(),
         vae=flux2_vae(),
-        text_encoder=qwen3_vl(transformers.Qwen3VLModel, layers=36),  # thirteen of them are read
+        text_encoder=qwen3_vl("Qwen3VLModel", layers=36),  # thirteen of them are read
         tokenizer=qwen_tokenizer(),
         transformer=ideogram_net(),
         unconditional_transformer=ideogram_net(),
