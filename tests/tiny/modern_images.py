@@ -6,14 +6,15 @@ import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from tiny.base import tiny
 
 SIZE = dict(height=16, width=16)
 GUIDED = dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0, **SIZE)
 SHORT = dict(max_sequence_length=16)
+LONG = dict(max_sequence_length=512)  # a template stands around the words; each letter counts
 HALF = dict(strength=0.5)
+PAG = dict(pag_scale=0.7)
 FLUX_SHIFTS = dict(
     shift=3.0, use_dynamic_shifting=True, base_shift=0.5, max_shift=1.15, max_image_seq_len=4096
 )
@@ -51,16 +52,28 @@ def settle(net, seed=0):
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in net.named_parameters():
-            empty = not weight.isfinite().all() or name.endswith("pad_token")
+            empty = name.endswith(("pad_token", "gate_up_proj", "down_proj"))
             if empty or (weight.ndim > 1 and not weight.any()):
-                weight.normal_(0, 0.02, generator=random)
+                weight.normal_(0, 0.1, generator=random)
     return net
+
+
+def sharp(layer):
+    """Of the channels that end an encoder the second half, the log of a variance, is made small.
+
+    Some pipelines draw from this distribution without the generator they were given.
+    """
+    half = layer.weight.shape[0] // 2
+    with torch.no_grad():
+        layer.weight[half:] = 0
+        layer.bias[half:] = -30
 
 
 def kl_vae(latents=4, blocks=2, **options):
     options = dict(scaling_factor=0.3611, shift_factor=0.1159) | options
-    return diffusers.AutoencoderKL(
-        block_out_channels=(8, 16, 16, 16)[:blocks],
+    widths = (8,) + (16,) * (blocks - 1) if blocks < 6 else (4,) * blocks
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=widths,
         latent_channels=latents,
         norm_num_groups=4,
         down_block_types=("DownEncoderBlock2D",) * blocks,
@@ -69,6 +82,8 @@ def kl_vae(latents=4, blocks=2, **options):
         use_post_quant_conv=False,
         **options,
     )
+    sharp(vae.encoder.conv_out)
+    return vae
 
 
 def clip_text(projection=False, length=16):
@@ -95,9 +110,11 @@ def clip_tokenizer():
     return transformers.CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=16)
 
 
-def t5_text(kind=transformers.T5EncoderModel, config=transformers.T5Config, **options):
+def t5_text(kind="T5", **options):
     sizes = dict(vocab_size=300, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
-    return kind(config(**sizes | dict(pad_token_id=0, eos_token_id=1) | options))
+    sizes |= dict(pad_token_id=0, eos_token_id=1)
+    config = getattr(transformers, f"{kind}Config")(**sizes | options)
+    return getattr(transformers, f"{kind}EncoderModel")(config)
 
 
 def t5_tokenizer(length=16):
@@ -126,18 +143,21 @@ def gemma_tokenizer(length=32):
 
 def causal_sizes(layers=2, **options):
     """What the configurations of Llama, Qwen 3, Gemma, GLM, ... have in common."""
-    return dict(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=None,
-    ) | options
+    return (
+        dict(
+            vocab_size=300,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=layers,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            head_dim=8,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+        | options
+    )
 
 
 def three_axes():
@@ -146,9 +166,7 @@ def three_axes():
 
 def vision_words():
     """The numbers of the words that stand for a picture, as qwen_tokenizer counts them."""
-    return dict(
-        vision_start_token_id=3, vision_end_token_id=4, image_token_id=5, video_token_id=6
-    )
+    return dict(vision_start_token_id=3, vision_end_token_id=4, image_token_id=5, video_token_id=6)
 
 
 def qwen25_vl():
@@ -172,7 +190,7 @@ def qwen25_processor():
     )
 
 
-def qwen3_vl(kind=transformers.Qwen3VLForConditionalGeneration, layers=3):
+def qwen3_vl(kind="Qwen3VLForConditionalGeneration", layers=3):
     eyes = dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, out_hidden_size=16)
     eyes |= dict(patch_size=16, num_position_embeddings=16, deepstack_visual_indexes=[0])
     config = transformers.Qwen3VLConfig(
@@ -180,7 +198,7 @@ def qwen3_vl(kind=transformers.Qwen3VLForConditionalGeneration, layers=3):
         vision_config=eyes,
         **vision_words(),
     )
-    return kind(config)
+    return getattr(transformers, kind)(config)
 
 
 def qwen3_processor():
@@ -197,34 +215,40 @@ def qwen3_processor():
 
 
 def sd3_sizes(**options):
-    return dict(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=16,
-        pooled_projection_dim=32,
-        out_channels=4,
-        pos_embed_max_size=16,
-    ) | options
+    return (
+        dict(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=16,
+            pooled_projection_dim=32,
+            out_channels=4,
+            pos_embed_max_size=16,
+        )
+        | options
+    )
 
 
 def sd3_parts(latents=4, **more):
     sizes = sd3_sizes(qk_norm="rms_norm", in_channels=latents, out_channels=latents)
-    return dict(
-        transformer=settle(diffusers.SD3Transformer2DModel(**sizes)),
-        scheduler=flow(shift=3.0),
-        vae=kl_vae(latents),
-        text_encoder=clip_text(True),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=clip_text(True),
-        tokenizer_2=clip_tokenizer(),
-        text_encoder_3=t5_text(d_model=32),
-        tokenizer_3=t5_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(diffusers.SD3Transformer2DModel(**sizes)),
+            scheduler=flow(shift=3.0),
+            vae=kl_vae(latents),
+            text_encoder=clip_text(True),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=clip_text(True),
+            tokenizer_2=clip_tokenizer(),
+            text_encoder_3=t5_text(d_model=32),
+            tokenizer_3=t5_tokenizer(),
+        )
+        | more
+    )
 
 
 def sd3_control(**options):
@@ -261,35 +285,51 @@ def StableDiffusion3ControlNetInpaintingPipeline():
     return diffusers.StableDiffusion3ControlNetInpaintingPipeline(**sd3_parts(controlnet=control))
 
 
+@tiny("sd3", lambda: GUIDED | SHORT | PAG)
+def StableDiffusion3PAGPipeline():
+    return diffusers.StableDiffusion3PAGPipeline(**sd3_parts())
+
+
+@tiny("sd3", lambda: GUIDED | SHORT | PAG | HALF | dict(image=picture()), begins="image")
+def StableDiffusion3PAGImg2ImgPipeline():
+    return diffusers.StableDiffusion3PAGImg2ImgPipeline(**sd3_parts())
+
+
 # Flux 1
 
 
 def flux_sizes(**options):
-    return dict(
-        patch_size=1,
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(4, 4, 8),
-        guidance_embeds=True,
-    ) | options
+    return (
+        dict(
+            patch_size=1,
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            pooled_projection_dim=16,
+            axes_dims_rope=(4, 4, 8),
+            guidance_embeds=True,
+        )
+        | options
+    )
 
 
 def flux_parts(**more):
     channels = {k: more.pop(k) for k in ("in_channels", "out_channels") if k in more}
-    return dict(
-        transformer=settle(diffusers.FluxTransformer2DModel(**flux_sizes(**channels))),
-        scheduler=flow(**FLUX_SHIFTS),
-        vae=kl_vae(),
-        text_encoder=clip_text(),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=t5_text(),
-        tokenizer_2=t5_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(diffusers.FluxTransformer2DModel(**flux_sizes(**channels))),
+            scheduler=flow(**FLUX_SHIFTS),
+            vae=kl_vae(),
+            text_encoder=clip_text(),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=t5_text(),
+            tokenizer_2=t5_tokenizer(),
+        )
+        | more
+    )
 
 
 def flux_call(**more):
@@ -331,9 +371,7 @@ def FluxControlImg2ImgPipeline():
 
 @tiny(
     "flux",
-    lambda: flux_call(
-        image=picture(), mask_image=mask(), control_image=picture(shade=90), **HALF
-    ),
+    lambda: flux_call(image=picture(), mask_image=mask(), control_image=picture(shade=90), **HALF),
     begins="image",
 )
 def FluxControlInpaintPipeline():
@@ -356,16 +394,14 @@ def FluxControlNetImg2ImgPipeline():
 
 @tiny(
     "flux",
-    lambda: flux_call(
-        image=picture(), mask_image=mask(), control_image=picture(shade=90), **HALF
-    ),
+    lambda: flux_call(image=picture(), mask_image=mask(), control_image=picture(shade=90), **HALF),
     begins="image",
 )
 def FluxControlNetInpaintPipeline():
     return diffusers.FluxControlNetInpaintPipeline(**flux_parts(controlnet=flux_control()))
 
 
-@tiny("flux", lambda: flux_call(image=picture(), mask_image=mask()), begins="image")
+@tiny("flux", lambda: flux_call(image=picture(), mask_image=mask()))
 def FluxFillPipeline():
     # besides the state: the masked picture, and the mask with one channel for each pixel
     return diffusers.FluxFillPipeline(**flux_parts(in_channels=48, out_channels=16))
@@ -378,9 +414,7 @@ def FluxKontextPipeline():
 
 @tiny(
     "flux",
-    lambda: flux_call(
-        image=picture(), mask_image=mask(), max_area=256, _auto_resize=False, **HALF
-    ),
+    lambda: flux_call(image=picture(), mask_image=mask(), max_area=256, _auto_resize=False, **HALF),
     begins="image",
 )
 def FluxKontextInpaintPipeline():
@@ -449,7 +483,7 @@ QWEN_SHIFTS = dict(
 
 def qwen_vae(halvings=1, **options):
     """Each halving of the sides is one entry of temperal_downsample."""
-    return diffusers.AutoencoderKLQwenImage(
+    vae = diffusers.AutoencoderKLQwenImage(
         base_dim=4 if halvings == 1 else 2,
         z_dim=8,
         dim_mult=[1] * (halvings + 1),
@@ -459,30 +493,38 @@ def qwen_vae(halvings=1, **options):
         latents_std=[1.0, 1.5, 0.8, 1.2] * 2,
         **options,
     )
+    sharp(vae.quant_conv)
+    return vae
 
 
 def qwen_sizes(**options):
-    return dict(
-        patch_size=2,
-        in_channels=32,
-        out_channels=8,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        axes_dims_rope=(4, 4, 8),
-    ) | options
+    return (
+        dict(
+            patch_size=2,
+            in_channels=32,
+            out_channels=8,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(4, 4, 8),
+        )
+        | options
+    )
 
 
 def qwen_parts(halvings=1, net=None, **more):
     network = diffusers.QwenImageTransformer2DModel(**qwen_sizes(**net or {}))
-    return dict(
-        transformer=settle(network),
-        scheduler=flow(**QWEN_SHIFTS),
-        vae=qwen_vae(halvings),
-        text_encoder=qwen25_vl(),
-        tokenizer=qwen_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(network),
+            scheduler=flow(**QWEN_SHIFTS),
+            vae=qwen_vae(halvings),
+            text_encoder=qwen25_vl(),
+            tokenizer=qwen_tokenizer(),
+        )
+        | more
+    )
 
 
 def qwen_edit_parts(**more):
@@ -492,7 +534,7 @@ def qwen_edit_parts(**more):
 
 def qwen_call(**more):
     guided = dict(prompt="a cat", negative_prompt="a dog", true_cfg_scale=3.0)
-    return guided | SIZE | dict(max_sequence_length=64) | more
+    return guided | SIZE | LONG | more
 
 
 def qwen_edit_call(**more):
@@ -563,8 +605,9 @@ def QwenImageLayeredPipeline():
 # Z-Image
 
 
-def qwen3(kind=transformers.Qwen3Model, **options):
-    return kind(transformers.Qwen3Config(**causal_sizes(**options)))
+def qwen3(kind="Qwen3Model", **options):
+    config = transformers.Qwen3Config(**causal_sizes(**options))
+    return getattr(transformers, kind)(config)
 
 
 def zimage_parts(siglip_width=None, **more):
@@ -580,13 +623,16 @@ def zimage_parts(siglip_width=None, **more):
         axes_dims=[4, 4, 8],
         axes_lens=[256, 32, 32],
     )
-    return dict(
-        transformer=settle(net),
-        scheduler=flow(shift=3.0),
-        vae=kl_vae(),
-        text_encoder=qwen3(),
-        tokenizer=qwen_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(net),
+            scheduler=flow(shift=3.0),
+            vae=kl_vae(),
+            text_encoder=qwen3(),
+            tokenizer=qwen_tokenizer(),
+        )
+        | more
+    )
 
 
 def zimage_control(channels):
@@ -629,9 +675,10 @@ def ZImageControlNetPipeline():
 
 @tiny(
     "zimage",
-    lambda: GUIDED
-    | SHORT
-    | dict(image=picture(), mask_image=mask(), control_image=picture(shade=90)),
+    lambda: (
+        GUIDED | SHORT | dict(image=picture(), mask_image=mask(), control_image=picture(shade=90))
+    ),
+    batches="",  # it has one mask, whatever is asked for
 )
 def ZImageControlNetInpaintPipeline():
     # the control picture, the mask, and the masked picture
@@ -677,19 +724,22 @@ def gemma2():
 
 
 def sana_sizes(**options):
-    return dict(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=2,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-        sample_size=8,
-        patch_size=1,
-    ) | options
+    return (
+        dict(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=8,
+            cross_attention_dim=16,
+            caption_channels=16,
+            sample_size=8,
+            patch_size=1,
+        )
+        | options
+    )
 
 
 def sana_parts(net=None, **more):
@@ -704,13 +754,16 @@ def sana_parts(net=None, **more):
         solver_type="midpoint",
         lower_order_final=True,
     )
-    return dict(
-        transformer=settle(diffusers.SanaTransformer2DModel(**sana_sizes(**net or {}))),
-        scheduler=scheduler,
-        vae=dc_vae(),
-        text_encoder=gemma2(),
-        tokenizer=gemma_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=settle(diffusers.SanaTransformer2DModel(**sana_sizes(**net or {}))),
+            scheduler=scheduler,
+            vae=dc_vae(),
+            text_encoder=gemma2(),
+            tokenizer=gemma_tokenizer(),
+        )
+        | more
+    )
 
 
 SANA_CALL = dict(complex_human_instruction=None, use_resolution_binning=False)
@@ -720,6 +773,11 @@ SANA_CALL |= dict(max_sequence_length=32, height=32, width=32)
 @tiny("sana", lambda: GUIDED | SANA_CALL)
 def SanaPipeline():
     return diffusers.SanaPipeline(**sana_parts())
+
+
+@tiny("sana", lambda: GUIDED | SANA_CALL | PAG)
+def SanaPAGPipeline():
+    return diffusers.SanaPAGPipeline(**sana_parts())
 
 
 @tiny("sana", lambda: GUIDED | SANA_CALL | dict(control_image=picture(32)))
@@ -741,9 +799,7 @@ def SanaSprintPipeline():
 
 @tiny(
     "sana-sprint",
-    lambda: dict(prompt="a cat", guidance_scale=4.5, image=picture(32))
-    | HALF
-    | SANA_CALL,
+    lambda: dict(prompt="a cat", guidance_scale=4.5, image=picture(32)) | HALF | SANA_CALL,
     begins="image",
 )
 def SanaSprintImg2ImgPipeline():
@@ -781,8 +837,7 @@ def LuminaPipeline():
 
 @tiny(
     "lumina2",
-    lambda: GUIDED
-    | dict(height=64, width=64, system_prompt="draw", max_sequence_length=32),
+    lambda: GUIDED | dict(height=64, width=64, system_prompt="draw", max_sequence_length=32),
 )
 def Lumina2Pipeline():
     net = diffusers.Lumina2Transformer2DModel(
@@ -829,7 +884,7 @@ def AuraFlowPipeline():
     )
     return diffusers.AuraFlowPipeline(
         tokenizer=t5_tokenizer(),
-        text_encoder=t5_text(transformers.UMT5EncoderModel, transformers.UMT5Config),
+        text_encoder=t5_text("UMT5"),
         vae=kl_vae(scaling_factor=0.13025, shift_factor=None),
         transformer=settle(net),
         scheduler=flow(shift=1.73),
@@ -900,6 +955,45 @@ def fibo_parts():
 @tiny("bria-fibo", lambda: GUIDED | dict(height=64, width=64, max_sequence_length=32))
 def BriaFiboPipeline():
     return diffusers.BriaFiboPipeline(**fibo_parts())
+
+
+@tiny(
+    "bria-fibo",
+    lambda: (
+        GUIDED
+        | dict(height=64, width=64, max_sequence_length=64)
+        | dict(prompt='{"edit_instruction": "a cat"}', image=picture(64), _auto_resize=False)
+    ),
+)
+def BriaFiboEditPipeline():
+    return diffusers.BriaFiboEditPipeline(**fibo_parts())
+
+
+@tiny("bria-fibo2", lambda: dict(GUIDED))
+def BriaFibo2Pipeline():
+    net = diffusers.BriaFibo2Transformer2DModel(
+        in_channels=4,
+        patch_size=2,
+        dim=32,
+        n_layers=5,
+        n_refiner_layers=1,
+        n_heads=2,
+        cap_feat_dim=48,
+        injection_layer_ids=(0, 1, 2, 3, 4),
+        perceiver_num_layers=1,
+        min_num_gist_tokens=4,
+        max_num_gist_tokens=8,
+        gist_step=4,
+        axes_dims=(4, 4, 8),
+        axes_lens=(256, 64, 64),
+    )
+    return diffusers.BriaFibo2Pipeline(
+        transformer=settle(net),
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=flux2_vae(),
+        text_encoder=qwen3_vl(layers=36),  # layers up to the last are read
+        processor=qwen3_processor(),
+    )
 
 
 # CogView
@@ -996,9 +1090,16 @@ def HiDreamImagePipeline():
         force_inference_output=True,
     )
     llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(**causal_sizes()))
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=3.0,
+        solver_order=2,
+        solver_type="bh2",
+    )
     return diffusers.HiDreamImagePipeline(
         transformer=settle(net),
-        scheduler=flow(shift=3.0),
+        scheduler=scheduler,
         vae=kl_vae(),
         text_encoder=clip_text(True),
         tokenizer=clip_tokenizer(),
@@ -1042,17 +1143,20 @@ def flux2_net(guidance=True):
     return settle(net)
 
 
-LAYERS = dict(text_encoder_out_layers=(1, 2, 3), max_sequence_length=32)
+LAYERS = dict(text_encoder_out_layers=(1, 2, 3)) | LONG
 
 
 def klein_parts(**more):
-    return dict(
-        transformer=flux2_net(guidance=False),
-        scheduler=flow(**FLUX_SHIFTS),
-        vae=flux2_vae(),
-        text_encoder=qwen3(transformers.Qwen3ForCausalLM, layers=3),
-        tokenizer=qwen_tokenizer(),
-    ) | more
+    return (
+        dict(
+            transformer=flux2_net(guidance=False),
+            scheduler=flow(**FLUX_SHIFTS),
+            vae=flux2_vae(),
+            text_encoder=qwen3("Qwen3ForCausalLM", layers=3),
+            tokenizer=qwen_tokenizer(),
+        )
+        | more
+    )
 
 
 @tiny("flux2", lambda: dict(prompt="a cat", guidance_scale=3.0) | SIZE | LAYERS)
@@ -1067,10 +1171,12 @@ def Flux2KleinKVPipeline():
 
 @tiny(
     "flux2",
-    lambda: dict(prompt="a cat", image=picture(64), mask_image=mask(64), guidance_scale=3.0)
-    | HALF
-    | LAYERS
-    | dict(height=64, width=64),
+    lambda: (
+        dict(prompt="a cat", image=picture(64), mask_image=mask(64), guidance_scale=3.0)
+        | HALF
+        | LAYERS
+        | dict(height=64, width=64)
+    ),
     begins="image",
 )
 def Flux2KleinInpaintPipeline():
@@ -1095,7 +1201,9 @@ def Flux2Pipeline():
     words = ["<pad>", "[IMG]", "[IMG_BREAK]", "[IMG_END]", "<|im_start|>", "<|im_end|>"]
     specials = dict(pad_token="<pad>", eos_token="<|im_end|>", unk_token="<pad>")
     processor = transformers.PixtralProcessor(
-        image_processor=transformers.PixtralImageProcessor(patch_size=8, size=dict(longest_edge=32)),
+        image_processor=transformers.PixtralImageProcessor(
+            patch_size=8, size=dict(longest_edge=32)
+        ),
         tokenizer=qwen_tokenizer(words, **specials),
         patch_size=8,
         chat_template=CHAT.replace("<|vision_start|><|image_pad|><|vision_end|>", "[IMG]"),
@@ -1121,7 +1229,7 @@ def cloze_parts():
 def cloze_call(**more):
     rows = [[picture(), picture(shade=90)], [picture(shade=40), None]]
     words = dict(task_prompt="paint a cat", content_prompt="a cat")
-    return words | dict(image=rows, guidance_scale=30.0) | SHORT | more
+    return words | dict(image=rows, guidance_scale=30.0) | LONG | more
 
 
 @tiny("flux-cloze", lambda: cloze_call())
@@ -1132,7 +1240,10 @@ def VisualClozeGenerationPipeline():
 # first a small picture, then the same one again, larger
 @tiny("flux-cloze", lambda: cloze_call(**SIZE_UP))
 def VisualClozePipeline():
-    return diffusers.VisualClozePipeline(**cloze_parts())
+    pipe = diffusers.VisualClozePipeline(**cloze_parts())
+    for stage in (pipe.generation_pipe, pipe.upsampling_pipe):
+        stage.set_progress_bar_config(disable=True)
+    return pipe
 
 
 # Qwen-Image 2.1
@@ -1178,18 +1289,21 @@ def qwen21_call():
 
 
 def hunyuan_image_sizes(**options):
-    return dict(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        patch_size=(1, 1),
-        text_embed_dim=16,
-        rope_axes_dim=(4, 4),
-    ) | options
+    return (
+        dict(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            patch_size=(1, 1),
+            text_embed_dim=16,
+            rope_axes_dim=(4, 4),
+        )
+        | options
+    )
 
 
 @tiny(
@@ -1271,7 +1385,7 @@ def kandinsky5_parts(**more):
     )
 
 
-KANDINSKY = dict(height=64, width=64, max_sequence_length=64)
+KANDINSKY = dict(height=64, width=64) | LONG
 
 
 @tiny("kandinsky5", lambda: GUIDED | KANDINSKY)
@@ -1281,7 +1395,7 @@ def Kandinsky5T2IPipeline():
     return pipe
 
 
-@tiny("kandinsky5", lambda: GUIDED | KANDINSKY | dict(image=picture(64)))
+@tiny("kandinsky5", lambda: GUIDED | KANDINSKY | dict(image=picture(64)), batches="")
 def Kandinsky5I2IPipeline():
     pipe = diffusers.Kandinsky5I2IPipeline(**kandinsky5_parts(visual_cond=True))
     pipe.resolutions = [(64, 64)]
@@ -1291,7 +1405,7 @@ def Kandinsky5I2IPipeline():
 # Krea 2
 
 
-@tiny("krea2", lambda: GUIDED | dict(max_sequence_length=32))
+@tiny("krea2", lambda: GUIDED | LONG)
 def Krea2Pipeline():
     net = diffusers.Krea2Transformer2DModel(
         in_channels=32,
@@ -1313,7 +1427,7 @@ def Krea2Pipeline():
     return diffusers.Krea2Pipeline(
         scheduler=flow(**FLUX_SHIFTS),
         vae=qwen_vae(),
-        text_encoder=qwen3_vl(transformers.Qwen3VLModel),
+        text_encoder=qwen3_vl("Qwen3VLModel"),
         tokenizer=qwen_tokenizer(),
         transformer=settle(net),
         text_encoder_select_layers=(1, 2),
@@ -1326,7 +1440,7 @@ def Krea2Pipeline():
 def longcat_parts(blocks=2):
     net = diffusers.LongCatImageTransformer2DModel(
         patch_size=1,
-        in_channels=16,
+        in_channels=64,
         num_layers=1,
         num_single_layers=1,
         attention_head_dim=16,
@@ -1337,7 +1451,7 @@ def longcat_parts(blocks=2):
     )
     return dict(
         scheduler=flow(**FLUX_SHIFTS),
-        vae=kl_vae(blocks=blocks),
+        vae=kl_vae(16, blocks),
         text_encoder=qwen25_vl(),
         tokenizer=qwen_tokenizer(),
         text_processor=qwen25_processor(),
@@ -1350,6 +1464,15 @@ def LongCatImagePipeline():
     return diffusers.LongCatImagePipeline(**longcat_parts())
 
 
+# the picture to edit is brought to a million pixels
+@tiny(
+    "longcat-image",
+    lambda: dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0, image=picture(32)),
+)
+def LongCatImageEditPipeline():
+    return diffusers.LongCatImageEditPipeline(**longcat_parts(blocks=6))
+
+
 # OmniGen
 
 
@@ -1357,12 +1480,13 @@ def LongCatImagePipeline():
     "omnigen",
     lambda: dict(
         prompt="a cat as <img><|image_1|></img>",
-        input_images=[[picture()]],
+        input_images=[picture(64)],
         guidance_scale=2.5,
         img_guidance_scale=1.6,
-        max_input_image_size=16,
-    )
-    | SIZE,
+        max_input_image_size=64,
+        height=64,
+        width=64,
+    ),
 )
 def OmniGenPipeline():
     net = diffusers.OmniGenTransformer2DModel(
@@ -1383,7 +1507,7 @@ def OmniGenPipeline():
     return diffusers.OmniGenPipeline(
         transformer=settle(net),
         scheduler=flow(shift=1.0, invert_sigmas=True),
-        vae=kl_vae(scaling_factor=0.13025, shift_factor=None),
+        vae=kl_vae(blocks=4, scaling_factor=0.13025, shift_factor=None),
         tokenizer=qwen_tokenizer(),
     )
 
@@ -1391,7 +1515,7 @@ def OmniGenPipeline():
 # Ovis-Image
 
 
-@tiny("ovis-image", lambda: GUIDED | dict(max_sequence_length=64))
+@tiny("ovis-image", lambda: GUIDED | dict(max_sequence_length=256))
 def OvisImagePipeline():
     net = diffusers.OvisImageTransformer2DModel(
         patch_size=1,
@@ -1429,25 +1553,34 @@ def prx_net(channels, **options):
     return settle(net)
 
 
-PRX_CALL = GUIDED | dict(use_resolution_binning=False, skip_text_cleaning=True)
+def prx_call():
+    # words are cleaned with a further package, ftfy; so what a text encoder would make of them
+    random = torch.Generator().manual_seed(1)
+    words, others = torch.randn(2, 1, 16, 16, generator=random)
+    seen = torch.ones(1, 16, dtype=torch.bool)
+    call = dict(prompt_embeds=words, negative_prompt_embeds=others, guidance_scale=3.0)
+    call |= dict(prompt_attention_mask=seen, negative_prompt_attention_mask=seen)
+    return call | SIZE | dict(use_resolution_binning=False)
 
 
-@tiny("prx", lambda: dict(PRX_CALL))
+@tiny("prx", prx_call, batches="")
 def PRXPipeline():
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
+
     side = transformers.T5GemmaModuleConfig(
         **causal_sizes(eos_token_id=1, bos_token_id=2, query_pre_attn_scalar=8)
     )
-    gemma = transformers.T5GemmaConfig(encoder=side, decoder=side)
+    sides = transformers.T5GemmaConfig(encoder=side, decoder=side)
     return diffusers.PRXPipeline(
         transformer=prx_net(4, patch_size=2),
         scheduler=flow(shift=3.0),
-        text_encoder=T5GemmaEncoder(gemma),
+        text_encoder=T5GemmaEncoder(sides.encoder),
         tokenizer=gemma_tokenizer(),
         vae=kl_vae(),
     )
 
 
-@tiny("prx", lambda: dict(PRX_CALL))
+@tiny("prx", prx_call, batches="")
 def PRXPixelPipeline():
     return diffusers.PRXPixelPipeline(
         transformer=prx_net(3, patch_size=4, bottleneck_size=8),
@@ -1455,4 +1588,261 @@ def PRXPixelPipeline():
         text_encoder=qwen3(),
         tokenizer=qwen_tokenizer(),
         prompt_max_tokens=16,
+    )
+
+
+# ERNIE-Image
+
+
+@tiny("ernie-image", lambda: dict(GUIDED))
+def ErnieImagePipeline():
+    net = diffusers.ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=48,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=16,
+        rope_axes_dim=(4, 4, 8),
+    )
+    # its class is Mistral 3; of that only the part that reads words is used
+    return diffusers.ErnieImagePipeline(
+        transformer=settle(net),
+        vae=flux2_vae(),
+        text_encoder=transformers.MistralModel(transformers.MistralConfig(**causal_sizes())),
+        tokenizer=qwen_tokenizer(),
+        scheduler=flow(shift=4.0),
+    )
+
+
+# Nucleus-Image
+
+
+@tiny("nucleus-image", lambda: GUIDED | LONG | dict(return_index=-2))
+def NucleusMoEImagePipeline():
+    net = diffusers.NucleusMoEImageTransformer2DModel(
+        patch_size=2,
+        in_channels=32,
+        out_channels=8,
+        num_layers=5,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+        mlp_ratio=2.0,
+        num_experts=2,
+        moe_intermediate_dim=16,
+        capacity_factors=[2.0] * 5,
+    )
+    return diffusers.NucleusMoEImagePipeline(
+        transformer=settle(net),
+        scheduler=flow(**FLUX_SHIFTS),
+        vae=qwen_vae(),
+        text_encoder=qwen3_vl(),
+        processor=qwen3_processor(),
+    )
+
+
+# Ideogram 4: one network for the words, another one without
+
+
+def ideogram_net():
+    net = diffusers.Ideogram4Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        intermediate_size=48,
+        adaln_dim=16,
+        llm_features_dim=13 * 16,
+        mrope_section=(4, 2, 2),
+    )
+    return settle(net)
+
+
+@tiny(
+    "ideogram4",
+    lambda: (
+        dict(prompt="a cat", guidance_scale=3.0, guidance_schedule=None)
+        | dict(max_sequence_length=64)
+        | SIZE
+    ),
+)
+def Ideogram4Pipeline():
+    return diffusers.Ideogram4Pipeline(
+        scheduler=flow(),
+        vae=flux2_vae(),
+        text_encoder=qwen3_vl("Qwen3VLModel", layers=36),  # thirteen of them are read
+        tokenizer=qwen_tokenizer(),
+        transformer=ideogram_net(),
+        unconditional_transformer=ideogram_net(),
+    )
+
+
+# JoyImage; the picture to edit is brought to a million pixels
+
+
+def joy_parts(net):
+    network = net(
+        patch_size=[1, 2, 2],
+        in_channels=16,
+        hidden_size=32,
+        num_attention_heads=2,
+        text_dim=16,
+        mlp_width_ratio=2.0,
+        num_layers=2,
+        rope_dim_list=[4, 4, 8],
+    )
+    vae = diffusers.AutoencoderKLWan(
+        base_dim=2,
+        z_dim=16,
+        dim_mult=[1] * 5,
+        num_res_blocks=0,
+        temperal_downsample=[False] * 4,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=32,
+    )
+    sharp(vae.quant_conv)
+    return dict(
+        scheduler=flow(shift=4.0),
+        vae=vae,
+        text_encoder=qwen3_vl(),
+        tokenizer=qwen_tokenizer(),
+        transformer=settle(network),
+        processor=qwen3_processor(),
+    )
+
+
+@tiny(
+    "joyimage",
+    lambda: dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0, image=picture(32)),
+)
+def JoyImageEditPipeline():
+    parts = joy_parts(diffusers.JoyImageEditTransformer3DModel)
+    return diffusers.JoyImageEditPipeline(**parts)
+
+
+@tiny(
+    "joyimage",
+    lambda: (
+        dict(prompt="a cat", negative_prompt="a dog", guidance_scale=3.0)
+        | dict(images=[picture(32)], height=128, width=128)
+    ),
+    batches="",
+)
+def JoyImageEditPlusPipeline():
+    parts = joy_parts(diffusers.JoyImageEditPlusTransformer3DModel)
+    return diffusers.JoyImageEditPlusPipeline(**parts)
+
+
+# DreamLite: a U-Net that follows a flow
+
+
+def dreamlite_parts():
+    net = diffusers.DreamLiteUNetModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=(
+            "DreamLiteCrossAttnNoSelfAttnDownBlock2D",
+            "DreamLiteCrossAttnDownBlock2D",
+        ),
+        up_block_types=("DreamLiteCrossAttnUpBlock2D", "DreamLiteUpBlock2D"),
+        block_out_channels=(16, 32),
+        cross_attention_dim=16,
+        attention_head_dim=8,
+        layers_per_block=1,
+        norm_num_groups=4,
+    )
+    vae = diffusers.AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    )
+    return dict(
+        text_encoder=qwen3_vl(),
+        tokenizer=qwen_tokenizer(),
+        processor=qwen3_processor(),
+        vae=vae,
+        unet=settle(net),
+        scheduler=flow(**FLUX_SHIFTS),
+    )
+
+
+@tiny("dreamlite", lambda: GUIDED | LONG)
+def DreamLitePipeline():
+    return diffusers.DreamLitePipeline(**dreamlite_parts())
+
+
+@tiny("dreamlite", lambda: dict(prompt="a cat") | SIZE | LONG)
+def DreamLiteMobilePipeline():
+    return diffusers.DreamLiteMobilePipeline(**dreamlite_parts())
+
+
+# GLM-Image: a language model draws a sketch in words of its own, the transformer paints it
+
+
+def glm_language():
+    words = dict(vocab_size=400, vision_vocab_size=128, eos_token_id=None, pad_token_id=0)
+    sizes = causal_sizes(layers=1, **words)
+    sizes.pop("head_dim")
+    turns = dict(rope_type="default", rope_theta=10000.0, mrope_section=[1, 1, 2])
+    eyes = dict(depth=1, hidden_size=16, num_heads=2, image_size=32, patch_size=16)
+    config = transformers.GlmImageConfig(
+        text_config=sizes | dict(rope_parameters=turns, bos_token_id=None),
+        vision_config=eyes | dict(intermediate_size=16),
+        vq_config=dict(embed_dim=16, num_embeddings=128, latent_channels=16),
+        image_token_id=1,
+        image_start_token_id=2,
+        image_end_token_id=3,
+    )
+    language = transformers.GlmImageForConditionalGeneration(config)
+    with torch.no_grad():
+        language.lm_head.weight.mul_(100)  # so that what it says depends on what it reads
+    return language
+
+
+def glm_processor():
+    words = ["<|endoftext|>", "<|image|>", "<|image_start|>", "<|image_end|>", "<|grid|>"]
+    names = dict(image_token="<|image|>", grid_bos_token="<|grid|>", grid_eos_token="<|grid|>")
+    tokenizer = qwen_tokenizer(
+        words, bos_token="<|image_start|>", model_specific_special_tokens=names
+    )
+    return transformers.GlmImageProcessor(
+        image_processor=transformers.GlmImageImageProcessor(patch_size=16, merge_size=1),
+        tokenizer=tokenizer,
+        chat_template="{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}"
+        "{% endfor %}{% endfor %}",
+    )
+
+
+@tiny("glm-image", lambda: dict(prompt="a cat, 'miau'", guidance_scale=1.5, height=32, width=32))
+def GlmImagePipeline():
+    net = diffusers.GlmImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=16,
+        time_embed_dim=16,
+        condition_dim=8,
+        prior_vq_quantizer_codebook_size=128,
+    )
+    statistics = dict(latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.0, 1.5, 0.8, 1.2])
+    return diffusers.GlmImagePipeline(
+        tokenizer=transformers.ByT5Tokenizer(),
+        processor=glm_processor(),
+        text_encoder=t5_text(vocab_size=400),
+        vision_language_encoder=glm_language(),
+        vae=kl_vae(blocks=4, shift_factor=None, **statistics),
+        transformer=settle(net),
+        scheduler=flow(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75),
     )
