@@ -138,8 +138,8 @@ def clip_eyes(size=16, width=16, projection=True):
     return eyes, transformers.CLIPImageProcessor(crop_size=size, size=size)
 
 
-def siglip_eyes(size=16, width=16):
-    config = transformers.SiglipVisionConfig(
+def siglip_sizes(size=16, width=16):
+    return dict(
         hidden_size=width,
         intermediate_size=24,
         num_hidden_layers=1,
@@ -147,7 +147,12 @@ def siglip_eyes(size=16, width=16):
         image_size=size,
         patch_size=size // 2,
     )
+
+
+def siglip_eyes(size=16):
+    "A SigLIP image encoder and the processor before it."
     lens = transformers.SiglipImageProcessor(size=dict(height=size, width=size))
+    config = transformers.SiglipVisionConfig(**siglip_sizes(size))
     return transformers.SiglipVisionModel(config), lens
 
 

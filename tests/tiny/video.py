@@ -8,11 +8,14 @@ from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
 from tiny import moving
 from tiny.base import tiny
@@ -656,7 +659,7 @@ def HunyuanVideoImageToVideoPipeline():
         width=32,
         num_frames=5,
     ),
-    batches=VIDEOS,
+    batches=ONE,
 )
 def HunyuanVideoFramepackPipeline():
     name = "HunyuanVideoFramepackPipeline"
@@ -845,8 +848,8 @@ UNCLEANED = dict(SIZE, guidance_scale=3.0, clean_caption=False)
 
 @tiny(
     "allegro",
-    lambda: prompts(num_frames=8, max_sequence_length=16, **UNCLEANED),
-    batches=VIDEOS,
+    lambda: prompts(num_frames=24, max_sequence_length=16, **UNCLEANED),
+    batches=ONE,
 )
 def AllegroPipeline():
     net = diffusers.AllegroTransformer3DModel(
@@ -856,7 +859,7 @@ def AllegroPipeline():
         cross_attention_dim=24,
         sample_width=8,
         sample_height=8,
-        sample_frames=8,
+        sample_frames=6,
         caption_channels=16,
     )
     vae = diffusers.AutoencoderKLAllegro(
@@ -904,3 +907,286 @@ def LattePipeline():
         transformer=net,
         scheduler=DDIMScheduler(beta_start=0.0001, beta_end=0.02, clip_sample=False),
     )
+
+
+# LTX-2 -------------------------------------------------------------------------------------
+
+LTX2_CALL = dict(
+    LTX_CALL,
+    num_frames=5,
+    stg_scale=0.0,
+    modality_scale=1.0,
+    audio_guidance_scale=3.0,
+    audio_stg_scale=0.0,
+    audio_modality_scale=1.0,
+)
+
+
+def ltx2_net():
+    return diffusers.LTX2VideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=4,
+        audio_cross_attention_dim=8,
+        num_layers=1,
+        caption_channels=16,
+        rope_double_precision=False,
+        rope_type="split",
+    )
+
+
+def ltx2_connectors(layers):
+    side = dict(num_attention_heads=2, attention_head_dim=8, num_layers=1)
+    side["num_learnable_registers"] = None
+    return LTX2TextConnectors(
+        caption_channels=16,
+        text_proj_in_factor=layers + 1,
+        **{f"video_connector_{key}": value for key, value in side.items()},
+        **{f"audio_connector_{key}": value for key, value in side.items()},
+        connector_rope_base_seq_len=32,
+        rope_double_precision=False,
+        rope_type="split",
+    )
+
+
+def ltx2_parts(layers=2):
+    words = moving.decoder_sizes(layers, head_dim=8)
+    gemma = transformers.Gemma3ForConditionalGeneration(
+        transformers.Gemma3Config(text_config=words, vision_config=moving.siglip_sizes())
+    )
+    vae = diffusers.AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1,),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatial",),
+        upsample_type=("spatiotemporal",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        patch_size=1,
+        decoder_causal=False,
+    )
+    audio_vae = diffusers.AutoencoderKLLTX2Audio(
+        base_channels=4,
+        ch_mult=(1,),
+        num_res_blocks=1,
+        resolution=32,
+        latent_channels=2,
+        mel_bins=8,
+    )
+    vocoder = LTX2Vocoder(
+        in_channels=16,
+        hidden_channels=32,
+        upsample_kernel_sizes=[4, 4],
+        upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3, 5]],
+        output_sampling_rate=16000,
+    )
+    return dict(
+        transformer=ltx2_net(),
+        connectors=ltx2_connectors(layers),
+        vae=vae,
+        audio_vae=audio_vae,
+        vocoder=vocoder,
+        text_encoder=gemma,
+        tokenizer=moving.learned_tokenizer("a cat and a dog"),
+        scheduler=ltx_scheduler(),
+    )
+
+
+@tiny("ltx2", lambda: prompts(**LTX2_CALL), batches=VIDEOS)
+def LTX2Pipeline():
+    return pipeline("LTX2Pipeline", **ltx2_parts())
+
+
+@tiny("ltx2", lambda: prompts(image=picture(32, 32), image_crf=0, **LTX2_CALL), batches=VIDEOS)
+def LTX2ImageToVideoPipeline():
+    return pipeline("LTX2ImageToVideoPipeline", **ltx2_parts())
+
+
+# EasyAnimate -------------------------------------------------------------------------------
+
+
+@tiny("easyanimate", lambda: prompts(num_frames=5, guidance_scale=3.0, **SIZE))
+def EasyAnimatePipeline():
+    net = diffusers.EasyAnimateTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=16,
+        num_layers=1,
+        mmdit_layers=1,
+        sample_width=16,
+        sample_height=16,
+        patch_size=2,
+    )
+    vae = diffusers.AutoencoderKLMagvit(
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        spatial_group_norm=False,
+    )
+    return pipeline(
+        "EasyAnimatePipeline",
+        transformer=net,
+        vae=vae,
+        text_encoder=moving.qwen_vl("2"),
+        tokenizer=moving.learned_tokenizer(
+            "a cat", marks=moving.QWEN_MARKS, chat_template=moving.CHAT
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+# Kandinsky 5 -------------------------------------------------------------------------------
+
+KANDINSKY_CALL = dict(SIZE, num_frames=5, guidance_scale=3.0, max_sequence_length=32)
+
+
+def kandinsky5(name):
+    net = diffusers.Kandinsky5Transformer3DModel(
+        in_visual_dim=4,
+        out_visual_dim=4,
+        in_text_dim=16,
+        in_text_dim2=16,
+        time_dim=16,
+        model_dim=16,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=1,
+        axes_dims=(2, 2, 4),
+        visual_cond=True,
+    )
+    pipe = pipeline(
+        name,
+        transformer=net,
+        vae=hunyuan_vae(),
+        text_encoder=moving.qwen_vl(),
+        tokenizer=None,
+        text_encoder_2=moving.clip(),
+        tokenizer_2=moving.clip_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    )
+    words = moving.learned_tokenizer(pipe.prompt_template, marks=moving.QWEN_MARKS)
+    pipe.register_modules(
+        tokenizer=transformers.Qwen2VLProcessor(
+            image_processor=transformers.Qwen2VLImageProcessor(),
+            tokenizer=words,
+            video_processor=transformers.Qwen2VLVideoProcessor(),
+        )
+    )
+    return pipe
+
+
+@tiny("kandinsky5", lambda: prompts(**KANDINSKY_CALL), batches=VIDEOS)
+def Kandinsky5T2VPipeline():
+    return kandinsky5("Kandinsky5T2VPipeline")
+
+
+@tiny(
+    "kandinsky5",
+    lambda: prompts(image=picture(), **dict(KANDINSKY_CALL, num_frames=17)),
+    batches=VIDEOS,
+)
+def Kandinsky5I2VPipeline():
+    return kandinsky5("Kandinsky5I2VPipeline")
+
+
+# Sana video --------------------------------------------------------------------------------
+
+SANA_CALL = dict(height=32, width=32, frames=5, guidance_scale=3.0, use_resolution_binning=False)
+
+
+def sana_video_parts(name, scheduler):
+    net = diffusers.SanaVideoTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=16,
+        sample_size=8,
+        rope_max_seq_len=32,
+    )
+    gemma = transformers.Gemma2Config(**moving.decoder_sizes(1, head_dim=8))
+    instruction = moving.default(name, "complex_human_instruction")
+    return dict(
+        transformer=net,
+        vae=moving.wan_vae(),
+        text_encoder=transformers.Gemma2Model(gemma),
+        tokenizer=moving.learned_tokenizer(*instruction),
+        scheduler=scheduler,
+    )
+
+
+@tiny("sana_video", lambda: prompts(**SANA_CALL), batches=VIDEOS)
+def SanaVideoPipeline():
+    name = "SanaVideoPipeline"
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0
+    )
+    return pipeline(name, **sana_video_parts(name, scheduler))
+
+
+@tiny("sana_video", lambda: prompts(image=picture(32, 32), **SANA_CALL), batches=ONE)
+def SanaImageToVideoPipeline():
+    name = "SanaImageToVideoPipeline"
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=8.0)
+    return pipeline(name, **sana_video_parts(name, scheduler))
+
+
+# Motif video -------------------------------------------------------------------------------
+
+MOTIF_CALL = dict(SIZE, num_frames=5, max_sequence_length=16)
+
+
+def motif_parts():
+    net = diffusers.MotifVideoTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        num_single_layers=1,
+        patch_size=1,
+        text_embed_dim=16,
+        image_embed_dim=16,
+        rope_axes_dim=(4, 4, 4),
+    )
+    config = transformers.T5Gemma2EncoderConfig(
+        text_config=moving.decoder_sizes(1, head_dim=8, dropout_rate=0.0),
+        vision_config=moving.siglip_sizes(),
+    )
+    _, lens = moving.siglip_eyes()
+    return dict(
+        transformer=net,
+        vae=moving.wan_vae(),
+        text_encoder=transformers.T5Gemma2Encoder(config),
+        tokenizer=moving.learned_tokenizer("a cat and a dog", length=512),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        guider=diffusers.AdaptiveProjectedGuidance(guidance_scale=3.0),
+        feature_extractor=lens,
+    )
+
+
+@tiny("motif_video", lambda: prompts(**MOTIF_CALL), batches=VIDEOS)
+def MotifVideoPipeline():
+    return pipeline("MotifVideoPipeline", **motif_parts())
+
+
+@tiny("motif_video", lambda: prompts(image=picture(), **MOTIF_CALL), batches=ONE)
+def MotifVideoImage2VideoPipeline():
+    return pipeline("MotifVideoImage2VideoPipeline", **motif_parts())
