@@ -13,6 +13,7 @@ from diffusers import (
     EDMDPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    IPNDMScheduler,
 )
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
 from diffusers.pipelines.shap_e.renderer import ShapERenderer
@@ -196,6 +197,27 @@ def clap():
     return transformers.ClapModel(config)
 
 
+def hifi():
+    "From a spectrogram of 8 bands to sound."
+    config = transformers.SpeechT5HifiGanConfig(
+        model_in_dim=8,
+        upsample_initial_channel=16,
+        upsample_rates=[2, 2],
+        upsample_kernel_sizes=[4, 4],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1, 3]],
+        normalize_before=False,
+        initializer_range=0.12,
+    )
+    return transformers.SpeechT5HifiGan(config)
+
+
+def audio_ddim():
+    return DDIMScheduler(
+        **moving.SD_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+    )
+
+
 @tiny(
     "audioldm2",
     lambda: prompts(audio_length_in_s=0.016, guidance_scale=3.0, max_new_tokens=4),
@@ -215,16 +237,6 @@ def AudioLDM2Pipeline():
     gpt = transformers.GPT2Config(
         n_embd=16, n_head=2, n_layer=1, vocab_size=300, n_positions=128, max_new_tokens=4
     )
-    vocoder = transformers.SpeechT5HifiGanConfig(
-        model_in_dim=8,
-        upsample_initial_channel=16,
-        upsample_rates=[2, 2],
-        upsample_kernel_sizes=[4, 4],
-        resblock_kernel_sizes=[3],
-        resblock_dilation_sizes=[[1, 3]],
-        normalize_before=False,
-        initializer_range=0.3,
-    )
     return pipeline(
         "AudioLDM2Pipeline",
         vae=moving.autoencoder(in_channels=1, out_channels=1),
@@ -238,11 +250,56 @@ def AudioLDM2Pipeline():
         tokenizer_2=moving.t5_tokenizer(),
         feature_extractor=transformers.ClapFeatureExtractor(hop_length=7900),
         unet=shrink(unet),
-        scheduler=DDIMScheduler(
-            **moving.SD_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
-        ),
-        vocoder=transformers.SpeechT5HifiGan(vocoder),
+        scheduler=audio_ddim(),
+        vocoder=hifi(),
     )
+
+
+# AudioLDM ----------------------------------------------------------------------------------
+
+
+@tiny("audioldm", lambda: prompts(audio_length_in_s=0.016, guidance_scale=3.0), batches=WAVES)
+def AudioLDMPipeline():
+    "The prompt's one vector is the class of the picture of sound."
+    unet = diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=(8, 16),
+        attention_head_dim=2,
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=16,
+        class_embeddings_concat=True,
+    )
+    return pipeline(
+        "AudioLDMPipeline",
+        vae=moving.autoencoder(in_channels=1, out_channels=1),
+        text_encoder=transformers.ClapTextModelWithProjection(clap().config.text_config),
+        tokenizer=roberta_tokenizer(),
+        unet=shrink(unet),
+        scheduler=audio_ddim(),
+        vocoder=hifi(),
+    )
+
+
+# Dance Diffusion ---------------------------------------------------------------------------
+
+
+@tiny("dance_diffusion", lambda: dict(audio_length_in_s=1.0), batches="batch_size")
+def DanceDiffusionPipeline():
+    net = diffusers.UNet1DModel(
+        block_out_channels=(32, 32, 64),
+        extra_in_channels=64,
+        sample_size=64,
+        sample_rate=64,
+        use_timestep_embedding=False,
+        time_embedding_type="fourier",
+        mid_block_type="UNetMidBlock1D",
+    )
+    return pipeline("DanceDiffusionPipeline", unet=net, scheduler=IPNDMScheduler())
 
 
 # ACE-Step ----------------------------------------------------------------------------------

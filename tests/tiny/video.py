@@ -3,6 +3,7 @@
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import diffusers
+import torch
 import transformers
 from diffusers import (
     CogVideoXDDIMScheduler,
@@ -15,8 +16,10 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
+from pipelines import quiet
 from tiny import moving
 from tiny.base import tiny
 from tiny.moving import frames, mask, picture, pipeline, prompts, shrink
@@ -53,14 +56,20 @@ def wan_parts(shift=3.0):
 
 @tiny("wan", lambda: prompts(**WAN_CALL), batches=VIDEOS)
 def WanPipeline():
-    return diffusers.WanPipeline(transformer=wan_net(), **wan_parts())
+    return pipeline("WanPipeline", transformer=wan_net(), **wan_parts())
 
 
 def wan_two_experts():
-    "Wan 2.2: one network for the noisy part of the path and one for the rest."
-    return diffusers.WanPipeline(
-        transformer=wan_net(), transformer_2=wan_net(), boundary_ratio=0.875, **wan_parts(12.0)
+    "Wan 2.2: one network for the noisy part of the path and one for the rest; not registered."
+    torch.manual_seed(0)
+    pipe = pipeline(
+        "WanPipeline",
+        transformer=wan_net(),
+        transformer_2=wan_net(),
+        boundary_ratio=0.875,
+        **wan_parts(12.0),
     )
+    return quiet(pipe)
 
 
 def wan_eyes():
@@ -412,13 +421,14 @@ def sd_unet(width=16, **more):
     )
 
 
-def animate_parts(unet, middle=True):
+def animate_parts(unet, middle=True, **more):
     adapter = diffusers.MotionAdapter(
         block_out_channels=(8, 16),
         motion_layers_per_block=1,
         motion_norm_num_groups=4,
         motion_num_attention_heads=2,
         use_motion_mid_block=middle,
+        **more,
     )
     betas = dict(moving.SD_BETAS, beta_schedule="linear")
     return dict(
@@ -508,6 +518,74 @@ def AnimateDiffSparseControlNetPipeline():
     )
     parts = animate_parts(sd_unet())
     return pipeline("AnimateDiffSparseControlNetPipeline", controlnet=sparse, **parts)
+
+
+@tiny("animatediff", lambda: prompts(pag_scale=2.0, **ANIMATE_CALL), batches=ONE)
+def AnimateDiffPAGPipeline():
+    return pipeline("AnimateDiffPAGPipeline", **animate_parts(sd_unet()))
+
+
+@tiny("pia", lambda: prompts(image=picture(), strength=1.0, **ANIMATE_CALL), batches=ONE)
+def PIAPipeline():
+    "The picture and its mask are 5 more channels at the motion adapter's entrance."
+    return pipeline("PIAPipeline", **animate_parts(sd_unet(), conv_in_channels=9))
+
+
+# Earlier video UNets -----------------------------------------------------------------------
+
+
+def unet3d(kind):
+    return shrink(
+        getattr(diffusers, kind)(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+            up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+            cross_attention_dim=16,
+            attention_head_dim=4,
+        )
+    )
+
+
+def text_to_video_parts(unet):
+    return dict(
+        vae=moving.autoencoder(),
+        text_encoder=moving.clip(),
+        tokenizer=moving.clip_tokenizer(),
+        unet=unet,
+        scheduler=DDIMScheduler(
+            **moving.SD_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
+        ),
+    )
+
+
+@tiny("text_to_video_sd", lambda: prompts(**ANIMATE_CALL), batches="")
+def TextToVideoSDPipeline():
+    return pipeline("TextToVideoSDPipeline", **text_to_video_parts(unet3d("UNet3DConditionModel")))
+
+
+@tiny(
+    "text_to_video_sd",
+    lambda: prompts(video=frames(4), strength=0.8, guidance_scale=3.0),
+    begins="image",
+    batches="",
+)
+def VideoToVideoSDPipeline():
+    parts = text_to_video_parts(unet3d("UNet3DConditionModel"))
+    return pipeline("VideoToVideoSDPipeline", **parts)
+
+
+@tiny(
+    "i2vgen_xl",
+    lambda: prompts(image=picture(), clip_skip=None, **ANIMATE_CALL),
+    batches=VIDEOS,
+)
+def I2VGenXLPipeline():
+    image_encoder, feature_extractor = moving.clip_eyes()
+    eyes = dict(image_encoder=image_encoder, feature_extractor=feature_extractor)
+    return pipeline("I2VGenXLPipeline", **eyes, **text_to_video_parts(unet3d("I2VGenXLUNet")))
 
 
 # Mochi -------------------------------------------------------------------------------------
@@ -759,6 +837,26 @@ def SkyReelsV2DiffusionForcingPipeline():
     return pipeline("SkyReelsV2DiffusionForcingPipeline", transformer=net, **wan_parts(8.0))
 
 
+@tiny("skyreels_v2", lambda: prompts(image=picture(), base_num_frames=5, **WAN_CALL), batches=ONE)
+def SkyReelsV2DiffusionForcingImageToVideoPipeline():
+    net = skyreels_net(inject_sample_info=True)
+    name = "SkyReelsV2DiffusionForcingImageToVideoPipeline"
+    return pipeline(name, transformer=net, **wan_parts(5.0))
+
+
+@tiny(
+    "skyreels_v2",
+    lambda: prompts(
+        video=frames(5), base_num_frames=9, overlap_history=5, **dict(WAN_CALL, num_frames=9)
+    ),
+    batches=ONE,
+)
+def SkyReelsV2DiffusionForcingVideoToVideoPipeline():
+    net = skyreels_net(inject_sample_info=True)
+    name = "SkyReelsV2DiffusionForcingVideoToVideoPipeline"
+    return pipeline(name, transformer=net, **wan_parts(5.0))
+
+
 # Networks grown from Wan -------------------------------------------------------------------
 
 
@@ -809,36 +907,71 @@ def AnyFlowPipeline():
     return pipeline("AnyFlowPipeline", **parts)
 
 
+@tiny("anyflow", lambda: prompts(**WAN_CALL), batches=VIDEOS)
+def AnyFlowFARPipeline():
+    parts = dict(
+        wan_parts(),
+        transformer=wan_net("AnyFlowFARTransformer3DModel", chunk_partition=(1, 1)),
+        scheduler=diffusers.FlowMapEulerDiscreteScheduler(shift=5.0),
+    )
+    return pipeline("AnyFlowFARPipeline", **parts)
+
+
 # Cosmos 2.5 --------------------------------------------------------------------------------
 
 
-@tiny(
-    "cosmos2_5",
-    lambda: prompts(num_frames=5, **dict(COSMOS_CALL, max_sequence_length=64)),
-    batches=VIDEOS,
-)
-def Cosmos2_5_PredictBasePipeline():
-    qwen = moving.qwen_vl(layers=2)
-    net = cosmos_net(
-        16,
-        in_channels=17,
-        extra_pos_embed_type=None,
+COSMOS25_CALL = dict(COSMOS_CALL, max_sequence_length=64)
+
+
+def cosmos25_parts():
+    "The hidden states of every layer of Qwen are put side by side and projected."
+    crossed = dict(
         use_crossattn_projection=True,
         crossattn_proj_in_channels=2 * 16,
         encoder_hidden_states_channels=16,
     )
     instruction = "You are a helpful assistant who will provide prompts to an image generator."
-    return pipeline(
-        "Cosmos2_5_PredictBasePipeline",
-        text_encoder=qwen,
+    return crossed, dict(
+        text_encoder=moving.qwen_vl(layers=2),
         tokenizer=moving.learned_tokenizer(
             instruction, marks=moving.QWEN_MARKS, chat_template=moving.CHAT
         ),
-        transformer=net,
         vae=moving.wan_vae(),
         scheduler=moving.unipc_flow(1.0, use_karras_sigmas=True, sigma_max=200.0, sigma_min=0.01),
         safety_checker=moving.NothingUnsafe(),
     )
+
+
+@tiny("cosmos2_5", lambda: prompts(num_frames=5, **COSMOS25_CALL), batches=VIDEOS)
+def Cosmos2_5_PredictBasePipeline():
+    crossed, parts = cosmos25_parts()
+    net = cosmos_net(16, in_channels=17, extra_pos_embed_type=None, **crossed)
+    return pipeline("Cosmos2_5_PredictBasePipeline", transformer=net, **parts)
+
+
+@tiny(
+    "cosmos2_5",
+    lambda: prompts(controls=frames(5, 32, 32), num_frames_per_chunk=5, **COSMOS25_CALL),
+    batches=ONE,
+)
+def Cosmos2_5_TransferPipeline():
+    crossed, parts = cosmos25_parts()
+    net = cosmos_net(
+        16, in_channels=17, extra_pos_embed_type=None, controlnet_block_every_n=1, **crossed
+    )
+    control = diffusers.CosmosControlNetModel(
+        n_controlnet_blocks=1,
+        in_channels=18,
+        model_channels=32,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        mlp_ratio=2,
+        text_embed_dim=16,
+        adaln_lora_dim=4,
+        max_size=(4, 32, 32),
+        **crossed,
+    )
+    return pipeline("Cosmos2_5_TransferPipeline", transformer=net, controlnet=control, **parts)
 
 
 # Allegro and Latte -------------------------------------------------------------------------
@@ -1013,6 +1146,16 @@ def LTX2Pipeline():
 @tiny("ltx2", lambda: prompts(image=picture(32, 32), image_crf=0, **LTX2_CALL), batches=VIDEOS)
 def LTX2ImageToVideoPipeline():
     return pipeline("LTX2ImageToVideoPipeline", **ltx2_parts())
+
+
+def ltx2_condition_call():
+    shown = LTX2VideoCondition(frames=picture(32, 32), index=0, strength=1.0, crf=0)
+    return prompts(conditions=[shown], **LTX2_CALL)
+
+
+@tiny("ltx2", ltx2_condition_call, batches=VIDEOS)
+def LTX2ConditionPipeline():
+    return pipeline("LTX2ConditionPipeline", **ltx2_parts())
 
 
 # EasyAnimate -------------------------------------------------------------------------------
