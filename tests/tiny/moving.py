@@ -62,6 +62,12 @@ def frames(count, width=16, height=16):
     return [picture(width, height, seed) for seed in range(count)]
 
 
+def tape(count, width=16, height=16):
+    "A video as a tensor, (1, 3, frames, height, width), 0 to 1."
+    pixels = np.stack([np.asarray(frame) for frame in frames(count, width, height)])
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2)[None] / 255
+
+
 def prompts(**more):
     "What a user says in every call."
     return dict(prompt="a cat", negative_prompt="a dog", **more)

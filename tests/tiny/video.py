@@ -2,6 +2,8 @@
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
+import sys
+
 import diffusers
 import torch
 import transformers
@@ -266,6 +268,17 @@ def LTXImageToVideoPipeline():
 @tiny("ltx", lambda: prompts(image=picture(32, 32), **LTX_CALL), batches=VIDEOS)
 def LTXConditionPipeline():
     return pipeline("LTXConditionPipeline", **ltx_parts(FlowMatchEulerDiscreteScheduler()))
+
+
+def ltx_long_call():
+    call = dict(LTX_CALL, temporal_tile_size=16, temporal_overlap=8, decode_horizontal_tiles=1)
+    return prompts(cond_image=picture(32, 32), decode_vertical_tiles=1, **call)
+
+
+@tiny("ltx", ltx_long_call, batches="")
+def LTXI2VLongMultiPromptPipeline():
+    parts = ltx_parts(diffusers.LTXEulerAncestralRFScheduler())
+    return pipeline("LTXI2VLongMultiPromptPipeline", **parts)
 
 
 # Cosmos ------------------------------------------------------------------------------------
@@ -1158,15 +1171,22 @@ def LTX2ConditionPipeline():
     return pipeline("LTX2ConditionPipeline", **ltx2_parts())
 
 
+@tiny("ltx2", ltx2_condition_call, batches=VIDEOS)
+def LTX2InContextPipeline():
+    return pipeline("LTX2InContextPipeline", **ltx2_parts())
+
+
 # EasyAnimate -------------------------------------------------------------------------------
 
 
-@tiny("easyanimate", lambda: prompts(num_frames=5, guidance_scale=3.0, **SIZE))
-def EasyAnimatePipeline():
+EASY_CALL = dict(SIZE, num_frames=5, guidance_scale=3.0)
+
+
+def easy_parts(channels):
     net = diffusers.EasyAnimateTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=16,
-        in_channels=4,
+        in_channels=channels,
         out_channels=4,
         time_embed_dim=2,
         text_embed_dim=16,
@@ -1175,6 +1195,7 @@ def EasyAnimatePipeline():
         sample_width=16,
         sample_height=16,
         patch_size=2,
+        resize_inpaint_mask_directly=False,
     )
     vae = diffusers.AutoencoderKLMagvit(
         block_out_channels=(8, 8, 8, 8),
@@ -1183,8 +1204,7 @@ def EasyAnimatePipeline():
         norm_num_groups=2,
         spatial_group_norm=False,
     )
-    return pipeline(
-        "EasyAnimatePipeline",
+    return dict(
         transformer=net,
         vae=vae,
         text_encoder=moving.qwen_vl("2"),
@@ -1195,13 +1215,29 @@ def EasyAnimatePipeline():
     )
 
 
+@tiny("easyanimate", lambda: prompts(**EASY_CALL))
+def EasyAnimatePipeline():
+    return pipeline("EasyAnimatePipeline", **easy_parts(4))
+
+
+def easy_inpaint_call():
+    hidden = torch.ones(1, 1, 5, 16, 16) * 255
+    hidden[:, :, 0] = 0  # the first frame is given
+    return prompts(video=moving.tape(5), mask_video=hidden, strength=1.0, **EASY_CALL)
+
+
+@tiny("easyanimate", easy_inpaint_call, begins="image", batches=ONE)
+def EasyAnimateInpaintPipeline():
+    return pipeline("EasyAnimateInpaintPipeline", **easy_parts(12))
+
+
 # Kandinsky 5 -------------------------------------------------------------------------------
 
 KANDINSKY_CALL = dict(SIZE, num_frames=5, guidance_scale=3.0, max_sequence_length=32)
 
 
-def kandinsky5(name):
-    net = diffusers.Kandinsky5Transformer3DModel(
+def kandinsky_net(kind="Kandinsky5Transformer3DModel"):
+    return getattr(diffusers, kind)(
         in_visual_dim=4,
         out_visual_dim=4,
         in_text_dim=16,
@@ -1214,25 +1250,31 @@ def kandinsky5(name):
         axes_dims=(2, 2, 4),
         visual_cond=True,
     )
-    pipe = pipeline(
-        name,
+
+
+def kandinsky_parts(net, kind, template=""):
+    "Qwen2.5-VL with its processor (`kind`), which has learned the words of the template, and CLIP."
+    processor = getattr(transformers, kind)(
+        image_processor=transformers.Qwen2VLImageProcessor(),
+        tokenizer=moving.learned_tokenizer(template, marks=moving.QWEN_MARKS),
+        video_processor=transformers.Qwen2VLVideoProcessor(),
+    )
+    return dict(
         transformer=net,
         vae=hunyuan_vae(),
         text_encoder=moving.qwen_vl(),
-        tokenizer=None,
+        tokenizer=processor,
         text_encoder_2=moving.clip(),
         tokenizer_2=moving.clip_tokenizer(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
     )
-    words = moving.learned_tokenizer(pipe.prompt_template, marks=moving.QWEN_MARKS)
-    pipe.register_modules(
-        tokenizer=transformers.Qwen2VLProcessor(
-            image_processor=transformers.Qwen2VLImageProcessor(),
-            tokenizer=words,
-            video_processor=transformers.Qwen2VLVideoProcessor(),
-        )
-    )
-    return pipe
+
+
+def kandinsky5(name):
+    "Built twice: the template around a prompt is known once there is a pipeline."
+    parts = kandinsky_parts(kandinsky_net(), "Qwen2VLProcessor")
+    template = pipeline(name, **parts).prompt_template
+    return pipeline(name, **kandinsky_parts(parts["transformer"], "Qwen2VLProcessor", template))
 
 
 @tiny("kandinsky5", lambda: prompts(**KANDINSKY_CALL), batches=VIDEOS)
@@ -1247,6 +1289,16 @@ def Kandinsky5T2VPipeline():
 )
 def Kandinsky5I2VPipeline():
     return kandinsky5("Kandinsky5I2VPipeline")
+
+
+@tiny("kandinsky6", lambda: prompts(sample_audio=False, **KANDINSKY_CALL), batches=VIDEOS)
+def Kandinsky6TI2VAPipeline():
+    parts = kandinsky_parts(
+        kandinsky_net("Kandinsky6Transformer3DModel"),
+        "Qwen2_5_VLProcessor",
+        sys.modules[diffusers.Kandinsky6TI2VAPipeline.__module__]._PROMPT_TEMPLATE,
+    )
+    return pipeline("Kandinsky6TI2VAPipeline", **parts)
 
 
 # Sana video --------------------------------------------------------------------------------
@@ -1291,6 +1343,36 @@ def SanaImageToVideoPipeline():
     name = "SanaImageToVideoPipeline"
     scheduler = FlowMatchEulerDiscreteScheduler(shift=8.0)
     return pipeline(name, **sana_video_parts(name, scheduler))
+
+
+def sana_camera_call():
+    call = dict(SANA_CALL, num_frames=9, action="w-8", intrinsics=[32.0, 32.0, 16.0, 16.0])
+    del call["frames"], call["use_resolution_binning"]
+    return prompts(image=picture(32, 32), **call)
+
+
+@tiny("sana_wm", sana_camera_call, batches="")
+def SanaWMPipeline():
+    net = diffusers.SanaWMTransformer3DModel(
+        in_channels=4,
+        num_layers=1,
+        hidden_size=32,
+        num_attention_heads=2,
+        linear_head_dim=16,
+        caption_channels=16,
+        chunk_plucker_channels=12,
+        chunk_plucker_post_attn_blocks=1,
+    )
+    gemma = transformers.Gemma2Config(**moving.decoder_sizes(1, head_dim=8))
+    parts = ltx2_parts()
+    return pipeline(
+        "SanaWMPipeline",
+        transformer=net,
+        vae=parts["vae"],
+        text_encoder=transformers.Gemma2ForCausalLM(gemma),
+        tokenizer=moving.learned_tokenizer("a cat and a dog"),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0),
+    )
 
 
 # Motif video -------------------------------------------------------------------------------
