@@ -89,7 +89,7 @@ def t5_tokenizer(length=16):
     )
 
 
-def t5(width=16, kind="T5", encoder="T5EncoderModel"):
+def t5(width=16, kind="T5"):
     "A T5 encoder; kind 'UMT5' for the many-language one."
     config = getattr(transformers, kind + "Config")(
         vocab_size=128,

@@ -434,7 +434,25 @@ def sd_unet(width=16, **more):
     )
 
 
-def animate_parts(unet, middle=True, **more):
+def ddim():
+    "The motion adapters' own: linear betas."
+    betas = dict(moving.SD_BETAS, beta_schedule="linear")
+    return DDIMScheduler(**betas, clip_sample=False, timestep_spacing="linspace", steps_offset=1)
+
+
+def euler():
+    "As with AnimateDiff-Lightning."
+    betas = dict(moving.SD_BETAS, beta_schedule="linear")
+    return EulerDiscreteScheduler(**betas, timestep_spacing="trailing")
+
+
+def dpm(**more):
+    return DPMSolverMultistepScheduler(
+        **dict(moving.SD_BETAS, **more), algorithm_type="dpmsolver++", steps_offset=1
+    )
+
+
+def animate_parts(unet, scheduler=None, middle=True, **more):
     adapter = diffusers.MotionAdapter(
         block_out_channels=(8, 16),
         motion_layers_per_block=1,
@@ -443,16 +461,13 @@ def animate_parts(unet, middle=True, **more):
         use_motion_mid_block=middle,
         **more,
     )
-    betas = dict(moving.SD_BETAS, beta_schedule="linear")
     return dict(
         vae=moving.autoencoder(),
         text_encoder=moving.clip(),
         tokenizer=moving.clip_tokenizer(),
         unet=unet,
         motion_adapter=adapter,
-        scheduler=DDIMScheduler(
-            **betas, clip_sample=False, timestep_spacing="linspace", steps_offset=1
-        ),
+        scheduler=scheduler or ddim(),
     )
 
 
@@ -475,7 +490,7 @@ def AnimateDiffPipeline():
 
 @tiny("animatediff", lambda: prompts(conditioning_frames=frames(4), **ANIMATE_CALL), batches=ONE)
 def AnimateDiffControlNetPipeline():
-    parts = animate_parts(sd_unet())
+    parts = animate_parts(sd_unet(), euler())
     return pipeline("AnimateDiffControlNetPipeline", controlnet=controlnet(), **parts)
 
 
@@ -529,7 +544,7 @@ def AnimateDiffSparseControlNetPipeline():
         conditioning_embedding_out_channels=(8, 16),
         use_simplified_condition_embedding=False,
     )
-    parts = animate_parts(sd_unet())
+    parts = animate_parts(sd_unet(), dpm(beta_schedule="linear", use_karras_sigmas=True))
     return pipeline("AnimateDiffSparseControlNetPipeline", controlnet=sparse, **parts)
 
 
@@ -541,7 +556,7 @@ def AnimateDiffPAGPipeline():
 @tiny("pia", lambda: prompts(image=picture(), strength=1.0, **ANIMATE_CALL), batches=ONE)
 def PIAPipeline():
     "The picture and its mask are 5 more channels at the motion adapter's entrance."
-    return pipeline("PIAPipeline", **animate_parts(sd_unet(), conv_in_channels=9))
+    return pipeline("PIAPipeline", **animate_parts(sd_unet(), euler(), conv_in_channels=9))
 
 
 # Earlier video UNets -----------------------------------------------------------------------
@@ -562,15 +577,13 @@ def unet3d(kind):
     )
 
 
-def text_to_video_parts(unet):
+def text_to_video_parts(unet, scheduler=None):
     return dict(
         vae=moving.autoencoder(),
         text_encoder=moving.clip(),
         tokenizer=moving.clip_tokenizer(),
         unet=unet,
-        scheduler=DDIMScheduler(
-            **moving.SD_BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1
-        ),
+        scheduler=scheduler or dpm(),
     )
 
 
@@ -598,7 +611,8 @@ def VideoToVideoSDPipeline():
 def I2VGenXLPipeline():
     image_encoder, feature_extractor = moving.clip_eyes()
     eyes = dict(image_encoder=image_encoder, feature_extractor=feature_extractor)
-    return pipeline("I2VGenXLPipeline", **eyes, **text_to_video_parts(unet3d("I2VGenXLUNet")))
+    parts = text_to_video_parts(unet3d("I2VGenXLUNet"), ddim())
+    return pipeline("I2VGenXLPipeline", **eyes, **parts)
 
 
 # Mochi -------------------------------------------------------------------------------------
@@ -1174,6 +1188,11 @@ def LTX2ConditionPipeline():
 @tiny("ltx2", ltx2_condition_call, batches=VIDEOS)
 def LTX2InContextPipeline():
     return pipeline("LTX2InContextPipeline", **ltx2_parts())
+
+
+@tiny("ltx2", lambda: prompts(**dict(LTX_CALL, num_frames=5)), batches=VIDEOS)
+def LTX2HDRPipeline():
+    return pipeline("LTX2HDRPipeline", **ltx2_parts())
 
 
 # EasyAnimate -------------------------------------------------------------------------------
