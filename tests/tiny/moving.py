@@ -62,6 +62,12 @@ def frames(count, width=16, height=16):
     return [picture(width, height, seed) for seed in range(count)]
 
 
+def tape(count, width=16, height=16):
+    "A video as a tensor, (1, 3, frames, height, width), 0 to 1."
+    pixels = np.stack([np.asarray(frame) for frame in frames(count, width, height)])
+    return torch.from_numpy(pixels).permute(3, 0, 1, 2)[None] / 255
+
+
 def prompts(**more):
     "What a user says in every call."
     return dict(prompt="a cat", negative_prompt="a dog", **more)
@@ -83,7 +89,7 @@ def t5_tokenizer(length=16):
     )
 
 
-def t5(width=16, kind="T5", encoder="T5EncoderModel"):
+def t5(width=16, kind="T5"):
     "A T5 encoder; kind 'UMT5' for the many-language one."
     config = getattr(transformers, kind + "Config")(
         vocab_size=128,
@@ -138,8 +144,8 @@ def clip_eyes(size=16, width=16, projection=True):
     return eyes, transformers.CLIPImageProcessor(crop_size=size, size=size)
 
 
-def siglip_eyes(size=16, width=16):
-    config = transformers.SiglipVisionConfig(
+def siglip_sizes(size=16, width=16):
+    return dict(
         hidden_size=width,
         intermediate_size=24,
         num_hidden_layers=1,
@@ -147,7 +153,12 @@ def siglip_eyes(size=16, width=16):
         image_size=size,
         patch_size=size // 2,
     )
+
+
+def siglip_eyes(size=16):
+    "A SigLIP image encoder and the processor before it."
     lens = transformers.SiglipImageProcessor(size=dict(height=size, width=size))
+    config = transformers.SiglipVisionConfig(**siglip_sizes(size))
     return transformers.SiglipVisionModel(config), lens
 
 

@@ -2,18 +2,26 @@
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
+import sys
+
 import diffusers
+import torch
 import transformers
 from diffusers import (
     CogVideoXDDIMScheduler,
     CogVideoXDPMScheduler,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
+from pipelines import quiet
 from tiny import moving
 from tiny.base import tiny
 from tiny.moving import frames, mask, picture, pipeline, prompts, shrink
@@ -50,14 +58,20 @@ def wan_parts(shift=3.0):
 
 @tiny("wan", lambda: prompts(**WAN_CALL), batches=VIDEOS)
 def WanPipeline():
-    return diffusers.WanPipeline(transformer=wan_net(), **wan_parts())
+    return pipeline("WanPipeline", transformer=wan_net(), **wan_parts())
 
 
 def wan_two_experts():
-    "Wan 2.2: one network for the noisy part of the path and one for the rest."
-    return diffusers.WanPipeline(
-        transformer=wan_net(), transformer_2=wan_net(), boundary_ratio=0.875, **wan_parts(12.0)
+    "Wan 2.2: one network for the noisy part of the path and one for the rest; not registered."
+    torch.manual_seed(0)
+    pipe = pipeline(
+        "WanPipeline",
+        transformer=wan_net(),
+        transformer_2=wan_net(),
+        boundary_ratio=0.875,
+        **wan_parts(12.0),
     )
+    return quiet(pipe)
 
 
 def wan_eyes():
@@ -256,6 +270,17 @@ def LTXConditionPipeline():
     return pipeline("LTXConditionPipeline", **ltx_parts(FlowMatchEulerDiscreteScheduler()))
 
 
+def ltx_long_call():
+    call = dict(LTX_CALL, temporal_tile_size=16, temporal_overlap=8, decode_horizontal_tiles=1)
+    return prompts(cond_image=picture(32, 32), decode_vertical_tiles=1, **call)
+
+
+@tiny("ltx", ltx_long_call, batches="")
+def LTXI2VLongMultiPromptPipeline():
+    parts = ltx_parts(diffusers.LTXEulerAncestralRFScheduler())
+    return pipeline("LTXI2VLongMultiPromptPipeline", **parts)
+
+
 # Cosmos ------------------------------------------------------------------------------------
 
 COSMOS_CALL = dict(height=32, width=32, guidance_scale=3.0, max_sequence_length=16)
@@ -409,24 +434,40 @@ def sd_unet(width=16, **more):
     )
 
 
-def animate_parts(unet, middle=True):
+def ddim():
+    "The motion adapters' own: linear betas."
+    betas = dict(moving.SD_BETAS, beta_schedule="linear")
+    return DDIMScheduler(**betas, clip_sample=False, timestep_spacing="linspace", steps_offset=1)
+
+
+def euler():
+    "As with AnimateDiff-Lightning."
+    betas = dict(moving.SD_BETAS, beta_schedule="linear")
+    return EulerDiscreteScheduler(**betas, timestep_spacing="trailing")
+
+
+def dpm(**more):
+    return DPMSolverMultistepScheduler(
+        **dict(moving.SD_BETAS, **more), algorithm_type="dpmsolver++", steps_offset=1
+    )
+
+
+def animate_parts(unet, scheduler=None, middle=True, **more):
     adapter = diffusers.MotionAdapter(
         block_out_channels=(8, 16),
         motion_layers_per_block=1,
         motion_norm_num_groups=4,
         motion_num_attention_heads=2,
         use_motion_mid_block=middle,
+        **more,
     )
-    betas = dict(moving.SD_BETAS, beta_schedule="linear")
     return dict(
         vae=moving.autoencoder(),
         text_encoder=moving.clip(),
         tokenizer=moving.clip_tokenizer(),
         unet=unet,
         motion_adapter=adapter,
-        scheduler=DDIMScheduler(
-            **betas, clip_sample=False, timestep_spacing="linspace", steps_offset=1
-        ),
+        scheduler=scheduler or ddim(),
     )
 
 
@@ -449,7 +490,7 @@ def AnimateDiffPipeline():
 
 @tiny("animatediff", lambda: prompts(conditioning_frames=frames(4), **ANIMATE_CALL), batches=ONE)
 def AnimateDiffControlNetPipeline():
-    parts = animate_parts(sd_unet())
+    parts = animate_parts(sd_unet(), euler())
     return pipeline("AnimateDiffControlNetPipeline", controlnet=controlnet(), **parts)
 
 
@@ -503,8 +544,75 @@ def AnimateDiffSparseControlNetPipeline():
         conditioning_embedding_out_channels=(8, 16),
         use_simplified_condition_embedding=False,
     )
-    parts = animate_parts(sd_unet())
+    parts = animate_parts(sd_unet(), dpm(beta_schedule="linear", use_karras_sigmas=True))
     return pipeline("AnimateDiffSparseControlNetPipeline", controlnet=sparse, **parts)
+
+
+@tiny("animatediff", lambda: prompts(pag_scale=2.0, **ANIMATE_CALL), batches=ONE)
+def AnimateDiffPAGPipeline():
+    return pipeline("AnimateDiffPAGPipeline", **animate_parts(sd_unet()))
+
+
+@tiny("pia", lambda: prompts(image=picture(), strength=1.0, **ANIMATE_CALL), batches=ONE)
+def PIAPipeline():
+    "The picture and its mask are 5 more channels at the motion adapter's entrance."
+    return pipeline("PIAPipeline", **animate_parts(sd_unet(), euler(), conv_in_channels=9))
+
+
+# Earlier video UNets -----------------------------------------------------------------------
+
+
+def unet3d(kind):
+    return shrink(
+        getattr(diffusers, kind)(
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+            up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+            cross_attention_dim=16,
+            attention_head_dim=4,
+        )
+    )
+
+
+def text_to_video_parts(unet, scheduler=None):
+    return dict(
+        vae=moving.autoencoder(),
+        text_encoder=moving.clip(),
+        tokenizer=moving.clip_tokenizer(),
+        unet=unet,
+        scheduler=scheduler or dpm(),
+    )
+
+
+@tiny("text_to_video_sd", lambda: prompts(**ANIMATE_CALL), batches="")
+def TextToVideoSDPipeline():
+    return pipeline("TextToVideoSDPipeline", **text_to_video_parts(unet3d("UNet3DConditionModel")))
+
+
+@tiny(
+    "text_to_video_sd",
+    lambda: prompts(video=frames(4), strength=0.8, guidance_scale=3.0),
+    begins="image",
+    batches="",
+)
+def VideoToVideoSDPipeline():
+    parts = text_to_video_parts(unet3d("UNet3DConditionModel"))
+    return pipeline("VideoToVideoSDPipeline", **parts)
+
+
+@tiny(
+    "i2vgen_xl",
+    lambda: prompts(image=picture(), clip_skip=None, **ANIMATE_CALL),
+    batches=VIDEOS,
+)
+def I2VGenXLPipeline():
+    image_encoder, feature_extractor = moving.clip_eyes()
+    eyes = dict(image_encoder=image_encoder, feature_extractor=feature_extractor)
+    parts = text_to_video_parts(unet3d("I2VGenXLUNet"), ddim())
+    return pipeline("I2VGenXLPipeline", **eyes, **parts)
 
 
 # Mochi -------------------------------------------------------------------------------------
@@ -656,7 +764,7 @@ def HunyuanVideoImageToVideoPipeline():
         width=32,
         num_frames=5,
     ),
-    batches=VIDEOS,
+    batches=ONE,
 )
 def HunyuanVideoFramepackPipeline():
     name = "HunyuanVideoFramepackPipeline"
@@ -756,6 +864,26 @@ def SkyReelsV2DiffusionForcingPipeline():
     return pipeline("SkyReelsV2DiffusionForcingPipeline", transformer=net, **wan_parts(8.0))
 
 
+@tiny("skyreels_v2", lambda: prompts(image=picture(), base_num_frames=5, **WAN_CALL), batches=ONE)
+def SkyReelsV2DiffusionForcingImageToVideoPipeline():
+    net = skyreels_net(inject_sample_info=True)
+    name = "SkyReelsV2DiffusionForcingImageToVideoPipeline"
+    return pipeline(name, transformer=net, **wan_parts(5.0))
+
+
+@tiny(
+    "skyreels_v2",
+    lambda: prompts(
+        video=frames(5), base_num_frames=9, overlap_history=5, **dict(WAN_CALL, num_frames=9)
+    ),
+    batches=ONE,
+)
+def SkyReelsV2DiffusionForcingVideoToVideoPipeline():
+    net = skyreels_net(inject_sample_info=True)
+    name = "SkyReelsV2DiffusionForcingVideoToVideoPipeline"
+    return pipeline(name, transformer=net, **wan_parts(5.0))
+
+
 # Networks grown from Wan -------------------------------------------------------------------
 
 
@@ -806,36 +934,71 @@ def AnyFlowPipeline():
     return pipeline("AnyFlowPipeline", **parts)
 
 
+@tiny("anyflow", lambda: prompts(**WAN_CALL), batches=VIDEOS)
+def AnyFlowFARPipeline():
+    parts = dict(
+        wan_parts(),
+        transformer=wan_net("AnyFlowFARTransformer3DModel", chunk_partition=(1, 1)),
+        scheduler=diffusers.FlowMapEulerDiscreteScheduler(shift=5.0),
+    )
+    return pipeline("AnyFlowFARPipeline", **parts)
+
+
 # Cosmos 2.5 --------------------------------------------------------------------------------
 
 
-@tiny(
-    "cosmos2_5",
-    lambda: prompts(num_frames=5, **dict(COSMOS_CALL, max_sequence_length=64)),
-    batches=VIDEOS,
-)
-def Cosmos2_5_PredictBasePipeline():
-    qwen = moving.qwen_vl(layers=2)
-    net = cosmos_net(
-        16,
-        in_channels=17,
-        extra_pos_embed_type=None,
+COSMOS25_CALL = dict(COSMOS_CALL, max_sequence_length=64)
+
+
+def cosmos25_parts():
+    "The hidden states of every layer of Qwen are put side by side and projected."
+    crossed = dict(
         use_crossattn_projection=True,
         crossattn_proj_in_channels=2 * 16,
         encoder_hidden_states_channels=16,
     )
     instruction = "You are a helpful assistant who will provide prompts to an image generator."
-    return pipeline(
-        "Cosmos2_5_PredictBasePipeline",
-        text_encoder=qwen,
+    return crossed, dict(
+        text_encoder=moving.qwen_vl(layers=2),
         tokenizer=moving.learned_tokenizer(
             instruction, marks=moving.QWEN_MARKS, chat_template=moving.CHAT
         ),
-        transformer=net,
         vae=moving.wan_vae(),
         scheduler=moving.unipc_flow(1.0, use_karras_sigmas=True, sigma_max=200.0, sigma_min=0.01),
         safety_checker=moving.NothingUnsafe(),
     )
+
+
+@tiny("cosmos2_5", lambda: prompts(num_frames=5, **COSMOS25_CALL), batches=VIDEOS)
+def Cosmos2_5_PredictBasePipeline():
+    crossed, parts = cosmos25_parts()
+    net = cosmos_net(16, in_channels=17, extra_pos_embed_type=None, **crossed)
+    return pipeline("Cosmos2_5_PredictBasePipeline", transformer=net, **parts)
+
+
+@tiny(
+    "cosmos2_5",
+    lambda: prompts(controls=frames(5, 32, 32), num_frames_per_chunk=5, **COSMOS25_CALL),
+    batches=ONE,
+)
+def Cosmos2_5_TransferPipeline():
+    crossed, parts = cosmos25_parts()
+    net = cosmos_net(
+        16, in_channels=17, extra_pos_embed_type=None, controlnet_block_every_n=1, **crossed
+    )
+    control = diffusers.CosmosControlNetModel(
+        n_controlnet_blocks=1,
+        in_channels=18,
+        model_channels=32,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        mlp_ratio=2,
+        text_embed_dim=16,
+        adaln_lora_dim=4,
+        max_size=(4, 32, 32),
+        **crossed,
+    )
+    return pipeline("Cosmos2_5_TransferPipeline", transformer=net, controlnet=control, **parts)
 
 
 # Allegro and Latte -------------------------------------------------------------------------
@@ -845,8 +1008,8 @@ UNCLEANED = dict(SIZE, guidance_scale=3.0, clean_caption=False)
 
 @tiny(
     "allegro",
-    lambda: prompts(num_frames=8, max_sequence_length=16, **UNCLEANED),
-    batches=VIDEOS,
+    lambda: prompts(num_frames=24, max_sequence_length=16, **UNCLEANED),
+    batches=ONE,
 )
 def AllegroPipeline():
     net = diffusers.AllegroTransformer3DModel(
@@ -856,7 +1019,7 @@ def AllegroPipeline():
         cross_attention_dim=24,
         sample_width=8,
         sample_height=8,
-        sample_frames=8,
+        sample_frames=6,
         caption_channels=16,
     )
     vae = diffusers.AutoencoderKLAllegro(
@@ -904,3 +1067,370 @@ def LattePipeline():
         transformer=net,
         scheduler=DDIMScheduler(beta_start=0.0001, beta_end=0.02, clip_sample=False),
     )
+
+
+# LTX-2 -------------------------------------------------------------------------------------
+
+LTX2_CALL = dict(
+    LTX_CALL,
+    num_frames=5,
+    stg_scale=0.0,
+    modality_scale=1.0,
+    audio_guidance_scale=3.0,
+    audio_stg_scale=0.0,
+    audio_modality_scale=1.0,
+)
+
+
+def ltx2_net():
+    return diffusers.LTX2VideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        audio_in_channels=4,
+        audio_out_channels=4,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=4,
+        audio_cross_attention_dim=8,
+        num_layers=1,
+        caption_channels=16,
+        rope_double_precision=False,
+        rope_type="split",
+    )
+
+
+def ltx2_connectors(layers):
+    side = dict(num_attention_heads=2, attention_head_dim=8, num_layers=1)
+    side["num_learnable_registers"] = None
+    return LTX2TextConnectors(
+        caption_channels=16,
+        text_proj_in_factor=layers + 1,
+        **{f"video_connector_{key}": value for key, value in side.items()},
+        **{f"audio_connector_{key}": value for key, value in side.items()},
+        connector_rope_base_seq_len=32,
+        rope_double_precision=False,
+        rope_type="split",
+    )
+
+
+def ltx2_parts(layers=2):
+    words = moving.decoder_sizes(layers, head_dim=8)
+    gemma = transformers.Gemma3ForConditionalGeneration(
+        transformers.Gemma3Config(text_config=words, vision_config=moving.siglip_sizes())
+    )
+    vae = diffusers.AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8,),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1,),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatial",),
+        upsample_type=("spatiotemporal",),
+        upsample_residual=(False,),
+        upsample_factor=(1,),
+        patch_size=1,
+        decoder_causal=False,
+    )
+    audio_vae = diffusers.AutoencoderKLLTX2Audio(
+        base_channels=4,
+        ch_mult=(1,),
+        num_res_blocks=1,
+        resolution=32,
+        latent_channels=2,
+        mel_bins=8,
+    )
+    vocoder = LTX2Vocoder(
+        in_channels=16,
+        hidden_channels=32,
+        upsample_kernel_sizes=[4, 4],
+        upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3],
+        resnet_dilations=[[1, 3, 5]],
+        output_sampling_rate=16000,
+    )
+    return dict(
+        transformer=ltx2_net(),
+        connectors=ltx2_connectors(layers),
+        vae=vae,
+        audio_vae=audio_vae,
+        vocoder=vocoder,
+        text_encoder=gemma,
+        tokenizer=moving.learned_tokenizer("a cat and a dog"),
+        scheduler=ltx_scheduler(),
+    )
+
+
+@tiny("ltx2", lambda: prompts(**LTX2_CALL), batches=VIDEOS)
+def LTX2Pipeline():
+    return pipeline("LTX2Pipeline", **ltx2_parts())
+
+
+@tiny("ltx2", lambda: prompts(image=picture(32, 32), image_crf=0, **LTX2_CALL), batches=VIDEOS)
+def LTX2ImageToVideoPipeline():
+    return pipeline("LTX2ImageToVideoPipeline", **ltx2_parts())
+
+
+def ltx2_condition_call():
+    shown = LTX2VideoCondition(frames=picture(32, 32), index=0, strength=1.0, crf=0)
+    return prompts(conditions=[shown], **LTX2_CALL)
+
+
+@tiny("ltx2", ltx2_condition_call, batches=VIDEOS)
+def LTX2ConditionPipeline():
+    return pipeline("LTX2ConditionPipeline", **ltx2_parts())
+
+
+@tiny("ltx2", ltx2_condition_call, batches=VIDEOS)
+def LTX2InContextPipeline():
+    return pipeline("LTX2InContextPipeline", **ltx2_parts())
+
+
+@tiny("ltx2", lambda: prompts(**dict(LTX_CALL, num_frames=5)), batches=VIDEOS)
+def LTX2HDRPipeline():
+    return pipeline("LTX2HDRPipeline", **ltx2_parts())
+
+
+# EasyAnimate -------------------------------------------------------------------------------
+
+
+EASY_CALL = dict(SIZE, num_frames=5, guidance_scale=3.0)
+
+
+def easy_parts(channels):
+    net = diffusers.EasyAnimateTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=channels,
+        out_channels=4,
+        time_embed_dim=2,
+        text_embed_dim=16,
+        num_layers=1,
+        mmdit_layers=1,
+        sample_width=16,
+        sample_height=16,
+        patch_size=2,
+        resize_inpaint_mask_directly=False,
+    )
+    vae = diffusers.AutoencoderKLMagvit(
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        spatial_group_norm=False,
+    )
+    return dict(
+        transformer=net,
+        vae=vae,
+        text_encoder=moving.qwen_vl("2"),
+        tokenizer=moving.learned_tokenizer(
+            "a cat", marks=moving.QWEN_MARKS, chat_template=moving.CHAT
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+@tiny("easyanimate", lambda: prompts(**EASY_CALL))
+def EasyAnimatePipeline():
+    return pipeline("EasyAnimatePipeline", **easy_parts(4))
+
+
+def easy_inpaint_call():
+    hidden = torch.ones(1, 1, 5, 16, 16) * 255
+    hidden[:, :, 0] = 0  # the first frame is given
+    return prompts(video=moving.tape(5), mask_video=hidden, strength=1.0, **EASY_CALL)
+
+
+@tiny("easyanimate", easy_inpaint_call, begins="image", batches=ONE)
+def EasyAnimateInpaintPipeline():
+    return pipeline("EasyAnimateInpaintPipeline", **easy_parts(12))
+
+
+# Kandinsky 5 -------------------------------------------------------------------------------
+
+KANDINSKY_CALL = dict(SIZE, num_frames=5, guidance_scale=3.0, max_sequence_length=32)
+
+
+def kandinsky_net(kind="Kandinsky5Transformer3DModel"):
+    return getattr(diffusers, kind)(
+        in_visual_dim=4,
+        out_visual_dim=4,
+        in_text_dim=16,
+        in_text_dim2=16,
+        time_dim=16,
+        model_dim=16,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=1,
+        axes_dims=(2, 2, 4),
+        visual_cond=True,
+    )
+
+
+def kandinsky_parts(net, kind, template=""):
+    "Qwen2.5-VL with its processor (`kind`), which has learned the words of the template, and CLIP."
+    processor = getattr(transformers, kind)(
+        image_processor=transformers.Qwen2VLImageProcessor(),
+        tokenizer=moving.learned_tokenizer(template, marks=moving.QWEN_MARKS),
+        video_processor=transformers.Qwen2VLVideoProcessor(),
+    )
+    return dict(
+        transformer=net,
+        vae=hunyuan_vae(),
+        text_encoder=moving.qwen_vl(),
+        tokenizer=processor,
+        text_encoder_2=moving.clip(),
+        tokenizer_2=moving.clip_tokenizer(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=5.0),
+    )
+
+
+def kandinsky5(name):
+    "Built twice: the template around a prompt is known once there is a pipeline."
+    parts = kandinsky_parts(kandinsky_net(), "Qwen2VLProcessor")
+    template = pipeline(name, **parts).prompt_template
+    return pipeline(name, **kandinsky_parts(parts["transformer"], "Qwen2VLProcessor", template))
+
+
+@tiny("kandinsky5", lambda: prompts(**KANDINSKY_CALL), batches=VIDEOS)
+def Kandinsky5T2VPipeline():
+    return kandinsky5("Kandinsky5T2VPipeline")
+
+
+@tiny(
+    "kandinsky5",
+    lambda: prompts(image=picture(), **dict(KANDINSKY_CALL, num_frames=17)),
+    batches=VIDEOS,
+)
+def Kandinsky5I2VPipeline():
+    return kandinsky5("Kandinsky5I2VPipeline")
+
+
+@tiny("kandinsky6", lambda: prompts(sample_audio=False, **KANDINSKY_CALL), batches=VIDEOS)
+def Kandinsky6TI2VAPipeline():
+    parts = kandinsky_parts(
+        kandinsky_net("Kandinsky6Transformer3DModel"),
+        "Qwen2_5_VLProcessor",
+        sys.modules[diffusers.Kandinsky6TI2VAPipeline.__module__]._PROMPT_TEMPLATE,
+    )
+    return pipeline("Kandinsky6TI2VAPipeline", **parts)
+
+
+# Sana video --------------------------------------------------------------------------------
+
+SANA_CALL = dict(height=32, width=32, frames=5, guidance_scale=3.0, use_resolution_binning=False)
+
+
+def sana_video_parts(name, scheduler):
+    net = diffusers.SanaVideoTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=12,
+        cross_attention_dim=24,
+        caption_channels=16,
+        sample_size=8,
+        rope_max_seq_len=32,
+    )
+    gemma = transformers.Gemma2Config(**moving.decoder_sizes(1, head_dim=8))
+    instruction = moving.default(name, "complex_human_instruction")
+    return dict(
+        transformer=net,
+        vae=moving.wan_vae(),
+        text_encoder=transformers.Gemma2Model(gemma),
+        tokenizer=moving.learned_tokenizer(*instruction),
+        scheduler=scheduler,
+    )
+
+
+@tiny("sana_video", lambda: prompts(**SANA_CALL), batches=VIDEOS)
+def SanaVideoPipeline():
+    name = "SanaVideoPipeline"
+    scheduler = DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0
+    )
+    return pipeline(name, **sana_video_parts(name, scheduler))
+
+
+@tiny("sana_video", lambda: prompts(image=picture(32, 32), **SANA_CALL), batches=ONE)
+def SanaImageToVideoPipeline():
+    name = "SanaImageToVideoPipeline"
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=8.0)
+    return pipeline(name, **sana_video_parts(name, scheduler))
+
+
+def sana_camera_call():
+    call = dict(SANA_CALL, num_frames=9, action="w-8", intrinsics=[32.0, 32.0, 16.0, 16.0])
+    del call["frames"], call["use_resolution_binning"]
+    return prompts(image=picture(32, 32), **call)
+
+
+@tiny("sana_wm", sana_camera_call, batches="")
+def SanaWMPipeline():
+    net = diffusers.SanaWMTransformer3DModel(
+        in_channels=4,
+        num_layers=1,
+        hidden_size=32,
+        num_attention_heads=2,
+        linear_head_dim=16,
+        caption_channels=16,
+        chunk_plucker_channels=12,
+        chunk_plucker_post_attn_blocks=1,
+    )
+    gemma = transformers.Gemma2Config(**moving.decoder_sizes(1, head_dim=8))
+    parts = ltx2_parts()
+    return pipeline(
+        "SanaWMPipeline",
+        transformer=net,
+        vae=parts["vae"],
+        text_encoder=transformers.Gemma2ForCausalLM(gemma),
+        tokenizer=moving.learned_tokenizer("a cat and a dog"),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=8.0),
+    )
+
+
+# Motif video -------------------------------------------------------------------------------
+
+MOTIF_CALL = dict(SIZE, num_frames=5, max_sequence_length=16)
+
+
+def motif_parts():
+    net = diffusers.MotifVideoTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        num_layers=1,
+        num_single_layers=1,
+        patch_size=1,
+        text_embed_dim=16,
+        image_embed_dim=16,
+        rope_axes_dim=(4, 4, 4),
+    )
+    config = transformers.T5Gemma2EncoderConfig(
+        text_config=moving.decoder_sizes(1, head_dim=8, dropout_rate=0.0),
+        vision_config=moving.siglip_sizes(),
+    )
+    _, lens = moving.siglip_eyes()
+    return dict(
+        transformer=net,
+        vae=moving.wan_vae(),
+        text_encoder=transformers.T5Gemma2Encoder(config),
+        tokenizer=moving.learned_tokenizer("a cat and a dog", length=512),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
+        guider=diffusers.AdaptiveProjectedGuidance(guidance_scale=3.0),
+        feature_extractor=lens,
+    )
+
+
+@tiny("motif_video", lambda: prompts(**MOTIF_CALL), batches=VIDEOS)
+def MotifVideoPipeline():
+    return pipeline("MotifVideoPipeline", **motif_parts())
+
+
+@tiny("motif_video", lambda: prompts(image=picture(), **MOTIF_CALL), batches=ONE)
+def MotifVideoImage2VideoPipeline():
+    return pipeline("MotifVideoImage2VideoPipeline", **motif_parts())
