@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import inspect
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -21,7 +22,8 @@ from .reading import Reading
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'BATCH_ARGUMENTS', 'Left', 'Question', 'Answer', 'Talk', 'Step', 'Stepping', 'Asking', 'derived',
-           'scheduler_name', 'twin_with', 'parameters_of', 'batch_argument', 'arguments', 'Session', 'calls_step_twice']
+           'scheduler_name', 'twin_with', 'parameters_of', 'batch_argument', 'arguments', 'Session', 'same_draws',
+           'calls_step_twice']
 
 # %% ../../nbs/teachers/asking.ipynb #aabc05e4
 class Left(BaseException):
@@ -110,6 +112,20 @@ class Stepping:
         "The times are set by who asks; whatever a pipeline wishes for is heard and has no effect."
         self.__dict__.update(timesteps=self.timesteps.to(device), sigmas=self.sigmas.to(device))
 
+    def named(self, *args: Any, **given: Any) -> dict[str, Any]:
+        "What `step` was called with, by the names that the pipeline's own scheduler has for it."
+        own = next(kind for kind in type(self).__mro__ if not issubclass(kind, Stepping))
+        try:
+            found = inspect.signature(own.step).bind(self, *args, **given).arguments
+        except TypeError:
+            found = dict(zip(("model_output", "timestep", "sample"), args)) | given
+        return found | found.pop("kwargs", {})
+
+    @staticmethod
+    def packed(said: Mapping[str, Any], state: Tensor, clean: Tensor) -> Any:
+        "A step's result, as the pipeline asked for it."
+        return Step(state, clean) if said.get("return_dict", True) else (state, clean)
+
     def set_begin_index(self, begin_index: int = 0) -> None:
         self.__dict__["_begin_index"] = begin_index
 
@@ -147,25 +163,17 @@ class Asking(Stepping):
     talk: Talk
     twice = False  # whether the pipeline calls step twice, the second time with its prediction
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        *_: Any,
-        return_dict: bool = True,
-        pred_original_sample: Tensor | None = None,
-        **options: Any,
-    ) -> Any:
-        if self.twice and pred_original_sample is None:
-            clean = self._clean(model_output, timestep, sample)
+    def step(self, *args: Any, **given: Any) -> Any:
+        said = self.named(*args, **given)
+        output, timestep, sample = (said[k] for k in ("model_output", "timestep", "sample"))
+        guided = said.get("pred_original_sample")
+        if self.twice and guided is None:
             self.__dict__["_step_index"] += 1  # the pipeline takes it back
-            return Step(sample, clean) if return_dict else (sample, clean)
-        said = model_output if pred_original_sample is None else pred_original_sample
-        question = self.talk.exchange(Answer(said, sample, timestep))
+            return self.packed(said, sample, self._clean(output, timestep, sample))
+        answer = Answer(output if guided is None else guided, sample, timestep)
+        question = self.talk.exchange(answer)
         self._show(question)
-        state = question.state
-        return Step(state, state) if return_dict else (state, state)
+        return self.packed(said, question.state, question.state)
 
     def _show(self, question: Question) -> None:
         "Write the question's time where the pipeline's loop will look for it."
@@ -283,8 +291,9 @@ class Session:
         given = arguments(self.pipe, self.call, QUESTIONS, self.seeds)
         run = (twin, given, self.talk)
         self._thread = threading.Thread(target=_run_pipeline, args=run, daemon=True)
-        self._thread.start()
-        answer = self._heard()
+        with same_draws():
+            self._thread.start()
+            answer = self._heard()
         begun = _place_of(answer.timestep, self.scheduler.timesteps)
         self.scheduler.__dict__["_step_index"] = begun
         return answer
@@ -313,7 +322,15 @@ class Session:
             self._thread.join()
             self._thread = None
 
-# %% ../../nbs/teachers/asking.ipynb #88710255
+# %% ../../nbs/teachers/asking.ipynb #3f4d935f
+@contextmanager
+def same_draws() -> Iterator[None]:
+    "torch's default generators at a fixed seed, and as they were afterwards."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+# %% ../../nbs/teachers/asking.ipynb #6aafc2ec
 def _run_pipeline(twin: Any, given: dict[str, Any], talk: Talk) -> None:
     "In a session's thread: the pipeline, from its entry until it is left or fails."
     try:
@@ -336,7 +353,7 @@ def _asking_scheduler(pipe: Any, reading: Reading) -> Asking:
     asking.twice = calls_step_twice(pipe)
     return asking
 
-# %% ../../nbs/teachers/asking.ipynb #3f4d935f
+# %% ../../nbs/teachers/asking.ipynb #e1cfc2df
 def calls_step_twice(pipe: Any) -> bool:
     "Whether the pipeline guides data predictions that it asks its scheduler for, as Cosmos 1."
     try:

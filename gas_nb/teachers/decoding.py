@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .asking import Step, Stepping, arguments, derived, parameters_of
-from .asking import scheduler_name, twin_with
+from .asking import Stepping, arguments, derived, parameters_of
+from .asking import same_draws, scheduler_name, twin_with
 from .reading import Reading
 
 # %% auto #0
@@ -27,19 +27,13 @@ class Ending(Stepping):
     state: Tensor
     twice = False
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        *_: Any,
-        return_dict: bool = True,
-        **options: Any,
-    ) -> Any:
+    def step(self, *args: Any, **given: Any) -> Any:
+        said = self.named(*args, **given)
+        sample = said["sample"]
         state = self.state.reshape(sample.shape) if self.state.numel() == sample.numel() else sample
         state = state.to(sample.device, sample.dtype)
         self.__dict__["_step_index"] += 1
-        return Step(state, state) if return_dict else (state, state)
+        return self.packed(said, state, state)
 
 
 def output_of(pipe: Any, call: Mapping[str, Any], reading: Reading, states: Tensor) -> Any:
@@ -48,13 +42,15 @@ def output_of(pipe: Any, call: Mapping[str, Any], reading: Reading, states: Tens
     time = reading.schedule.net_time(torch.tensor([0.5], dtype=torch.float64)).float()
     levels = torch.tensor([reading.level(float(time)), 0.0])
     ending.prepare(time, levels)
+    ending.reading = reading
     ending.state = states * reading.unit
     given = arguments(pipe, call, 1, range(len(states)))
     twin = twin_with(pipe, ending)
     kinds = ("pt", "np", None) if "output_type" in parameters_of(pipe) else (None,)
     for kind in kinds:
         try:
-            found = twin(**given, **({} if kind is None else dict(output_type=kind)))
+            with same_draws():
+                found = twin(**given, **({} if kind is None else dict(output_type=kind)))
             return found[0]
         except Exception:  # this pipeline has no such form of output
             if kind is kinds[-1]:

@@ -25,7 +25,7 @@ from .calls import calls_digest, checked_calls, checked_prompts
 from .decoding import output_of, pictures
 from .network import PipelineNetwork, sizes
 from .reading import diffusers_betas, read_scheduler, schedule_from_scheduler
-from .trial import Trial, try_out
+from .trial import Trial, reading_in, try_out
 
 _all_ = ["checked_prompts", "diffusers_betas", "schedule_from_scheduler"]
 
@@ -72,7 +72,7 @@ def _network(
     common = dict(guidance_scale=guidance_scale, height=size, width=size)
     found = [_with_arguments(pipe, call, **common) for call in found]
     reading = read_scheduler(getattr(pipe, scheduler_name(pipe)))
-    return PipelineNetwork(pipe, found, reading, batch_size)
+    return PipelineNetwork(pipe, found, reading_in(pipe, found[0], reading), batch_size)
 
 
 def _fields(network: PipelineNetwork, name: str, recipe: Any, tableau: Any) -> dict[str, Any]:
