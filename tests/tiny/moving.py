@@ -20,7 +20,11 @@ SD_BETAS = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear
 
 
 def pipeline(name, **parts):
-    "The pipeline of that class; several clean the prompt with ftfy, which may be missing."
+    """The pipeline of that class.
+
+    Several clean the prompt with ftfy and fail where it is missing: their modules get a
+    stand-in that leaves the prompt as it is.
+    """
     kind = getattr(diffusers, name)
     home = sys.modules[kind.__module__]
     if not hasattr(home, "ftfy"):

@@ -1001,6 +1001,59 @@ def Cosmos2_5_TransferPipeline():
     return pipeline("Cosmos2_5_TransferPipeline", transformer=net, controlnet=control, **parts)
 
 
+# Cosmos 3 ----------------------------------------------------------------------------------
+
+
+@tiny(
+    "cosmos3",
+    lambda: prompts(height=32, width=32, num_frames=5, guidance_scale=3.0),
+    batches="",
+)
+def Cosmos3OmniPipeline():
+    "One network reads the text and draws; there is no other text encoder."
+    net = diffusers.Cosmos3OmniTransformer(
+        head_dim=16,
+        hidden_size=32,
+        intermediate_size=48,
+        latent_channel=16,
+        patch_latent_dim=64,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_hidden_layers=1,
+        vocab_size=moving.WORDS,
+        rope_axes_dim=(4, 2, 2),
+        dtype="float32",
+    )
+    words = moving.learned_tokenizer("a cat", marks=moving.QWEN_MARKS, chat_template=moving.CHAT)
+    return pipeline(
+        "Cosmos3OmniPipeline",
+        transformer=net,
+        text_tokenizer=words,
+        vae=moving.wan_vae(),
+        scheduler=moving.unipc_flow(1.0, use_karras_sigmas=True, sigma_max=200.0, sigma_min=0.01),
+        enable_safety_checker=False,
+    )
+
+
+# Text to video zero ------------------------------------------------------------------------
+
+
+@tiny(
+    "text_to_video_zero",
+    lambda: prompts(video_length=2, t0=0, t1=1, guidance_scale=3.0, **SIZE),
+    batches=ONE,
+)
+def TextToVideoZeroPipeline():
+    parts = text_to_video_parts(sd_unet(), ddim())
+    return pipeline(
+        "TextToVideoZeroPipeline",
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        **parts,
+    )
+
+
 # Allegro and Latte -------------------------------------------------------------------------
 
 UNCLEANED = dict(SIZE, guidance_scale=3.0, clean_caption=False)
@@ -1160,7 +1213,7 @@ def ltx2_parts(layers=2):
         audio_vae=audio_vae,
         vocoder=vocoder,
         text_encoder=gemma,
-        tokenizer=moving.learned_tokenizer("a cat and a dog"),
+        tokenizer=moving.learned_tokenizer("a cat and a dog", padding_side="left"),
         scheduler=ltx_scheduler(),
     )
 
