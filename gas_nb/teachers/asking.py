@@ -10,7 +10,7 @@ import inspect
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
 
@@ -296,7 +296,7 @@ class Session:
             answer = self._heard()
         begun = _place_of(answer.timestep, self.scheduler.timesteps)
         self.scheduler.__dict__["_step_index"] = begun
-        return answer
+        return replace(answer, state=answer.state.clone())
 
     def _heard(self) -> Answer:
         try:

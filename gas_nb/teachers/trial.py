@@ -57,7 +57,7 @@ class Recording:
         return sample if scale is None else scale(sample, timestep)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **given: Any):
-        scaled = self.scale_model_input(sample, timestep)
+        scaled, sample = self.scale_model_input(sample, timestep).clone(), sample.clone()
         known = inspect.signature(super().step).parameters
         if "kwargs" not in known:
             given = {name: value for name, value in given.items() if name in known}
@@ -68,7 +68,8 @@ class Recording:
             return found
         time = float(torch.as_tensor(timestep).flatten().max())
         after = found[0] if isinstance(found, tuple) else found.prev_sample
-        self.steps.append(Passed(scaled, time, model_output, sample, after))
+        kept = (model_output.clone(), sample, after.clone())
+        self.steps.append(Passed(scaled, time, *kept))
         if len(self.steps) == (self.most or len(self.timesteps)):
             raise Left
         return found
