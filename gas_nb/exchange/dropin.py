@@ -4,7 +4,9 @@
 
 # %% ../../nbs/exchange/dropin.ipynb #exg00imp
 from __future__ import annotations
+import inspect
 import json
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
@@ -15,7 +17,7 @@ from ..tableau import Tableau
 from ..teachers import diffusers as pipelines
 
 # %% auto #0
-__all__ = ['scheduler_in', 'config_as_json', 'state_form', 'read_scheduler', 'PipelineScheduler']
+__all__ = ['scheduler_in', 'config_as_json', 'state_form', 'read_scheduler', 'looks_up_times', 'PipelineScheduler']
 
 # %% ../../nbs/exchange/dropin.ipynb #exg01org
 def scheduler_in(pipe: Any, name: str = "scheduler") -> Any:
@@ -65,6 +67,20 @@ def read_scheduler(scheduler: Any, tableaus: Any) -> tuple[NoiseSchedule | None,
             return None, None
         raise
 
+# %% ../../nbs/exchange/dropin.ipynb #exg03int
+_LOOKS_UP = re.compile(r"alphas_cumprod\[\w*timesteps?\]")
+
+
+def looks_up_times(pipe: Any) -> bool:
+    "Whether the code of a pipeline uses a timestep as an index."
+    module = inspect.getmodule(type(pipe))
+    if module is None or hasattr(pipe, "set_timesteps"):
+        return False
+    try:
+        return _LOOKS_UP.search(inspect.getsource(module)) is not None
+    except (OSError, TypeError):
+        return False
+
 # %% ../../nbs/exchange/dropin.ipynb #exg03for
 class PipelineScheduler(TableauScheduler):
     "A scheduler that can be made for a pipeline."
@@ -78,14 +94,15 @@ class PipelineScheduler(TableauScheduler):
         prediction: str | None = None,
         card: Mapping[str, Any] | None = None,
         nearest: bool = False,
-        integer_timesteps: bool = False,
+        integer_timesteps: bool | None = None,
         form: Mapping[str, Any] | None = None,
         name: str = "scheduler",
     ) -> Self:
         """The scheduler to put into `pipe` (or in place of a scheduler): an instance of the class
         of `pipe.scheduler`, with its config to read, driven by `tableaus`. `schedule` and
         `prediction` are read from the pipeline and have to be the tableaus'; `form`: see
-        `state_form`; the rest as for `from_tableau`. ValueError if they do not fit each other."""
+        `state_form`; `integer_timesteps`: by default where the pipeline looks them up in a table;
+        the rest as for `from_tableau`. ValueError if they do not fit each other."""
         original = scheduler_in(pipe, name)
         tableaus = list_of_tableaus(tableaus)
         if schedule is None and prediction is None:
@@ -97,5 +114,6 @@ class PipelineScheduler(TableauScheduler):
         drop_in = {"class": kind.__name__, "config": config_as_json(original)}
         drop_in |= dict(prediction=prediction, **form)
         made = cls if isinstance(original, portable.GASScheduler) else portable.stand_in(cls, kind)
-        options = dict(card=card, nearest=nearest, integer_timesteps=integer_timesteps)
+        whole = looks_up_times(pipe) if integer_timesteps is None else integer_timesteps
+        options = dict(card=card, nearest=nearest, integer_timesteps=whole)
         return made(**config, **options, drop_in=None if made is cls else drop_in)

@@ -94,8 +94,8 @@ def _triangle(rows: list, n: int) -> Tensor:
 
 # %% ../../nbs/exchange/portable.ipynb #exq02pln
 class Plan:
-    """Numbers as a caller has chosen them: `timesteps` (N,) and `sigmas` (N+1,) on `device`, float32
-    (`integers`: int64 timesteps). `begin_index`: where the next run starts, None for the beginning.
+    """Numbers as a caller has chosen them: `timesteps` (N,) and `sigmas` (N+1,) on `device`, in
+    float32 (`integers`: int64 timesteps). `begin_index`: where the next run starts, None for the beginning.
     `undoable`: the last step of a run can be taken back."""
 
     def __init__(
@@ -126,6 +126,11 @@ class Plan:
         distance = (self.net_times - timestep).abs()
         nearest = int(distance.argmin())
         return nearest if distance[nearest] <= 1e-6 * self.net_times.abs().max() else None
+
+    def are_mine(self, timesteps: Tensor) -> bool:
+        "Whether these are our timesteps, perhaps in another precision or on another device."
+        found = [self.index(t, k) for k, t in enumerate(numbers_in(timesteps)[: self.numbers.nfe])]
+        return found == list(range(self.numbers.nfe)) and len(timesteps) == len(found)
 
     def refuse(self, timestep: float) -> ValueError:
         "The error for a timestep that is none of ours."
@@ -305,7 +310,10 @@ def twin_of_book(book: Book) -> Book:
         if plan is not None:
             copied = copy.copy(plan)
             other.choose(copied)
-            other.runs = [twin(run, copied) for run in book.runs if run.plan is plan]
+            for run in [run for run in book.runs if run.plan is plan]:
+                other.runs.append(twin(run, copied))
+                if book.mine(run):
+                    other.runs[-1].owner = weakref.ref(other.thread)
     return other
 
 
@@ -488,6 +496,13 @@ class Chosen:
     def timesteps(self) -> Tensor:
         plan = self._book.plan
         return torch.empty(0) if plan is None else plan.timesteps
+
+    @timesteps.setter
+    def timesteps(self, values: Tensor) -> None:
+        plan = self._book.plan
+        if plan is None or not plan.are_mine(values):
+            raise ValueError(f"timesteps={str(values)[:80]}: {_OWN_TIMES}")
+        plan.timesteps = values
 
     @property
     def sigmas(self) -> Tensor:
@@ -854,7 +869,9 @@ class GASScheduler(Copies, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if not self._numbers:
             raise ValueError("this config of a GASScheduler has no solvers")
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         "Write the config, and this file beside it as gas_scheduler.py."
         super().save_pretrained(save_directory, push_to_hub, **kwargs)
         (Path(save_directory) / MODULE).write_text(module_text(), encoding="utf-8")
@@ -893,7 +910,7 @@ def _words_of(kind: Any) -> set[str]:
 
 # %% ../../nbs/exchange/portable.ipynb #exq16cls
 class StandIn:
-    "The part of a stand-in's class that is neither ours nor the other's: it hands on what is asked."
+    "The part of a stand-in's class that hands on what is asked to the scheduler behind."
 
     _original: Any
     _internal_dict: Any
