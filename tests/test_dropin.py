@@ -1,4 +1,4 @@
-"""`GASScheduler` in place of the schedulers of diffusers' pipelines, as they run and as they are."""
+"""`GASScheduler` in place of the schedulers of diffusers' pipelines."""
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
@@ -22,8 +22,10 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     UniPCMultistepScheduler,
 )
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from golden import relative_error
 from tiny import TINY, build
 
@@ -73,7 +75,8 @@ class Recorded:
 
         def step(scheduler, *args, **kwargs):
             told = dict(zip(names, args)) | kwargs
-            told = {name: told[name].clone() for name in ("model_output", "sample")}
+            names_kept = {"model_output", "sample", "per_token_timesteps"} & set(told)
+            told = {name: told[name].clone() for name in names_kept}
             answer = made(scheduler, *args, **kwargs)
             new = answer[0] if isinstance(answer, tuple) else answer.prev_sample
             self.steps.setdefault(id(scheduler), []).append((told, new.clone()))
@@ -349,6 +352,17 @@ def test_an_instance_of_the_pipelines_own_class_with_its_config():
         table.no_such_thing
 
 
+def test_solvers_of_a_folder_take_a_schedulers_place(tmp_path):
+    said = [replace(solver(SD, n), meta=dict(prediction="epsilon")) for n in (4, 6)]
+    GASScheduler.from_tableau(said, SD, card=dict(teacher="t")).save_pretrained(tmp_path)
+    solvers, original = GASScheduler.from_pretrained(tmp_path), STANDING_IN["table"][0]
+    for gas in (solvers.in_place_of(original), GASScheduler.for_pipeline(original, solvers)):
+        assert isinstance(gas, DDIMScheduler) and gas.config.steps_offset == 1
+        assert gas.nfes == [4, 6] and gas.config.card == dict(teacher="t")
+        x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(loop(gas, x), loop(solvers, x))
+
+
 def test_one_that_stands_in_gives_way_to_the_next():
     first = GASScheduler.for_pipeline(DDIMScheduler(**pipelines.SD_BETAS), solver(SD))
     second = GASScheduler.for_pipeline(first, solver(SD, 6))
@@ -378,11 +392,12 @@ def test_a_scheduler_that_is_not_known_is_believed(monkeypatch):
     assert GASScheduler.for_pipeline(odd, said).schedule == SD
 
 
+FLOW_WORDS = dict(use_flow_sigmas=True, prediction_type="flow_prediction")
 STANDING_IN = {
     "flow": (FlowMatchEulerDiscreteScheduler(shift=3.0), FLOW),
     "table": (DDIMScheduler(**pipelines.SD_BETAS, steps_offset=1), SD),
     "euler": (EulerDiscreteScheduler(**pipelines.SD_BETAS), SD),
-    "unipc": (UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), FLOW),
+    "unipc": (UniPCMultistepScheduler(**FLOW_WORDS), FLOW),
 }
 
 
@@ -502,22 +517,65 @@ def test_edm_scales_as_the_original_does():
             y = answer.prev_sample
 
 
-@pytest.mark.parametrize("name", ["CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline"])
-def test_cosmos_asks_twice(name):
+EDM = """CosmosTextToWorldPipeline CosmosVideoToWorldPipeline StableAudioPipeline
+    StableDiffusionXLInstructPix2PixPipeline""".split()
+
+
+@pytest.mark.parametrize("name", EDM)
+def test_edm_pipelines_run(name, monkeypatch):
+    """Cosmos asks twice a step. The data predictions and states it ends with, by hand."""
     if name not in TINY:
         pytest.skip("not in the register of tiny pipelines")
-    pipe = build(name)
+    pipe, schedule, told = build(name), NoiseSchedule.vp_edm(), []
+    tableau = solver(schedule)
+    original = pipe.scheduler
+    gas = GASScheduler.for_pipeline(pipe, tableau, schedule, "v_prediction")
+    pipe.scheduler, made = gas, type(gas).step
+
+    def step(scheduler, output, t, sample, **options):
+        answer = made(scheduler, output, t, sample, return_dict=False)
+        if options.get("pred_original_sample") is not None:
+            scheduler._step_index -= 1
+            answer = made(scheduler, output, t, sample, **options | dict(return_dict=False))
+            assert torch.equal(answer[1], options["pred_original_sample"])
+        told.append((sample, *answer))
+        plain = options.get("return_dict", True) is False
+        return answer if plain else DDIMSchedulerOutput(*answer)
+
+    monkeypatch.setattr(type(gas), "step", step)
+    pipe(**TINY[name].call() | dict(num_inference_steps=4))
+    steps = [entry for entry in told if entry[0].shape == told[-1][0].shape][-4:]
+    assert gas.step_index == 4 and isinstance(gas, type(original))
+    scale = torch.tensor(gas._numbers[4].scale, dtype=torch.float64)
+    unit = original.config.sigma_data
+    ys = [y.double() for y, _, _ in steps] + [steps[-1][1].double()]
+    for k in range(4):
+        row = sum(
+            tableau.A[k, j] * ys[j] / scale[j] + tableau.C[k, j] * steps[j][2].double() / unit
+            for j in range(k + 1)
+        )
+        assert relative_error(ys[k + 1], row * scale[k + 1]) < 1e-4
+
+
+def test_a_flow_whose_levels_go_up_to_80_is_edm_under_another_name():
+    """Cosmos 2: the state is x0 + s eps, and the scheduler gets (y - D) / s."""
     schedule = NoiseSchedule.vp_edm()
-    pipe.scheduler = GASScheduler.for_pipeline(pipe, solver(schedule), schedule, "v_prediction")
-    seen = []
-    call = TINY[name].call() | dict(num_inference_steps=4, output_type="latent")
-
-    def look(pipe, i, t, told):
-        seen.append(pipe.scheduler.step_index)
-        return told
-
-    pipe(**call, callback_on_step_end=look)
-    assert seen == [1, 2, 3, 4]
+    tableau = solver(schedule)
+    original = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    original.register_to_config(sigma_max=80.0, sigma_min=0.002, sigma_data=1.0)
+    gas = GASScheduler.for_pipeline(original, tableau, schedule, "epsilon")
+    gas.set_timesteps(sigmas=[0.0, 0.3, 0.6, 1.0])
+    x_T = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    y = x_T * gas.init_noise_sigma
+    for t, s, k in zip(gas.timesteps, gas.sigmas, range(4)):
+        noise = net(y / gas._numbers[4].scale[k], t * 1000)
+        y = gas.step(noise, t, y, return_dict=False)[0]
+    denoiser = Denoiser(lambda x, t: net(x, t * 1000), schedule)
+    assert relative_error(y, sample(denoiser, x_T, tableau)) < 1e-5
+    assert gas.sigmas[0] > 70 and gas.config.sigma_max == 80
+    assert not GASScheduler.for_pipeline(original, solver(FLOW), FLOW).config.drop_in.get(
+        "data_scale"
+    )
 
 
 # --- late starts
@@ -552,6 +610,31 @@ def test_strength_starts_late(fitted, strength):
     for t in gas.timesteps[first:]:
         x = gas.step(net(x, t.expand(2)), t, x).prev_sample
     assert relative_error(x, sample(Denoiser(net, schedule), y, late)) < 1e-5
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_sdxl_hands_over_from_base_to_refiner(shared, monkeypatch):
+    """One scheduler for both: the run goes on. One each: the second begins late."""
+    base = pipelines.stable_diffusion_xl()
+    refiner = StableDiffusionXLImg2ImgPipeline(**base.components, add_watermarker=False)
+    refiner = pipelines.quiet(refiner)
+    tableau = solver(SD, 6)
+    base.scheduler = GASScheduler.for_pipeline(base, tableau)
+    refiner.scheduler = base.scheduler if shared else GASScheduler.for_pipeline(refiner, tableau)
+    recorded = Recorded(monkeypatch, base.scheduler)
+    options = dict(num_inference_steps=6, guidance_scale=1.0, output_type="latent")
+    drawn = dict(generator=torch.Generator().manual_seed(0), height=16, width=16)
+    half = base("a shoe", **options, **drawn, denoising_end=0.5).images
+    refiner("a shoe", image=half, **options, denoising_start=0.5)
+    assert sum(map(len, recorded.steps.values())) == 6
+    if shared:
+        (steps,) = recorded.steps.values()
+        assert by_hand(steps, tableau, SD, "epsilon") < 1e-5
+        return
+    first, second = recorded.steps.values()
+    late = start_at(tableau, SD, len(first))
+    assert by_hand(first, tableau, SD, "epsilon") < 1e-5
+    assert by_hand(second, late, SD, "epsilon") < 1e-5
 
 
 def test_base_and_refiner_each_with_its_own_scheduler():
@@ -608,6 +691,24 @@ def test_tokens_at_another_time_take_an_euler_step():
     assert not torch.equal(x[:, 4], x_T[:, 4]) and x.isfinite().all()
 
 
+def test_ltx_with_given_frames(monkeypatch):
+    if "LTXConditionPipeline" not in TINY:
+        pytest.skip("not in the register of tiny pipelines")
+    pipe, tableau = build("LTXConditionPipeline"), solver(FLOW)
+    pipe.scheduler = GASScheduler.for_pipeline(pipe, tableau, FLOW, "flow_prediction")
+    recorded = Recorded(monkeypatch, pipe.scheduler)
+    pipe(**TINY["LTXConditionPipeline"].call() | dict(num_inference_steps=4))
+    (steps,) = recorded.steps.values()
+    for told, _ in steps:
+        told["model_output"] = -told["model_output"]
+    given = (steps[0][0]["per_token_timesteps"] < 1000)[-1]
+    assert given.any()
+    free = [
+        ({name: x[:, ~given] for name, x in told.items()}, new[:, ~given]) for told, new in steps
+    ]
+    assert (~given).any() and by_hand(free, tableau, FLOW, "flow_prediction") < 1e-5
+
+
 # --- pipelines as files
 
 
@@ -632,6 +733,30 @@ def test_a_pipeline_is_saved_and_read_with_its_stand_in(tmp_path):
     assert isinstance(again.scheduler, DDIMScheduler)
     assert isinstance(again.scheduler, GASScheduler)
     assert abs(images(again) - images(pipe)).max() == 0
+
+
+def test_a_pipeline_that_changes_its_schedulers_config_keeps_the_stand_in(tmp_path):
+    """Stable Diffusion sets steps_offset and clip_sample when it is made."""
+    made = pipelines.stable_diffusion()
+    schedule, prediction = schedule_from_scheduler(made.scheduler)
+    old = DDIMScheduler(**pipelines.SD_BETAS, clip_sample=True, steps_offset=0)
+    gas = GASScheduler.for_pipeline(old, solver(SD), schedule, prediction)
+    end = loop(gas, torch.ones(2, 3))
+    components = dict(made.components, scheduler=gas)
+    pipe = type(made)(**components, requires_safety_checker=False)
+    assert pipe.scheduler is gas and torch.equal(loop(gas, torch.ones(2, 3)), end)
+    pipe.save_pretrained(tmp_path)
+    again = type(made).from_pretrained(tmp_path, safety_checker=None).scheduler
+    assert isinstance(again, DDIMScheduler)
+    assert torch.equal(loop(again, torch.ones(2, 3)), end)
+
+
+def test_a_combined_config_makes_other_schedulers(tmp_path):
+    gas = GASScheduler.for_pipeline(DDIMScheduler(**pipelines.SD_BETAS, steps_offset=7), solver(SD))
+    other = DDIMScheduler.from_config(gas.config)
+    assert (other.config.steps_offset, other.config.beta_end) == (7, 0.012)
+    back = GASScheduler.from_config(other.config)
+    assert isinstance(back, DDIMScheduler) and back.tableaus == gas.tableaus
 
 
 ALONE = """

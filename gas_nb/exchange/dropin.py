@@ -5,7 +5,6 @@
 # %% ../../nbs/exchange/dropin.ipynb #exg00imp
 from __future__ import annotations
 import inspect
-import json
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from ..tableau import Tableau
 from ..teachers import diffusers as pipelines
 
 # %% auto #0
-__all__ = ['scheduler_in', 'config_as_json', 'state_form', 'read_scheduler', 'looks_up_times', 'PipelineScheduler']
+__all__ = ['scheduler_in', 'state_form', 'read_scheduler', 'looks_up_times', 'PipelineScheduler']
 
 # %% ../../nbs/exchange/dropin.ipynb #exg01org
 def scheduler_in(pipe: Any, name: str = "scheduler") -> Any:
@@ -30,12 +29,6 @@ def scheduler_in(pipe: Any, name: str = "scheduler") -> Any:
     if isinstance(found, portable.GASScheduler):
         return found if found._original is None else found._original
     return found
-
-
-def config_as_json(scheduler: Any) -> dict[str, Any]:
-    "The entries of a scheduler's config, private ones apart."
-    config = json.loads(scheduler.to_json_string())
-    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 # %% ../../nbs/exchange/dropin.ipynb #exg02frm
 def state_form(scheduler: Any, prediction: str) -> dict[str, Any]:
@@ -89,7 +82,7 @@ class PipelineScheduler(TableauScheduler):
     def for_pipeline(
         cls,
         pipe: Any,
-        tableaus: Tableau | Mapping[int, Tableau] | Iterable[Tableau],
+        tableaus: TableauScheduler | Tableau | Mapping[int, Tableau] | Iterable[Tableau],
         schedule: NoiseSchedule | None = None,
         prediction: str | None = None,
         card: Mapping[str, Any] | None = None,
@@ -99,11 +92,15 @@ class PipelineScheduler(TableauScheduler):
         name: str = "scheduler",
     ) -> Self:
         """The scheduler to put into `pipe` (or in place of a scheduler): an instance of the class
-        of `pipe.scheduler`, with its config to read, driven by `tableaus`. `schedule` and
-        `prediction` are read from the pipeline and have to be the tableaus'; `form`: see
-        `state_form`; `integer_timesteps`: by default where the pipeline looks them up in a table;
-        the rest as for `from_tableau`. ValueError if they do not fit each other."""
+        of `pipe.scheduler`, with its config to read, driven by `tableaus`, or those of another
+        scheduler of ours. `schedule` and `prediction` are read from the pipeline and have to be
+        the tableaus'; `form`: see `state_form`; `integer_timesteps`: by default where the pipeline
+        looks them up in a table; the rest as for `from_tableau`. ValueError if they do not fit
+        each other."""
         original = scheduler_in(pipe, name)
+        if isinstance(tableaus, TableauScheduler):
+            card = tableaus.config.card if card is None else card
+            tableaus = tableaus.tableaus
         tableaus = list_of_tableaus(tableaus)
         if schedule is None and prediction is None:
             schedule, prediction = read_scheduler(original, tableaus)
@@ -111,7 +108,7 @@ class PipelineScheduler(TableauScheduler):
         prediction = config["prediction_type"]
         form = state_form(original, prediction) if form is None else form
         kind = type(original)
-        drop_in = {"class": kind.__name__, "config": config_as_json(original)}
+        drop_in = {"class": kind.__name__, "config": portable.config_as_json(original)}
         drop_in |= dict(prediction=prediction, **form)
         made = cls if isinstance(original, portable.GASScheduler) else portable.stand_in(cls, kind)
         whole = looks_up_times(pipe) if integer_timesteps is None else integer_timesteps

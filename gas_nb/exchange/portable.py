@@ -6,6 +6,7 @@
 from __future__ import annotations
 import copy
 import inspect
+import json
 import threading
 import warnings
 import weakref
@@ -25,8 +26,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 __all__ = ['MODULE', 'Numbers', 'first_order_rows', 'read_numbers', 'Plan', 'Run', 'twin', 'undo', 'Book', 'twin_of_book',
            'take_back', 'find_run', 'one_number', 'without_variance', 'check_step', 'check_shape', 'check_finite',
            'check_options', 'Chosen', 'Plans', 'length_of', 'nfe_of', 'Steps', 'Indexed', 'step_of_tokens', 'Noising',
-           'interpolated', 'check_noise', 'numbers_in', 'Copies', 'GASScheduler', 'module_text', 'original_class',
-           'original_scheduler', 'StandIn', 'OtherOrder', 'stand_in']
+           'interpolated', 'check_noise', 'numbers_in', 'Copies', 'config_as_json', 'GASScheduler', 'module_text',
+           'original_class', 'original_scheduler', 'StandIn', 'OtherOrder', 'stand_in']
 
 # %% ../../nbs/exchange/portable.ipynb #exq01num
 @dataclass(frozen=True, eq=False)
@@ -95,8 +96,8 @@ def _triangle(rows: list, n: int) -> Tensor:
 # %% ../../nbs/exchange/portable.ipynb #exq02pln
 class Plan:
     """Numbers as a caller has chosen them: `timesteps` (N,) and `sigmas` (N+1,) on `device`, in
-    float32 (`integers`: int64 timesteps). `begin_index`: where the next run starts, None for the beginning.
-    `undoable`: the last step of a run can be taken back."""
+    float32 (`integers`: int64 timesteps). `begin_index`: where the next run starts, None for the
+    beginning. `undoable`: the last step of a run can be taken back."""
 
     def __init__(
         self,
@@ -357,7 +358,7 @@ def _begin_or_continue(book: Book, sample: Tensor, timestep: float) -> Run:
     if k is None:
         raise plan.refuse(timestep)
     if k in (0, start):
-        return Run(plan, k)
+        return _left(book, plan, sample, k) or Run(plan, k)
     if not live:
         _check_not_spent(book, plan, sample, f"step {k} (timestep {timestep:g})")
         return Run(plan, k)
@@ -377,6 +378,17 @@ def _live_runs(book: Book, plan: Plan) -> list[Run]:
     owned = [run for run in book.runs if run.owner() is not None]
     book.runs = owned[1 - book.most :]
     return [run for run in book.runs if run.plan is plan and book.mine(run)]
+
+# %% ../../nbs/exchange/portable.ipynb #exq07lef
+def _left(book: Book, plan: Plan, sample: Tensor, k: int) -> Run | None:
+    "The run of this thread that another pipeline has left before step `k`, with this very state."
+    for run in book.runs:
+        last = run.returned()
+        fits = run.next == k and run.plan.numbers is plan.numbers and last is not None
+        if k and fits and book.mine(run) and last.dtype == sample.dtype:
+            if _is_rounded(last, sample):
+                return run
+    return None
 
 # %% ../../nbs/exchange/portable.ipynb #exq08spe
 def _check_not_spent(book: Book, plan: Plan, sample: Tensor, step: str) -> None:
@@ -454,8 +466,9 @@ def check_finite(x: Tensor, prediction: str) -> None:
     )
 
 # %% ../../nbs/exchange/portable.ipynb #exq11opt
-_UNUSED = ("s_noise", "s_tmin", "s_tmax", "prev_timestep", "old_pred_original_sample")
-_UNUSED += ("timestep_back", "sigma_hat", "order", "omega")
+_UNUSED = frozenset(
+    "s_noise s_tmin s_tmax prev_timestep old_pred_original_sample timestep_back omega".split()
+)
 
 
 def check_options(eta: Any, options: Mapping[str, Any]) -> None:
@@ -697,7 +710,9 @@ class Indexed(Steps):
         return sample / plan.numbers.scale[self.index_for_timestep(timestep, expected=expected)]
 
 # %% ../../nbs/exchange/portable.ipynb #exq13tok
-def step_of_tokens(run: Run, sample: Tensor, new: Tensor, velocity: Tensor, times: Tensor) -> Tensor:
+def step_of_tokens(
+    run: Run, sample: Tensor, new: Tensor, velocity: Tensor, times: Tensor
+) -> Tensor:
     "`new` for the tokens whose time is the step's and always was; for the rest, an Euler step."
     plan, k = run.plan, run.next - 1
     level = plan.sigmas[k].to(times.device) * times / plan.net_times[k].to(times.device)
@@ -794,6 +809,7 @@ class Copies(Noising):
     "How a scheduler is copied, pickled, and read from a config that shows more than its own words."
 
     _stands_for: Any = None
+    _internal_dict: Any
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_book"}
@@ -812,6 +828,14 @@ class Copies(Noising):
         of_this_file = ours is GASScheduler
         return _blank, (None if of_this_file else ours, self._stands_for), self.__getstate__()
 
+    def in_place_of(self, scheduler: Any) -> Any:
+        "These solvers as a scheduler of the class of `scheduler`, with its config to read."
+        kind: Any = type(scheduler)
+        theirs = {"class": kind.__name__, "config": config_as_json(scheduler)}
+        drop_in = dict(self._internal_dict["drop_in"] or {}, prediction=self.prediction) | theirs
+        made = stand_in(getattr(type(self), "_ours", type(self)), kind)
+        return made.from_config(dict(self._internal_dict, drop_in=drop_in))
+
     @classmethod
     def extract_init_dict(cls, config_dict: Any, **kwargs: Any) -> Any:
         "As diffusers does, without a warning for the words of the scheduler that it stands in for."
@@ -819,6 +843,12 @@ class Copies(Noising):
         theirs = set(drop_in.get("config") or {}) - _words_of(cls)
         own = {name: value for name, value in config_dict.items() if name not in theirs}
         return super().extract_init_dict(own, **kwargs)  # type: ignore[misc]
+
+# %% ../../nbs/exchange/portable.ipynb #exq15jsn
+def config_as_json(scheduler: Any) -> dict[str, Any]:
+    "The entries of a scheduler's config, private ones apart."
+    config = json.loads(scheduler.to_json_string())
+    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def _blank(ours: Any, original: type | None) -> Any:
@@ -934,16 +964,18 @@ class StandIn:
 class OtherOrder(StandIn):
     "For a scheduler whose `step` takes its arguments in an order of its own."
 
+    _stands_for: Any
+
     def step(self, *args: Any, **kwargs: Any) -> Any:
         names = list(inspect.signature(self._stands_for.step).parameters)[1:]
-        return super().step(**dict(zip(names, args)), **kwargs)
+        return super().step(**dict(zip(names, args)), **kwargs)  # type: ignore[misc]
 
 # %% ../../nbs/exchange/portable.ipynb #exq16mak
 _FIRST = ["self", "model_output", "timestep", "sample"]
 _MADE: dict[tuple[type, type], type] = {}
 
 
-def stand_in(ours: type, original: type) -> type:
+def stand_in(ours: Any, original: Any) -> Any:
     "The class derived from one of ours and from `original`, made once."
     if (ours, original) not in _MADE:
         usual = list(inspect.signature(original.step).parameters)[:4] == _FIRST

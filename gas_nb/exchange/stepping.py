@@ -4,6 +4,7 @@
 
 # %% ../../nbs/exchange/stepping.ipynb #exs00imp
 from __future__ import annotations
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,7 +39,23 @@ def start_at(tableau: Tableau, schedule: NoiseSchedule, b: int) -> Tableau:
 def time_of(schedule: NoiseSchedule, net_time: float) -> float:
     "The time t at which a network of this schedule is asked by the number `net_time`."
     half, one = (float(schedule.net_time(t)) for t in (0.5, 1.0))
-    return 0.5 + 0.5 * (net_time - half) / (one - half)
+    t = 0.5 + 0.5 * (net_time - half) / (one - half)
+    again = float(schedule.net_time(t))
+    if not 0 < t < 1 or math.isclose(again, net_time, rel_tol=1e-6, abs_tol=1e-9):
+        return t
+    return _bisected(schedule, net_time)
+
+
+def _bisected(schedule: NoiseSchedule, net_time: float) -> float:
+    "`time_of` where the network's time is no straight line in ours."
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if float(schedule.net_time(middle)) < net_time:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def whole_offsets(tableau: Tableau, schedule: NoiseSchedule) -> Tensor:
