@@ -834,7 +834,8 @@ class Copies(Noising):
         theirs = {"class": kind.__name__, "config": config_as_json(scheduler)}
         drop_in = dict(self._internal_dict["drop_in"] or {}, prediction=self.prediction) | theirs
         made = stand_in(getattr(type(self), "_ours", type(self)), kind)
-        return made.from_config(dict(self._internal_dict, drop_in=drop_in))
+        said = dict(self._internal_dict, drop_in=drop_in, _use_default_values=[])
+        return made.from_config(said)
 
     @classmethod
     def extract_init_dict(cls, config_dict: Any, **kwargs: Any) -> Any:
