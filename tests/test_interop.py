@@ -581,9 +581,10 @@ def test_save_and_load(tmp_path):
     scheduler.save_pretrained(tmp_path / "solvers")
     assert sorted(p.name for p in (tmp_path / "solvers").iterdir()) == [
         "README.md",
+        "gas_scheduler.py",
         "scheduler_config.json",
     ]
-    assert (tmp_path / "solvers" / "scheduler_config.json").stat().st_size < 12_000
+    assert (tmp_path / "solvers" / "scheduler_config.json").stat().st_size < 16_000
     again = GASScheduler.from_pretrained(tmp_path / "solvers")
     assert again.nfes == [4, 5, 6, 8, 10] and all(again.tableaus[t.nfe] == t for t in tables)
     assert (
@@ -793,14 +794,15 @@ def test_push_to_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "upload_folder", upload_folder)
     assert scheduler.push_to_hub("solvers", private=True) == "commit"
     assert (
-        seen["files"] == ["README.md", "scheduler_config.json"] and seen["repo_id"] == "me/solvers"
+        seen["files"] == ["README.md", "gas_scheduler.py", "scheduler_config.json"]
+        and seen["repo_id"] == "me/solvers"
     )
     assert "GASScheduler.from_pretrained('me/solvers')" in seen["card"]
     seen.clear()
     scheduler.save_pretrained(tmp_path / "here", push_to_hub=True, repo_id="others", token="t")
     assert seen["repo_id"] == "me/others" and sorted(
         p.name for p in (tmp_path / "here").iterdir()
-    ) == ["README.md", "scheduler_config.json"]
+    ) == ["README.md", "gas_scheduler.py", "scheduler_config.json"]
 
     def dropped(**_):
         raise OSError("connection dropped")
@@ -1529,7 +1531,7 @@ def test_cards_become_plain_json(tmp_path):
         GASScheduler.from_runs(tmp_path),
     ):
         made.save_pretrained(tmp_path / "out")
-        for file in (tmp_path / "out").iterdir():
+        for file in (tmp_path / "out" / name for name in ("README.md", "scheduler_config.json")):
             assert (
                 str(tmp_path) not in file.read_text()
                 and "models" not in file.read_text()

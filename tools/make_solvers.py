@@ -27,7 +27,7 @@ def bundle(out: Path, teacher: str) -> GASScheduler:
     file for `teacher` in `out`; returns it."""
     files = sorted(out.glob(f"{teacher}-gs-*.json"), key=lambda p: int(p.stem.rpartition("-")[2]))
     scheduler = GASScheduler.from_files(files, license="apache-2.0")
-    scheduler.save_pretrained(out / teacher)
+    scheduler.save_pretrained(out / teacher, portable=False)
     return scheduler
 
 

@@ -3,7 +3,13 @@
 from gas_nb.exchange.betas import compact_schedule, diffusers_betas, expand_schedule
 from gas_nb.exchange.bundles import Bundle, bundle_of_files, bundle_of_runs
 from gas_nb.exchange.cards import plain_card, without_folders
-from gas_nb.exchange.files import GASScheduler, model_card, shipped_scheduler
+from gas_nb.exchange.files import (
+    GASScheduler,
+    make_portable,
+    model_card,
+    save_pipeline,
+    shipped_scheduler,
+)
 from gas_nb.exchange.published import (
     PublishedData,
     load_published_checkpoint,
@@ -26,8 +32,10 @@ __all__ = [
     "load_published_checkpoint",
     "load_published_dataset",
     "load_published_discriminator",
+    "make_portable",
     "model_card",
     "plain_card",
+    "save_pipeline",
     "shipped_scheduler",
     "start_at",
     "without_folders",

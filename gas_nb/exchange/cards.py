@@ -112,11 +112,14 @@ from gas_nb.interop import GASScheduler
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained({base!r})
-pipe.scheduler = GASScheduler.from_pretrained({repo!r})
+solvers = GASScheduler.from_pretrained({repo!r})
+pipe.scheduler = solvers.in_place_of(pipe.scheduler)
 image = pipe(..., num_inference_steps={nfe}).images[0]
 ```
 The network is untouched. `num_inference_steps` has to be one of {nfes}; \
 the solver is deterministic (no `eta`).
+Where gas_nb is not installed, take the class from `gas_scheduler.py`, the file that \
+`save_pretrained` writes beside the solvers: it needs torch and diffusers only.
 """
 
 # %% ../../nbs/exchange/cards.ipynb #3c454bfe

@@ -16,25 +16,38 @@ from typing import Any, Self
 import huggingface_hub
 from .bundles import Bundle, a_path, bundle_of_files, bundle_of_runs
 from .cards import card_text
+from .dropin import PipelineScheduler
+from .portable import MODULE, module_text
 from .scheduler import TableauScheduler, read_solvers
+from .stepping import write_numbers
 from ..runtime.files import write_json_atomic, write_text_atomic
 from ..schedule import NoiseSchedule
 
 # %% auto #0
-__all__ = ['model_card', 'write_folder', 'upload', 'SavedScheduler', 'GASScheduler', 'shipped_scheduler']
+__all__ = ['model_card', 'write_folder', 'upload', 'SavedScheduler', 'GASScheduler', 'make_portable', 'save_pipeline',
+           'shipped_scheduler']
 
 # %% ../../nbs/exchange/files.ipynb #exf01crd
 def model_card(scheduler: TableauScheduler, repo: str = "path/to/this/folder") -> str:
     "A README for the solvers in `scheduler`, from its config alone."
     config, kind = scheduler.config, scheduler.schedule.config["kind"]
-    return card_text(config.card, scheduler.nfes, config.prediction_type, kind, repo)
+    return card_text(config.card, scheduler.nfes, scheduler.prediction, kind, repo)
 
 # %% ../../nbs/exchange/files.ipynb #exf02wrt
-def write_folder(scheduler: TableauScheduler, folder: Path, repo: str) -> None:
-    "Write scheduler_config.json, and README.md for solvers to be loaded from `repo`."
+def write_folder(
+    scheduler: TableauScheduler, folder: Path, repo: str, portable: bool = True
+) -> None:
+    """Write scheduler_config.json, README.md for solvers to be loaded from `repo`, and, `portable`,
+    the file that runs them without this package."""
     config = json.loads(scheduler.to_json_string())
     read_solvers(config["solvers"])
     card = model_card(scheduler, repo)
+    for nfe, entry in config["solvers"].items():
+        entry.pop("numbers", None)
+        if portable:
+            entry["numbers"] = write_numbers(scheduler._numbers[int(nfe)])
+    if portable:
+        write_text_atomic(folder / MODULE, module_text())
     write_json_atomic(folder / scheduler.config_name, config, indent=None)
     write_text_atomic(folder / "README.md", card)
 
@@ -116,7 +129,7 @@ def _reading(path: Any, place: Path) -> Iterator[None]:
         ) from e
 
 # %% ../../nbs/exchange/files.ipynb #exf06sav
-class SavedScheduler(TableauScheduler):
+class SavedScheduler(PipelineScheduler):
     "A scheduler that is written to a folder or to the hub, and read from there."
 
     @classmethod
@@ -138,8 +151,9 @@ class SavedScheduler(TableauScheduler):
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Write scheduler_config.json and README.md into `save_directory`; `push_to_hub`: then
-        upload them (`repo_id`, `token`, `private`)."""
+        """Write scheduler_config.json, README.md and gas_scheduler.py into `save_directory`
+        (`portable=False`: without the last); `push_to_hub`: then upload them (`repo_id`, `token`,
+        `private`)."""
         folder = a_path(save_directory, "save_directory")
         if folder.is_file():
             raise ValueError(f"{folder} is a file: give a folder")
@@ -147,7 +161,7 @@ class SavedScheduler(TableauScheduler):
         repo = kwargs.pop("repo_id", None)
         if repo is not None or push_to_hub:
             repo = _a_repo(name if repo is None else repo)
-        write_folder(self, folder, repo or name)
+        write_folder(self, folder, repo or name, kwargs.pop("portable", True))
         if push_to_hub:
             self.push_to_hub(repo, **kwargs)
 
@@ -214,6 +228,45 @@ class GASScheduler(SavedScheduler):
         except ValueError as e:
             text = str(e).replace("tableaus of different schedules", "different noise schedules")
             raise ValueError(f"{', '.join(map(str, bundle.paths))}: {text}") from None
+
+# %% ../../nbs/exchange/files.ipynb #exf09prt
+_OURS = ["gas_nb.interop", "GASScheduler"]
+_ALONE = [MODULE.removesuffix(".py"), "GASScheduler"]
+
+
+def make_portable(folder: str | Path) -> list[str]:
+    """Let the pipeline saved in `folder` load without this package, with `trust_remote_code=True`.
+
+    Returns the names of its components that are GASSchedulers. ValueError if there is none."""
+    root = a_path(folder, "folder")
+    index = _read_index(root / "model_index.json")
+    names = [name for name, place in index.items() if place in (_OURS, _ALONE)]
+    if not names:
+        raise ValueError(f"{root} has no GASScheduler: put one into the pipeline and save it")
+    for name in names:
+        GASScheduler.from_pretrained(root / name).save_pretrained(root / name)
+    write_json_atomic(root / "model_index.json", index | {name: _ALONE for name in names})
+    return names
+
+# %% ../../nbs/exchange/files.ipynb #exf09idx
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as e:
+        raise ValueError(
+            f"{path} cannot be read ({e}): give the folder of a saved pipeline"
+        ) from None
+    if not isinstance(index, dict):
+        raise ValueError(f"{path} is not the index of a pipeline: save it again")
+    return index
+
+# %% ../../nbs/exchange/files.ipynb #exf09sav
+def save_pipeline(pipe: Any, folder: str | Path, **kwargs: Any) -> None:
+    "`pipe.save_pretrained(folder, **kwargs)`, and `make_portable`."
+    if not hasattr(pipe, "components"):
+        raise ValueError(f"pipe={str(pipe)[:80]!r}: give a pipeline of diffusers")
+    pipe.save_pretrained(a_path(folder, "folder"), **kwargs)
+    make_portable(folder)
 
 # %% ../../nbs/exchange/files.ipynb #53dec300
 def shipped_scheduler(name: str = "fmnist") -> GASScheduler:
