@@ -66,7 +66,7 @@ _NUMBERS = dict(
     enough=_Allowed(_TINY, 1),
     max_stretch=_Allowed(1),
     flow_latest=_Allowed(_TINY, 1),
-    late_pairs=_COUNT,
+    late_pairs=_Allowed(0, whole=True),
     late_judges=_COUNT,
     late_fine_steps=_COUNT,
 )
@@ -152,7 +152,7 @@ class FitOptions:
     time_range: tuple[float, float] = (5e-4, 1.3)  # of evaluation times
     flow_latest: float = 0.999  # latest one of a flow model, the first apart, which stays at 1
     # Starts in the middle
-    late_pairs: int = 64  # pairs that late rows are fitted on
+    late_pairs: int = 64  # pairs that late rows are fitted on; 0: none, such starts take DDIM's
     late_judges: int = 32  # and judged on
     late_fine_steps: int = 40  # steps of the fine run that they follow
 

@@ -304,7 +304,7 @@ def phases_left(state: TrainState) -> list[Phase]:
 def fit_late_rows(state: TrainState, lesson: Lesson) -> None:
     """Rows for image-to-image of the present solver, if it has none yet."""
     table, teacher, options = state.tableau(), state.teacher, state.config.fit
-    if table.name in state.late:
+    if table.name in state.late or not options.late_pairs:
         return
     fitted = fit_late_starts(
         teacher.denoiser,
