@@ -16,7 +16,7 @@ from ..tableau import Tableau
 from ..teachers import diffusers as pipelines
 
 # %% auto #0
-__all__ = ['scheduler_in', 'state_form', 'read_scheduler', 'looks_up_times', 'PipelineScheduler']
+__all__ = ['scheduler_in', 'state_form', 'asks_twice', 'read_scheduler', 'looks_up_times', 'PipelineScheduler']
 
 # %% ../../nbs/exchange/dropin.ipynb #exg01org
 def scheduler_in(pipe: Any, name: str = "scheduler") -> Any:
@@ -36,8 +36,8 @@ def state_form(scheduler: Any, prediction: str) -> dict[str, Any]:
     `data_scale`, the data's spread, and `negated`, for a network that answers -`prediction`."""
     config = scheduler.config
     if hasattr(scheduler, "precondition_outputs"):
-        name = config.get("prediction_type", "epsilon")
-        return dict(data_scale=float(config.get("sigma_data", 0.5)), negated=name == "epsilon")
+        opposite = config.get("prediction_type") == "epsilon" and prediction == "v_prediction"
+        return dict(data_scale=float(config.get("sigma_data", 0.5)), negated=opposite)
     levels = config.get("sigma_max")
     if prediction == "epsilon" and _is_flow(scheduler) and levels is not None and levels > 1:
         return dict(data_scale=float(config.get("sigma_data", 1.0)), negated=False)
@@ -46,6 +46,14 @@ def state_form(scheduler: Any, prediction: str) -> dict[str, Any]:
 
 def _is_flow(scheduler: Any) -> bool:
     return hasattr(scheduler, "scale_noise") and not hasattr(scheduler, "alphas_cumprod")
+
+
+def asks_twice(pipe: Any) -> bool:
+    "Whether a pipeline mixes data predictions of its scheduler and hands them back, as Cosmos 1."
+    try:
+        return "pred_original_sample=" in inspect.getsource(type(pipe).__call__)
+    except (AttributeError, OSError, TypeError):
+        return False
 
 # %% ../../nbs/exchange/dropin.ipynb #exg03rea
 def read_scheduler(scheduler: Any, tableaus: Any) -> tuple[NoiseSchedule | None, str | None]:
@@ -61,7 +69,7 @@ def read_scheduler(scheduler: Any, tableaus: Any) -> tuple[NoiseSchedule | None,
         raise
 
 # %% ../../nbs/exchange/dropin.ipynb #exg03int
-_LOOKS_UP = re.compile(r"alphas_cumprod\[\w*timesteps?\]")
+_LOOKS_UP = re.compile(r"alphas_cumprod\[\w*timesteps?\]|\.alphas\[\w+:\w+\]")
 
 
 def looks_up_times(pipe: Any) -> bool:
@@ -104,9 +112,14 @@ class PipelineScheduler(TableauScheduler):
         tableaus = list_of_tableaus(tableaus)
         if schedule is None and prediction is None:
             schedule, prediction = read_scheduler(original, tableaus)
+        network = prediction
+        if asks_twice(pipe):
+            prediction = "sample"
         config = config_of(tableaus, schedule, prediction)
         prediction = config["prediction_type"]
-        form = state_form(original, prediction) if form is None else form
+        form = state_form(original, network or prediction) if form is None else form
+        if asks_twice(pipe):
+            form = dict(form, mixed=network or "v_prediction")
         kind = type(original)
         drop_in = {"class": kind.__name__, "config": portable.config_as_json(original)}
         drop_in |= dict(prediction=prediction, **form)

@@ -23,11 +23,11 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # %% auto #0
-__all__ = ['MODULE', 'Numbers', 'first_order_rows', 'read_numbers', 'Plan', 'Run', 'twin', 'undo', 'Book', 'twin_of_book',
-           'take_back', 'find_run', 'one_number', 'without_variance', 'check_step', 'check_shape', 'check_finite',
-           'check_options', 'Chosen', 'Plans', 'length_of', 'nfe_of', 'Steps', 'Indexed', 'step_of_tokens', 'Noising',
-           'interpolated', 'check_noise', 'numbers_in', 'Copies', 'config_as_json', 'GASScheduler', 'module_text',
-           'original_class', 'original_scheduler', 'StandIn', 'OtherOrder', 'stand_in']
+__all__ = ['MODULE', 'Numbers', 'first_order_rows', 'read_numbers', 'Plan', 'Run', 'twin', 'Book', 'twin_of_book', 'find_run',
+           'one_number', 'without_variance', 'check_step', 'check_shape', 'check_finite', 'check_options', 'Chosen',
+           'Plans', 'length_of', 'nfe_of', 'Steps', 'Indexed', 'step_of_tokens', 'Noising', 'interpolated',
+           'check_noise', 'numbers_in', 'Copies', 'config_as_json', 'GASScheduler', 'module_text', 'original_class',
+           'original_scheduler', 'StandIn', 'OtherOrder', 'stand_in']
 
 # %% ../../nbs/exchange/portable.ipynb #exq01num
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,7 @@ class Numbers:
     q: list[float]
     net_times: list[float]
     sigmas: list[float]
+    clean: list[tuple[float, float]] | None = None  # p and q, where a pipeline mixes predictions
 
     @property
     def nfe(self) -> int:
@@ -79,8 +80,9 @@ def read_numbers(entry: Any) -> Numbers:
     n = len(lists["net_times"])
     scale = [float(value) for value in said.get("scale") or [1.0] * (n + 1)]
     late = {int(b): _both(rows, n - int(b)) for b, rows in entry.get("late", {}).items()}
+    clean = [(float(p), float(q)) for p, q in said["clean"]] if "clean" in said else None
     A, C = _both(entry, n)
-    return Numbers(A=A, C=C, late=late, scale=scale, **lists)
+    return Numbers(A=A, C=C, late=late, scale=scale, clean=clean, **lists)
 
 
 def _both(rows: Mapping, n: int) -> tuple[Tensor, Tensor]:
@@ -97,18 +99,11 @@ def _triangle(rows: list, n: int) -> Tensor:
 class Plan:
     """Numbers as a caller has chosen them: `timesteps` (N,) and `sigmas` (N+1,) on `device`, in
     float32 (`integers`: int64 timesteps). `begin_index`: where the next run starts, None for the
-    beginning. `undoable`: the last step of a run can be taken back."""
+    beginning."""
 
-    def __init__(
-        self,
-        numbers: Numbers,
-        device: Any = None,
-        integers: bool = False,
-        undoable: bool = False,
-    ):
+    def __init__(self, numbers: Numbers, device: Any = None, integers: bool = False):
         self.numbers = numbers
         self.begin_index: int | None = None
-        self.undoable = undoable
         self.net_times = torch.tensor(numbers.net_times, dtype=torch.float32)
         dtype = torch.int64 if integers else torch.float32
         self.timesteps = self.net_times.to(device, dtype)
@@ -154,7 +149,6 @@ class Run:
         self.shape: torch.Size | None = None
         self.exact: Tensor | None = None  # the state returned last, before it was rounded
         self.behind: Tensor | None = None  # the tokens that have had another time than the rest
-        self.before: Any = None  # what `undo` brings back
         self.owner: Any = None  # weak references to the thread and to the tensor
         self.returned: Any = None  # that the last step returned: `Book.note` sets them
 
@@ -179,11 +173,16 @@ class Run:
         p, q = self.plan.numbers.p[self.next], self.plan.numbers.q[self.next]
         return p * x + q * output.to(x.dtype)
 
+    def mixable(self, output: Tensor, x: Tensor) -> Tensor:
+        "The data prediction of a question for a pipeline that mixes several into its answer."
+        clean = self.plan.numbers.clean
+        if clean is None:
+            return self.prediction(output, x)
+        p, q = clean[self.next]
+        return p * x + q * output.to(x.dtype)
+
     def advance(self, D: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
         "The next state, in the pipeline's form and in `dtype`, from D_k and x_k."
-        if self.plan.undoable:
-            kept = (dict(self.states), dict(self.predictions), self.exact, self.returned)
-            self.before = (kept, self.shape)
         k = self.next - self.first
         self.states[k], self.predictions[k], self.shape = x, D, x.shape
         new = _weighted_sum(self._terms(k) or [(0.0, x)])
@@ -208,18 +207,6 @@ def twin(run: Run, plan: Plan) -> Run:
     other.plan = plan
     other.states, other.predictions = dict(run.states), dict(run.predictions)
     return other
-
-
-def undo(run: Run) -> None:
-    "Take back the last step of a run on an undoable plan, once. ValueError for another."
-    if run.before is None:
-        raise ValueError(
-            "step_index: it can be set back by one where a pipeline asks twice for a step"
-        )
-    kept, run.shape = run.before
-    run.states, run.predictions, run.exact, run.returned = kept
-    run.before = None
-    run.next -= 1
 
 # %% ../../nbs/exchange/portable.ipynb #exq03drp
 def _drop_unused(history: dict[int, Tensor], table: Tensor, k: int) -> None:
@@ -316,21 +303,6 @@ def twin_of_book(book: Book) -> Book:
                 if book.mine(run):
                     other.runs[-1].owner = weakref.ref(other.thread)
     return other
-
-
-def take_back(book: Book) -> None:
-    "Undo the last step of this thread's run."
-    with book.lock:
-        run = book.latest
-        if run is None:
-            raise ValueError("step_index: no step to take back")
-        ended = run.finished
-        undo(run)
-        if ended:
-            book.thread.spent.pop()
-        book.runs = [other for other in book.runs if other is not run]
-        if run.next > run.first:
-            book.runs.append(run)
 
 # %% ../../nbs/exchange/portable.ipynb #exq06fnd
 def find_run(book: Book, sample: Tensor, timestep: float) -> Run:
@@ -546,7 +518,6 @@ class Plans(Chosen):
     "What a pipeline asks of a scheduler before its loop."
 
     _said: set[str]
-    _asks_twice = False
 
     def set_timesteps(
         self,
@@ -566,7 +537,7 @@ class Plans(Chosen):
             wanted = length_of(name, values) if wanted is None else wanted
             self._say_once("grid", f"{name}={str(values)[:60]}: {_OWN_TIMES}")
         numbers = self._numbers[self._nfe(wanted)]
-        self._book.choose(Plan(numbers, device, self.config.integer_timesteps, self._asks_twice))
+        self._book.choose(Plan(numbers, device, self.config.integer_timesteps))
 
     def set_begin_index(self, begin_index: int | None = 0) -> None:
         "Where the next run starts: pipelines call this for image-to-image, after set_timesteps."
@@ -645,18 +616,19 @@ class Steps(Plans):
         output = without_variance(model_output, sample)
         check_step(output, sample)
         run = find_run(self._book, sample, one_number(timestep))
-        peeks = self._asks_twice and run.shape not in (None, sample.shape)
-        if not peeks:
-            check_shape(run, sample)
-        if per_token_timesteps is not None:
-            output = -output
-        x, last_scale = run.state(sample), run.plan.numbers.scale[-1]
-        D = run.prediction(output, x)
-        if pred_original_sample is not None:
-            D = pred_original_sample.to(x.dtype) / last_scale
-        clean = _apart(D * last_scale, D).to(sample.dtype)
-        new = sample if peeks else self._advanced(run, sample, D, x, output, per_token_timesteps)
-        self._book.local.peeked = peeks
+        x, unit = run.state(sample), run.plan.numbers.scale[-1]
+        mixed = pred_original_sample
+        self._book.local.peeks = peeks = mixed is None and run.plan.numbers.clean is not None
+        if peeks:
+            clean = (run.mixable(output, x) * unit).to(sample.dtype)
+            return DDIMSchedulerOutput(sample, clean) if return_dict else (sample, clean)
+        check_shape(run, sample)
+        output = output if per_token_timesteps is None else -output
+        D = run.prediction(output if mixed is None else mixed / unit, x)
+        if mixed is not None and run.plan.numbers.clean is None:
+            D = mixed.to(x.dtype) / unit
+        clean = _apart(D * unit, D).to(sample.dtype)
+        new = self._advanced(run, sample, D, x, output, per_token_timesteps)
         return DDIMSchedulerOutput(new, clean) if return_dict else (new, clean)
 
     def _advanced(
@@ -688,18 +660,16 @@ class Indexed(Steps):
 
     @property
     def _step_index(self) -> int | None:
-        return self.step_index
+        peeks = getattr(self._book.local, "peeks", False)
+        return 0 if peeks and self.step_index is None else self.step_index
 
     @_step_index.setter
     def _step_index(self, value: int | None) -> None:
-        here = self.step_index
-        if value is None or value == here:
+        here = 0 if self.step_index is None else self.step_index
+        peeked = getattr(self._book.local, "peeks", False)
+        if value is None or value == here or (peeked and value == here - 1):
             return
-        if here is None or value != here - 1:
-            raise ValueError(f"step_index={value}: it can be set back by one, from {here}")
-        if not getattr(self._book.local, "peeked", False):
-            take_back(self._book)
-        self._book.local.peeked = False
+        raise ValueError(f"step_index={value}: the run is at {here}, and goes by its own steps")
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         "The state as the network's own form has it: as it is, but for the pipelines of EDM."
@@ -744,7 +714,7 @@ class Noising(Indexed):
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         "What a network of velocities learns: noise - x for a flow, else alpha noise - sigma x."
-        if self.prediction == "flow_prediction":
+        if self.prediction.endswith("flow_prediction"):
             return noise - sample
         alpha, sigma = self._levels(sample, noise, timesteps)
         return alpha * noise - sigma * sample
@@ -776,14 +746,14 @@ class Noising(Indexed):
 # %% ../../nbs/exchange/portable.ipynb #exq14int
 def interpolated(numbers: Numbers, net_time: float) -> tuple[float, float]:
     "alpha and sigma between the two steps around a network's time."
-    times = torch.tensor(numbers.net_times[::-1], dtype=torch.float64)
+    times, order = torch.tensor(numbers.net_times, dtype=torch.float64).sort()
     t = torch.tensor(net_time, dtype=torch.float64).clamp(times[0], times[-1])
     i = int(torch.searchsorted(times, t).clamp(1, len(times) - 1)) if len(times) > 1 else 0
     part = (t - times[i - 1]) / (times[i] - times[i - 1]) if i else 0.0
     levels = []
     for values in (numbers.alpha, numbers.sigma):
         level = torch.tensor(values, dtype=torch.float64) * torch.tensor(numbers.scale)
-        ours = level[:-1].flip(0)
+        ours = level[:-1][order]
         levels.append(float(ours[i - 1] + part * (ours[i] - ours[i - 1]) if i else ours[0]))
     return levels[0], levels[1]
 
@@ -891,7 +861,6 @@ class GASScheduler(Copies, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._book, self._said = Book(), set()
         self._original = original_scheduler(self._stands_for, drop_in)
         self.prediction = (drop_in or {}).get("prediction", prediction_type)
-        self._asks_twice = hasattr(self._stands_for, "precondition_outputs")
         self._read_config()
 
     def _read_config(self) -> None:

@@ -153,10 +153,8 @@ _CHECKED = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
 
 def _form_of(drop_in: Any, integers: bool) -> dict[str, Any]:
     "The arguments of `numbers_of` beside the solver's own, from a config."
-    form = dict(drop_in or {})
-    return dict(
-        data_scale=form.get("data_scale"), negated=bool(form.get("negated")), integers=integers
-    )
+    form = {name: (drop_in or {}).get(name) for name in ("data_scale", "negated", "mixed")}
+    return dict(form, negated=bool(form["negated"]), integers=integers)
 
 # %% ../../nbs/exchange/scheduler.ipynb #exd04rd
 def _read(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from ..classic import ddim
-from ..denoiser import data_prediction_weights
+from ..denoiser import data_prediction_weights, to_sample
 from .portable import Numbers
 from ..schedule import NoiseSchedule
 from ..tableau import Tableau
@@ -73,28 +73,37 @@ def numbers_of(
     data_scale: float | None = None,
     negated: bool = False,
     integers: bool = False,
+    mixed: str | None = None,
 ) -> Numbers:
     """What a scheduler runs `tableau` with. `data_scale`: for pipelines whose state is x/alpha
-    times it; `negated`: for networks that answer -`prediction`; `integers`: whole network times."""
+    times it; `negated`: for networks that answer -`prediction`; `integers`: whole network times;
+    `mixed`: what the network predicts, where the pipeline mixes data predictions of it."""
     if integers:
         tableau = replace(tableau, offsets=whole_offsets(tableau, schedule))
     weights = _weights(tableau, schedule, prediction)
+    sign = -1.0 if negated else 1.0
     p, q, net_times = (values.tolist() for values in weights.unbind(1))
-    alpha = schedule.alpha(tableau.times)
-    scale = torch.ones_like(alpha)
+    asked = torch.cat([tableau.times[:-1] + tableau.offsets, tableau.times[-1:]])
+    scale = torch.ones_like(asked)
     if data_scale is not None:
+        alpha = schedule.alpha(asked)
         scale = data_scale / torch.cat([alpha[:-1], torch.ones_like(alpha[-1:])])
+    clean = None
+    if mixed is not None:
+        a, b = to_sample(mixed, schedule.alpha(asked[:-1]), schedule.sigma(asked[:-1]))
+        clean = list(zip(a.tolist(), (sign * b).tolist()))
     return Numbers(
         A=tableau.A,
         C=tableau.C,
         late=tableau.late,
-        alpha=alpha.tolist(),
+        alpha=schedule.alpha(tableau.times).tolist(),
         sigma=schedule.sigma(tableau.times).tolist(),
         scale=scale.tolist(),
         p=p,
-        q=[-value for value in q] if negated else q,
+        q=q if mixed else [sign * value for value in q],
         net_times=[round(v) for v in net_times] if integers else net_times,
-        sigmas=_levels(tableau, schedule, data_scale),
+        sigmas=_levels(asked[:-1], schedule, data_scale),
+        clean=clean,
     )
 
 # %% ../../nbs/exchange/stepping.ipynb #exs02wei
@@ -106,10 +115,11 @@ def _weights(tableau: Tableau, schedule: NoiseSchedule, prediction: str) -> Tens
     return torch.stack(rows)
 
 
-def _levels(tableau: Tableau, schedule: NoiseSchedule, data_scale: float | None) -> list[float]:
-    "The noise levels of the questions as diffusers counts them, and 0."
-    asked = tableau.times[:-1] + tableau.offsets
+def _levels(asked: Tensor, schedule: NoiseSchedule, data_scale: float | None) -> list[float]:
+    "The noise levels of the questions as diffusers counts them, and 0 (inverted flows: 1)."
     alpha, sigma = schedule.alpha(asked), schedule.sigma(asked)
+    if schedule.config.get("inverted"):
+        return [*alpha.tolist(), 1.0]
     if data_scale is None and torch.allclose(alpha + sigma, torch.ones_like(alpha)):
         return [*sigma.tolist(), 0.0]
     return [*((data_scale or 1.0) * sigma / alpha).tolist(), 0.0]
@@ -121,6 +131,8 @@ def write_numbers(numbers: Numbers) -> dict[str, Any]:
     lists: dict[str, Any] = {name: _short(getattr(numbers, name)) for name in names}
     if set(numbers.scale) != {1.0}:
         lists["scale"] = _short(numbers.scale)
+    if numbers.clean is not None:
+        lists["clean"] = [_short(pair) for pair in numbers.clean]
     return lists
 
 
