@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from ..schedule import NoiseSchedule
-from ..teachers.diffusers import diffusers_betas
+from ..teachers.reading import diffusers_betas
 
 _all_ = ["diffusers_betas"]
 

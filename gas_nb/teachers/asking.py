@@ -87,6 +87,8 @@ class Stepping:
 
     order = 1
     reading: Reading
+    timesteps: Any = None  # plain attributes, also where the pipeline's scheduler has properties
+    num_inference_steps = begin_index = None
 
     def prepare(self, times: Tensor, levels: Tensor) -> None:
         "Take the place of a real scheduler that was copied into this one."

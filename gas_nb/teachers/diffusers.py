@@ -57,6 +57,19 @@ def _check_size(size: Any) -> None:
             f"size={size!r}: give the side of an image in pixels, a whole number, at least 8"
         )
 
+# %% ../../nbs/teachers/diffusers.ipynb #a71c0de2
+_CLASS_COUNTS = ("num_embeds_ada_norm", "num_class_embeds")
+
+
+def _calls_of_classes(pipe: Any) -> list[dict[str, Any]]:
+    "A call for every class of a pipeline that has to be given one; empty for others."
+    wanted = parameters_of(pipe).get("class_labels")
+    if wanted is None or wanted.default is not inspect.Parameter.empty:
+        return []
+    configs = [part.config for part in pipe.components.values() if isinstance(part, nn.Module)]
+    counts = [config.get(name) for config in configs for name in _CLASS_COUNTS]
+    return [dict(class_labels=[k]) for k in range(next(filter(None, counts), 0))]
+
 # %% ../../nbs/teachers/diffusers.ipynb #e931ef97
 def _network(
     pipe: Any,
@@ -68,6 +81,8 @@ def _network(
 ) -> PipelineNetwork:
     _check_size(size)
     scheduler_name(pipe)
+    if not calls and not prompts:
+        calls = _calls_of_classes(pipe)
     found = checked_calls(pipe, calls, prompts)
     common = dict(guidance_scale=guidance_scale, height=size, width=size)
     found = [_with_arguments(pipe, call, **common) for call in found]
