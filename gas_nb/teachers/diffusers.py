@@ -30,7 +30,7 @@ from .trial import Trial, try_out
 _all_ = ["checked_prompts", "diffusers_betas", "schedule_from_scheduler"]
 
 # %% auto #0
-__all__ = ['FLOW_RECIPE', 'DiffusersTeacher', 'PipelineTeacher', 'load_diffusers_teacher', 'takes_prompt', 'require_calls',
+__all__ = ['FLOW_RECIPE', 'DiffusersTeacher', 'PipelineTeacher', 'load_diffusers_teacher', 'takes_prompt', 'require_prompts',
            'check_saved_calls', 'checked_prompts', 'diffusers_betas', 'schedule_from_scheduler']
 
 # %% ../../nbs/teachers/diffusers.ipynb #8c7691e8
@@ -324,13 +324,22 @@ def takes_prompt(pipe: Any) -> bool:
     return "prompt" in parameters_of(pipe)
 
 
-def require_calls(pipe: Any, calls: Sequence[Any], prompts: Sequence[str]) -> None:
-    "ValueError if a pipeline takes a prompt and is to be distilled without any."
-    if takes_prompt(pipe) and not calls and not prompts:
+def require_prompts(
+    pipe: Any, calls: Sequence[Mapping[str, Any]] = (), prompts: Sequence[str] = ()
+) -> None:
+    "ValueError if a pipeline takes a prompt and is to be distilled without one."
+    if prompts or not takes_prompt(pipe):
+        return
+    if not calls:
         raise ValueError(
             f"{type(pipe).__name__} takes a prompt: give prompts=FILE, a text file with one prompt "
             "a line, or calls=FILE, a JSON list of what it is called with"
         )
+    for k, call in enumerate(calls):
+        if not any(str(name).startswith("prompt") for name in call):
+            raise ValueError(
+                f"call {k} has no prompt: give it one, or prompts=FILE for all of the calls"
+            )
 
 
 def check_saved_calls(
@@ -339,7 +348,7 @@ def check_saved_calls(
     "ValueError for calls that the pipeline saved in a folder does not take; nothing is loaded."
     kind, _ = _described(Path(folder))
     unmade = object.__new__(kind)  # its class has all that is looked at
-    require_calls(unmade, calls, prompts)
+    require_prompts(unmade, calls, prompts)
     checked_calls(unmade, calls, prompts)
 
 # %% ../../nbs/teachers/diffusers.ipynb #f3f00003

@@ -14,7 +14,7 @@ from ..runtime.device import default_device
 from ..teacher import Teacher, load_teacher, teacher_kind
 from ..teachers.base import teacher_spec
 from ..teachers.calls import calls_from_file
-from ..teachers.diffusers import PipelineTeacher, check_saved_calls, require_calls
+from ..teachers.diffusers import PipelineTeacher, check_saved_calls, require_prompts
 from ..teachers.presets import read_prompts, train_options
 from .config import TrainConfig
 
@@ -137,6 +137,6 @@ def teacher_of(config: TrainConfig, needed: bool = True) -> Teacher:
         if config.calls:
             options["calls"] = Path(config.calls)
     teacher = load_teacher(config.teacher, config.device, config.weights or None, **options)
-    if needed and isinstance(teacher, PipelineTeacher):
-        require_calls(teacher.pipeline, config.calls, config.prompts)
+    if needed and options == {} and isinstance(teacher, PipelineTeacher):
+        require_prompts(teacher.pipeline)
     return teacher
