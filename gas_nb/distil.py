@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .drive import Finished, console, drive, training_free  # noqa: F401
+from .drive import Finished, console, drive_each, each_nfe, training_free  # noqa: F401
 from .runtime.processes import is_main, leave, processes, start, stop
 
 _all_ = ["training_free"]  # once written here
@@ -20,10 +20,11 @@ __all__ = ['PARAMETERS', 'distil', 'main', 'training_free']
 
 # %% ../nbs/foundations/distil.ipynb #21fcea13
 PARAMETERS = dict(
-    nfe=(4, "network evaluations per sample, 1 to 50"),
+    nfe=(4, "network evaluations per sample, 1 to 50; several, as in 4,8, share the pairs"),
     teacher=("fmnist", "fmnist, digits, a setting of the paper, a diffusers pipeline, an EDM file"),
     weights=("", "file or folder with the network, for a setting of the paper"),
-    prompts=("", "text file with one caption a line, for text models"),
+    prompts=("", "text file with one prompt a line, for text models"),
+    calls=("", "JSON file, a list of what a pipeline is called with (each prompt in each call)"),
     preset=("auto", "auto (fits the machine), quick, cpu, gpu, paper"),
     method=("", "gauss_newton (fit without backpropagation) or adam (published recipe)"),
     loss=("", "l1, l2, features, lpips"),
@@ -45,20 +46,30 @@ PARAMETERS = dict(
 
 # %% ../nbs/foundations/distil.ipynb #f2cb17cd
 def distil(settings: Mapping[str, Any]) -> Path:
-    "One run by the notebook's parameters, in every process; returns its folder."
-    for event in console(drive(settings)):
+    """A run by the notebook's parameters, in every process; returns its folder.
+
+    `nfe` may be several: a run for each, and the last one's folder."""
+    for event in console(drive_each(settings)):
         if isinstance(event, Finished):
             folder = event.run.folder
     return folder
 
 # %% ../nbs/foundations/distil.ipynb #16d946f3
+def _numbers(text: str) -> int | list[int]:
+    try:
+        found = each_nfe(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return found[0] if len(found) == 1 else found
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "Distil a few-step solver and judge it."
     parser = argparse.ArgumentParser("gas_nb.distil", description=about)
     for name, (default, text) in PARAMETERS.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=type(default),
+            type=_numbers if name == "nfe" else type(default),
             default=default,
             metavar=name.upper(),
             help=f"{text} (default: {default!r})",

@@ -24,14 +24,14 @@ from .runs import CONFIG, Run, RunLog, claim_run, kept_pairs
 from .runtime.processes import agree, is_main, on_main, processes, require_shared, share
 from .runtime.trackers import Tracker
 from .tableau import Tableau
-from .teacher import Teacher
-from .training import StepRecord, TrainConfig, TrainState, load_state, make_distance
-from .training import resolve, teacher_of, train
+from .teacher import Teacher, teacher_kind
+from .training import StepRecord, TrainConfig, TrainState, check_calls, load_state
+from .training import make_distance, resolve, teacher_of, train
 
 # %% auto #0
 __all__ = ['Events', 'Event', 'SEARCHED', 'HEADER', 'Opened', 'PairsProgress', 'PairsMade', 'Bar', 'Step', 'Saved', 'Judged',
-           'Paused', 'Finished', 'training_free', 'Job', 'learned', 'judge', 'drive', 'progress_bar', 'in_words',
-           'console', 'Journal']
+           'Paused', 'Finished', 'training_free', 'Job', 'learned', 'judge', 'drive', 'each_nfe', 'drive_each',
+           'progress_bar', 'in_words', 'console', 'Journal']
 
 # %% ../nbs/03_train_gas.ipynb #drive005
 @dataclass(frozen=True)
@@ -148,6 +148,8 @@ class Job:
         if isinstance(asked, Job):
             return replace(asked, **options)
         if isinstance(asked, TrainConfig):
+            if options.get("teacher") is None:
+                check_calls(asked.teacher, asked.prompts, asked.calls)
             return cls(asked, **options)
         config = on_main(resolve, dict(asked))
         return cls(config, asked["output_dir"], asked.get("tracker", ""), **options)
@@ -317,8 +319,25 @@ def _drive(job: Job, pause: threading.Event | None) -> Events:
 def _stages(job: Job, run: Run, pause: threading.Event | None, begun: float) -> Events:
     require_shared(run.file(CONFIG))
     teacher = job.teacher or teacher_of(job.config)
-    make_distance(job.config.loss, teacher)
-    yield Opened(run, job.config, teacher)
+    try:
+        make_distance(job.config.loss, teacher)
+        yield Opened(run, job.config, teacher)
+        yield from _with_teacher(job, run, teacher, pause, begun)
+    finally:
+        if job.teacher is None:
+            _leave(teacher)
+
+
+def _leave(teacher: Any) -> None:
+    "A pipeline that was entered is left as it was."
+    close = getattr(teacher, "close", None)
+    if close is not None:
+        close()
+
+# %% ../nbs/03_train_gas.ipynb #drive026b
+def _with_teacher(
+    job: Job, run: Run, teacher: Teacher, pause: threading.Event | None, begun: float
+) -> Events:
     pairs = yield from _training_pairs(run, job.config, teacher)
     bar = yield from _set_bar(job, teacher, pairs.held_out)
     training = _Training(job, run, teacher, pairs)
@@ -339,7 +358,7 @@ def _stages(job: Job, run: Run, pause: threading.Event | None, begun: float) -> 
     finally:
         training.tracker.close()
 
-
+# %% ../nbs/03_train_gas.ipynb #drive026c
 def _finish(training: _Training, metrics: dict[str, Any]) -> Finished:
     for row in metrics["rows"]:
         figures = {name: row[name] for name in RUN_METRICS}
@@ -347,6 +366,60 @@ def _finish(training: _Training, metrics: dict[str, Any]) -> Finished:
     training.tracker.close()
     training.run.write_metrics(metrics)
     return Finished(training.run, metrics)
+
+# %% ../nbs/03_train_gas.ipynb #drive026e
+def each_nfe(nfe: Any) -> list[int]:
+    """The numbers in 4, "4", "4,8" or [4, 8], each once, in their order; ValueError for others.
+
+    Whether a number is one that a solver can have is the settings' own check."""
+    given = nfe.replace(",", " ").split() if isinstance(nfe, str) else nfe
+    listed = list(given) if isinstance(given, (list, tuple)) else [given]
+    try:
+        found = [int(one) if isinstance(one, str) else one for one in listed]
+    except ValueError:
+        found = []
+    if not found:
+        raise ValueError(f"nfe={nfe!r}: must be a whole number, or several, as in 4,8")
+    return [one for i, one in enumerate(found) if one not in found[:i]]
+
+
+def _job_for(asked: Job | TrainConfig | Mapping[str, Any], nfe: int, options: Any) -> Job:
+    if isinstance(asked, Job):
+        asked = replace(asked, config=replace(asked.config, nfe=nfe))
+    elif isinstance(asked, TrainConfig):
+        asked = replace(asked, nfe=nfe)
+    else:
+        asked = {**asked, "nfe": nfe}
+    return Job.of(asked, **options)
+
+# %% ../nbs/03_train_gas.ipynb #drive026f
+def drive_each(
+    asked: Job | TrainConfig | Mapping[str, Any], nfe: Any = None, **options: Any
+) -> Events:
+    """The events of a run for each number in `nfe` (None: in the parameters' own), one after another.
+
+    The runs share one teacher and one set of pairs. ValueError for wrong settings comes at once.
+    """
+    if nfe is None:
+        nfe = asked["nfe"] if isinstance(asked, Mapping) else Job.of(asked).config.nfe
+    jobs = [_job_for(asked, one, options) for one in each_nfe(nfe)]
+    return _one_by_one(jobs)
+
+
+def _one_by_one(jobs: list[Job]) -> Events:
+    shared = teacher_kind(jobs[0].config.teacher) != "paper"  # of those one depends on the NFE
+    teacher: Teacher | None = None
+    try:
+        for job in jobs:
+            given = job.teacher or (teacher if shared else None)
+            with closing(drive(job, teacher=given)) as events:
+                for event in events:
+                    if isinstance(event, Opened):
+                        teacher = event.teacher
+                    yield event
+    finally:
+        if jobs[0].teacher is None:
+            _leave(teacher)
 
 # %% ../nbs/03_train_gas.ipynb #drive030
 def progress_bar(done: int, total: int, width: int = 20) -> str:

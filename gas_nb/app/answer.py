@@ -15,7 +15,7 @@ from .ask import Ask
 from .catalog import Trained, trained_for
 from .teachers import best_form
 from ..classic import classic_tableau
-from ..data import noise
+from ..data import noise_for
 from ..registry import SOLVERS
 from ..tableau import Tableau
 from ..teacher import Teacher
@@ -117,7 +117,7 @@ def guided(ask: Ask, teacher: Teacher) -> Teacher:
 def run_cell(ask: Ask, teacher: Teacher, tableau: Tableau) -> tuple[Tensor, float]:
     "Images (n, C, H, W) on the CPU and seconds per image."
     conditions = conditions_for(ask, teacher)
-    x_T = noise(ask.seeds, teacher.shape).to(teacher.device)
+    x_T = noise_for(teacher, ask.seeds, conditions).to(teacher.device)
     start = time.perf_counter()
     images = teacher.decode(teacher.sample(x_T, conditions, tableau)).float().cpu()
     return images, (time.perf_counter() - start) / ask.n

@@ -15,7 +15,7 @@ from .ask import Ask
 from .catalog import Trained
 from .messages import status, wait_in_line
 from .shared import Shared
-from ..data import noise
+from ..data import noise_for
 from ..figures import Figure, coefficients, reference_grids, time_grids, trajectory
 from ..registry import solver_title
 from ..tableau import Tableau, sample
@@ -43,7 +43,7 @@ def follow(ask: Ask, teacher: Teacher, tableau: Tableau) -> Figure:
     teacher = guided(ask, teacher)
     labels = teacher.labels(conditions_for(ask, teacher), 1)
     condition = None if labels is None else labels.to(teacher.device)
-    x_T = noise(ask.seeds, teacher.shape).to(teacher.device)
+    x_T = noise_for(teacher, ask.seeds, labels).to(teacher.device)
     with torch.no_grad():
         _, path = sample(teacher.denoiser, x_T, tableau, condition, return_trajectory=True)
     goal = teacher.decode(teacher.sample(x_T, labels))[0]

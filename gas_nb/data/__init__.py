@@ -2,7 +2,7 @@
 
 from .folder import PairDataset, generate_pairs, pairs_folder, pairs_in_steps
 from .identity import MEASURED, answers_gap, teacher_differences, told
-from .making import CHUNK, LARGE, PairTeacher, finish, make_pairs
+from .making import CHUNK, LARGE, PairTeacher, finish, make_pairs, noise_for
 from .manifest import FORMAT, MANIFEST, VERSION
 from .pairs import Pairs, batch_indices, concatenate
 from .seeds import (
@@ -41,6 +41,7 @@ __all__ = [
     "is_whole",
     "make_pairs",
     "noise",
+    "noise_for",
     "pairs_folder",
     "pairs_in_steps",
     "random_labels",

@@ -22,7 +22,16 @@ __all__ = ['PairDataset', 'pairs_folder', 'pairs_in_steps', 'generate_pairs']
 
 # %% ../../nbs/data/folder.ipynb #dfol038ce
 from .identity import as_stored, teacher_differences, told
-from .making import CHUNK, PairTeacher, Progress, chunks, finish, let_check
+from gas_nb.data.making import (
+    CHUNK,
+    PairTeacher,
+    Progress,
+    chunk_for,
+    chunks,
+    finish,
+    is_padded,
+    let_check,
+)
 from .manifest import FORMAT, MANIFEST, VERSION, Plan, damage, make_plan
 from .manifest import plan_differences, ranges_of, read_manifest, seeds_of, sha256
 from .pairs import Pairs, columns_of, concatenate, condition_columns, condition_rows
@@ -187,6 +196,20 @@ def _prepare(directory: Path, manifest: dict[str, Any], missing: int, bytes_per_
         sizes = f"{free / 1e6:.0f} MB free and {missing} pairs need {need / 1e6:.0f} MB"
         raise OSError(f"{directory} has {sizes}: make room or ask for fewer")
 
+# %% ../../nbs/data/folder.ipynb #dfolsizes
+_DEAR = 32  # pairs in a shard of a teacher that pays for every row
+
+
+def _sizes(teacher: PairTeacher, folder: Path, shard_size: int, chunk: int) -> tuple[int, int]:
+    "(shard size, chunk) of the plan: those given, or a teacher's own."
+    if is_padded(teacher):
+        return shard_size, chunk
+    if (folder / MANIFEST).is_file():
+        there = read_manifest(folder)
+        return there["shard_size"], there["chunk"]
+    rows = chunk_for(teacher, chunk)
+    return max(1, min(shard_size, _DEAR) // rows) * rows, rows
+
 # %% ../../nbs/data/folder.ipynb #dfol16a6c
 def _write_shard(
     path: Path, pairs: Pairs, device: Any, plan: Plan, records: list[dict[str, Any]]
@@ -241,7 +264,8 @@ def pairs_in_steps(
 ) -> Generator[tuple[int, int], None, PairDataset]:
     "`generate_pairs`, a chunk at a time: yields (done, total) at the start and after each chunk."
     folder = Path(directory)
-    plan = make_plan(teacher, seeds, conditions, shard_size, chunk)
+    sizes = on_main(_sizes, teacher, folder, shard_size, chunk)
+    plan = make_plan(teacher, seeds, conditions, *sizes)
     kept = on_main(_records_to_keep, folder, plan)
     done = sum(len(seeds_of(record["seeds"])) for record in kept)
     total = len(plan.seeds)

@@ -17,8 +17,8 @@ from .seeds import noise, require_whole, seed_list
 from ..runtime.processes import in_order
 
 # %% auto #0
-__all__ = ['CHUNK', 'LARGE', 'Progress', 'Steps', 'PairTeacher', 'let_check', 'kind_of', 'check_conditions', 'chunks', 'finish',
-           'make_pairs']
+__all__ = ['CHUNK', 'LARGE', 'Progress', 'Steps', 'PairTeacher', 'let_check', 'noise_for', 'chunk_for', 'is_padded', 'kind_of',
+           'check_conditions', 'chunks', 'finish', 'make_pairs']
 
 # %% ../../nbs/data/making.ipynb #dmak051f4
 class PairTeacher(Protocol):
@@ -44,6 +44,22 @@ def let_check(teacher: PairTeacher) -> None:
     check = getattr(teacher, "check", None)
     if check is not None:
         check()
+
+
+def noise_for(teacher: PairTeacher, seeds: Iterable[int] | Tensor, condition: Any = None) -> Tensor:
+    "x_T (B, *shape) of the seeds on the CPU: what the teacher begins with, or `noise`."
+    own = getattr(teacher, "noise", None)
+    return noise(seeds, teacher.shape) if own is None else own(seeds, condition)
+
+
+def chunk_for(teacher: PairTeacher, chunk: int) -> int:
+    "How many rows a teacher is asked for at a time: its own `chunk`, or the one given."
+    return getattr(teacher, "chunk", chunk)
+
+
+def is_padded(teacher: PairTeacher) -> bool:
+    "Whether the last chunk is filled up: not where the teacher says what its chunk is."
+    return not hasattr(teacher, "chunk")
 
 # %% ../../nbs/data/making.ipynb #dmak08e0c
 def kind_of(conditions: Any) -> str:
@@ -71,13 +87,14 @@ CHUNK = 50
 
 @torch.no_grad()
 def _make_chunk(teacher: PairTeacher, seeds: list[int], condition: Any, chunk: int) -> Pairs:
-    "The pairs of at most `chunk` seeds, from one run of the teacher over exactly `chunk` rows."
+    "The pairs of at most `chunk` seeds, from one run of the teacher."
+    missing = chunk - len(seeds) if is_padded(teacher) else 0
 
     def full(column: Tensor) -> Tensor:
-        repeated = column[-1:].expand(chunk - len(column), *column.shape[1:])
+        repeated = column[-1:].expand(missing, *column.shape[1:])
         return torch.cat([column, repeated]).to(teacher.device)
 
-    x_T = noise(seeds, teacher.shape)
+    x_T = noise_for(teacher, seeds, condition)
     x_0 = teacher.sample(full(x_T), map_condition(full, condition))
     x_0 = x_0[: len(seeds)].float().cpu()
     _look_at_samples(x_0, seeds)
@@ -154,6 +171,8 @@ def make_pairs(
 ) -> Pairs:
     """Pairs for `seeds`, on the CPU in float32. The teacher always runs batches of `chunk`.
 
+    One with a `chunk` of its own runs batches of that, and the last one is not filled up.
+
     `conditions`: None, "random" (what the teacher draws per seed), a tensor (n, ...) or a dict of
     such. `progress(done, total)` is called after every chunk.
     """
@@ -161,4 +180,5 @@ def make_pairs(
     require_whole(chunk=chunk)
     check_conditions(conditions, len(listed))
     let_check(teacher)
-    return finish(_in_steps(teacher, listed, conditions, chunk), progress)
+    rows = chunk_for(teacher, chunk)
+    return finish(_in_steps(teacher, listed, conditions, rows), progress)

@@ -11,7 +11,8 @@ from typing import Any
 from ..data import EVAL_SEED, MAX_SEED
 from ..registry import learned, variants
 from ..teacher import teacher_kind
-from ..training import TrainConfig, check_flag, check_text, check_whole, preset_config
+from ..training import TrainConfig, check_calls, check_flag, check_text, check_whole
+from ..training import preset_config
 
 # %% auto #0
 __all__ = ['LEARNED', 'DEFAULT_SPACING', 'training_free_rows', 'swept_by_default', 'SweepConfig', 'training_config', 'Cell',
@@ -56,6 +57,7 @@ class SweepConfig:
     train: bool = False
     preset: str = "auto"
     device: str = "auto"
+    calls: str = ""
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -88,6 +90,7 @@ _TEXTS = (
     "inception",
     "weights",
     "prompts",
+    "calls",
     "condition",
     "preset",
     "device",
@@ -140,6 +143,7 @@ def _check(config: SweepConfig) -> None:
         )
     if config.condition not in ("random", "none"):
         raise ValueError(f"condition={config.condition!r}: choose random or none")
+    check_calls(config.teacher, config.prompts, config.calls)
     training_config(config, config.nfes[0])
 
 # %% ../../nbs/sweeps/config.ipynb #c61d5d31
@@ -150,6 +154,7 @@ def training_config(config: SweepConfig, nfe: int) -> TrainConfig:
         teacher=config.teacher,
         weights=config.weights,
         prompts=config.prompts,
+        calls=config.calls,
         nfe=nfe,
         condition=config.condition,
         device=config.device,

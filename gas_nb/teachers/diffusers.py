@@ -30,8 +30,8 @@ from .trial import Trial, reading_in, try_out
 _all_ = ["checked_prompts", "diffusers_betas", "schedule_from_scheduler"]
 
 # %% auto #0
-__all__ = ['FLOW_RECIPE', 'DiffusersTeacher', 'PipelineTeacher', 'load_diffusers_teacher', 'checked_prompts', 'diffusers_betas',
-           'schedule_from_scheduler']
+__all__ = ['FLOW_RECIPE', 'DiffusersTeacher', 'PipelineTeacher', 'load_diffusers_teacher', 'takes_prompt', 'require_prompts',
+           'check_saved_calls', 'checked_prompts', 'diffusers_betas', 'schedule_from_scheduler']
 
 # %% ../../nbs/teachers/diffusers.ipynb #8c7691e8
 FLOW_RECIPE = dict(
@@ -240,8 +240,8 @@ _MAY_BE_ABSENT = (
 )
 
 # %% ../../nbs/teachers/diffusers.ipynb #eac39a45
-def _absent_components(folder: Path) -> dict[str, None]:
-    "Components that a pipeline can do without and that were not saved: None has to be said."
+def _described(folder: Path) -> tuple[type, dict[str, Any]]:
+    "The class of a saved pipeline and its model_index.json. ValueError for any other folder."
     import diffusers
 
     try:
@@ -253,6 +253,12 @@ def _absent_components(folder: Path) -> dict[str, None]:
     )
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
         raise ValueError(f"{folder / 'model_index.json'} names no pipeline of diffusers")
+    return kind, index
+
+
+def _absent_components(folder: Path) -> dict[str, None]:
+    "Components that a pipeline can do without and that were not saved: None has to be said."
+    kind, index = _described(folder)
     wanted = inspect.signature(kind.__init__).parameters
     for name in ("unet", "transformer", "scheduler"):
         if name in wanted and not (isinstance(index.get(name), list) and all(index[name])):
@@ -326,6 +332,39 @@ def load_diffusers_teacher(
         )
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from e
+
+# %% ../../nbs/teachers/diffusers.ipynb #d1f0ca11c
+def takes_prompt(pipe: Any) -> bool:
+    "Whether a pipeline is called with a prompt."
+    return "prompt" in parameters_of(pipe)
+
+
+def require_prompts(
+    pipe: Any, calls: Sequence[Mapping[str, Any]] = (), prompts: Sequence[str] = ()
+) -> None:
+    "ValueError if a pipeline takes a prompt and is to be distilled without one."
+    if prompts or not takes_prompt(pipe):
+        return
+    if not calls:
+        raise ValueError(
+            f"{type(pipe).__name__} takes a prompt: give prompts=FILE, a text file with one prompt "
+            "a line, or calls=FILE, a JSON list of what it is called with"
+        )
+    for k, call in enumerate(calls):
+        if not any(str(name).startswith("prompt") for name in call):
+            raise ValueError(
+                f"call {k} has no prompt: give it one, or prompts=FILE for all of the calls"
+            )
+
+
+def check_saved_calls(
+    folder: str | Path, calls: Sequence[Mapping[str, Any]] = (), prompts: Sequence[str] = ()
+) -> None:
+    "ValueError for calls that the pipeline saved in a folder does not take; nothing is loaded."
+    kind, _ = _described(Path(folder))
+    unmade = object.__new__(kind)  # its class has all that is looked at
+    require_prompts(unmade, calls, prompts)
+    checked_calls(unmade, calls, prompts)
 
 # %% ../../nbs/teachers/diffusers.ipynb #f3f00003
 def _is_pipeline_folder(text: str) -> bool:

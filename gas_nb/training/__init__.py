@@ -12,7 +12,7 @@ from .loop import StepRecord, rehearse, train
 from .pairs import draw_batch, draw_fresh, make_eval_pairs, make_training_pairs, split_held_out
 from .parameters import resolve
 from .phases import NonFiniteLoss, gas_step, gs_step, validate
-from .presets import DIGITS, PRESETS, preset_config, teacher_of
+from .presets import DIGITS, PRESETS, check_calls, preset_config, teacher_of
 from .state import TrainState, make_discriminator
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "StepRecord",
     "TrainConfig",
     "TrainState",
+    "check_calls",
     "check_flag",
     "check_lpips",
     "check_number",

@@ -52,6 +52,7 @@ class TrainConfig:
     teacher: str = checked("fmnist", check_text)  # see load_teacher
     weights: str = checked("", check_text)  # where the network of a paper setting lies
     prompts: str = checked("", check_text)  # text file of captions, for a text teacher
+    calls: str = checked("", check_text)  # JSON file of what a pipeline is called with
     nfe: int = checked(4, check_whole, least=1, most=50)  # network evaluations per sample
     # How many points back a step may use (None: all), and the last time (None: the teacher's).
     order: int | None = checked(None, check_whole, least=1)

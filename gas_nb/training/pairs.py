@@ -17,7 +17,7 @@ from gas_nb.data import (
     eval_seeds,
     finish,
     make_pairs,
-    noise,
+    noise_for,
     train_seeds,
 )
 from ..runs import kept_pairs
@@ -93,5 +93,5 @@ def draw_fresh(teacher: Teacher, config: TrainConfig, step: int) -> Pairs:
     first = _FRESH + int.from_bytes(digest[:4], "big") % _SPAN
     seeds = range(first, first + config.batch_size)
     condition = teacher.random_conditions(seeds) if config.condition == "random" else None
-    x_T = noise(seeds, teacher.shape)
+    x_T = noise_for(teacher, seeds, condition)
     return Pairs(torch.tensor(seeds), x_T, x_T, condition).to(teacher.device)

@@ -12,29 +12,29 @@ from ..runs import results_folder
 from ..runtime.checks import check_number, check_text, check_whole
 from ..runtime.trackers import tracker_names
 from ..teacher import check_options, teacher_kind
-from ..teachers.presets import check_setting, read_prompts
+from ..teachers.presets import check_setting
 from .config import TrainConfig
 from .distance import check_lpips
-from .presets import preset_config
+from .presets import check_calls, preset_config
 
 # %% auto #0
 __all__ = ['resolve']
 
 # %% ../../nbs/training/parameters.ipynb #071df005
 # Settings that are taken as they are, and those that a blank leaves to the preset.
-_AS_GIVEN = ("teacher", "weights", "prompts", "nfe", "condition", "seed", "device")
+_AS_GIVEN = ("teacher", "weights", "prompts", "calls", "nfe", "condition", "seed", "device")
 _OR_PRESET = ("method", "loss", "iterations", "batch_size", "n_pairs", "n_eval", "lr")
 # What a parameter is; those of the training are what the setting's default is.
 _KINDS: dict[str, type] = dict(preset=str, adversarial=float, output_dir=str, tracker=str)
 _KINDS |= {name: type(getattr(TrainConfig, name)) for name in (*_AS_GIVEN, *_OR_PRESET)}
 _CHECKS: dict[type, Callable[[str, Any], Any]]
 _CHECKS = {str: check_text, int: check_whole, float: check_number}
-_MAY_BE_EMPTY = ("weights", "prompts", "method", "loss", "tracker")
+_MAY_BE_EMPTY = ("weights", "prompts", "calls", "method", "loss", "tracker")
 
 # %% ../../nbs/training/parameters.ipynb #071df006
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, each of the right kind; `tracker` may be absent."""
-    given = {"tracker": "", **settings}
+    """The parameters, each of the right kind; `tracker` and `calls` may be absent."""
+    given = {"tracker": "", "calls": "", **settings}
     unknown = sorted(given.keys() - _KINDS.keys())
     if unknown:
         raise ValueError(f"unknown settings: {', '.join(unknown)}")
@@ -75,15 +75,8 @@ def resolve(settings: Mapping[str, Any]) -> TrainConfig:
 
 # %% ../../nbs/training/parameters.ipynb #071df008
 def _check_teacher(config: TrainConfig) -> None:
-    """ValueError or OSError for weights and prompts that the teacher does not take."""
-    kind = teacher_kind(config.teacher)
+    """ValueError or OSError for weights, prompts and calls that the teacher does not take."""
     check_options(config.teacher, config.weights)
-    if kind == "paper":
+    check_calls(config.teacher, config.prompts, config.calls)
+    if teacher_kind(config.teacher) == "paper":
         check_setting(config.teacher, config.weights, config.nfe, config.prompts)
-    elif config.prompts:
-        if kind not in ("pipeline", "hub"):
-            raise ValueError(
-                f"prompts={config.prompts!r}: teacher {config.teacher} is no text model, "
-                "leave prompts empty"
-            )
-        read_prompts(config.prompts)

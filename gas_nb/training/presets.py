@@ -6,17 +6,20 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from ..runtime.checks import check_text
 from ..runtime.device import default_device
 from ..teacher import Teacher, load_teacher, teacher_kind
 from ..teachers.base import teacher_spec
+from ..teachers.calls import calls_from_file
+from ..teachers.diffusers import PipelineTeacher, check_saved_calls, require_prompts
 from ..teachers.presets import read_prompts, train_options
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['PRESETS', 'DIGITS', 'preset_config', 'teacher_of']
+__all__ = ['PRESETS', 'DIGITS', 'preset_config', 'check_calls', 'teacher_of']
 
 # %% ../../nbs/training/presets.ipynb #565a6005
 _QUICK = dict(
@@ -102,11 +105,38 @@ def _paper_options(teacher: str, preset: str, n_pairs: int | None) -> dict[str, 
     return options
 
 # %% ../../nbs/training/presets.ipynb #565a600d
-def teacher_of(config: TrainConfig) -> Teacher:
-    """The teacher that `config` names, with its weights and, if it takes them, its prompts."""
+def check_calls(teacher: str, prompts: str = "", calls: str = "", needed: bool = True) -> None:
+    """ValueError for files of prompts and calls that `teacher` does not take; nothing is loaded.
+
+    `needed`: also for a pipeline that takes a prompt and gets none."""
+    kind = teacher_kind(teacher)
+    if kind not in ("pipeline", "hub"):
+        for name, file in dict(prompts=prompts, calls=calls).items():
+            if file and (name, kind) != ("prompts", "paper"):
+                raise ValueError(
+                    f"{name}={file!r}: teacher {teacher} is no text model, leave {name} empty"
+                )
+        return
+    texts = read_prompts(prompts) if prompts else []
+    given = calls_from_file(Path(calls)) if calls else []
+    if kind == "pipeline" and (needed or texts or given):
+        check_saved_calls(teacher, given, texts)
+
+# %% ../../nbs/training/presets.ipynb #565a600f
+def teacher_of(config: TrainConfig, needed: bool = True) -> Teacher:
+    """The teacher that `config` names, with its weights and, if it takes them, its prompts and calls.
+
+    ValueError for what `check_calls` refuses."""
     options: dict[str, Any] = {}
     if teacher_kind(config.teacher) == "paper":
         options = dict(nfe=config.nfe, prompts=config.prompts or None)
-    elif config.prompts:
-        options = dict(prompts=read_prompts(config.prompts))
-    return load_teacher(config.teacher, config.device, config.weights or None, **options)
+    else:
+        check_calls(config.teacher, config.prompts, config.calls, needed)
+        if config.prompts:
+            options["prompts"] = read_prompts(config.prompts)
+        if config.calls:
+            options["calls"] = Path(config.calls)
+    teacher = load_teacher(config.teacher, config.device, config.weights or None, **options)
+    if needed and options == {} and isinstance(teacher, PipelineTeacher):
+        require_prompts(teacher.pipeline)
+    return teacher
