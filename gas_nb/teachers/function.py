@@ -97,7 +97,8 @@ def modules_of(f: Callable[..., Any]) -> list[nn.Module]:
     "The modules that a function uses, as far as they can be found; [] for a module itself."
     if isinstance(f, nn.Module):
         return []
-    found = [*getattr(f, "__dict__", {}).values(), getattr(f, "__self__", None)]
+    owner = getattr(f, "__self__", None)
+    found = [owner, *getattr(owner, "__dict__", {}).values(), *getattr(f, "__dict__", {}).values()]
     if isinstance(f, partial):
         found += [*f.args, *f.keywords.values(), f.func]
         found += modules_of(f.func)
@@ -242,11 +243,11 @@ def _first_answer(net: FunctionNetwork, columns: Sequence[Tensor]) -> Any:
     try:
         return net.answer(columns)
     except Exception as error:  # whatever a function of the user's may raise
-        kind = "array" if net.numpy else f"tensor on {columns[0].device}"
+        kind = "an array" if net.numpy else f"a tensor on {columns[0].device}"
         shape = (net.rows if net.fixed else 1, *columns[0].shape[1:])
         call = "f(x, t)" if len(columns) == 2 else "f(x, t, label)"
         raise ValueError(
-            f"{call} failed at its first question, x an {kind} of {net.dtype}, shape {shape}: "
+            f"{call} failed at its first question, x {kind} of {net.dtype}, shape {shape}: "
             f"{type(error).__name__}: {error}"
         ) from error
 

@@ -72,7 +72,9 @@ def _zero_terminal(alphas_cumprod: Tensor, prediction: str) -> Tensor:
 # %% ../../nbs/teachers/reading.ipynb #3b5d21f0
 _DISCRETE, _VE = "a discrete process", "a variance-exploding process"
 _STAGES = "a flow in stages of several resolutions"
-_CONSISTENCY = "a consistency or distilled model, which has no ODE to solve: it has few steps already"
+_CONSISTENCY = (
+    "a consistency or distilled model, which has no ODE to solve: it has few steps already"
+)
 _REFUSED = {
     "ScoreSdeVeScheduler": _VE,
     "KarrasVeScheduler": _VE,

@@ -129,9 +129,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).square().mean().sqrt() / (b.square().mean().sqrt() + 1e-12))
 
 
-def first_order(
-    reading: Reading, x: Tensor, output: Tensor, time: float, then: float
-) -> Tensor:
+def first_order(reading: Reading, x: Tensor, output: Tensor, time: float, then: float) -> Tensor:
     "Where the equation goes from a state at network time `time` to `then`, in one step."
     t = torch.tensor([reading.time(time), reading.time(then)], dtype=torch.float64)
     (a, a_then), (s, s_then) = reading.schedule.alpha(t), reading.schedule.sigma(t)
