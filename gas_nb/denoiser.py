@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,8 @@ from .schedule import NoiseSchedule
 
 # %% auto #0
 __all__ = ['PREDICTIONS', 'QUESTION_TIMES', 'TOLERANCE', 'to_sample', 'to_epsilon', 'data_prediction_weights', 'Denoiser',
-           'Remembering', 'in_batches', 'tolerance', 'fingerprint', 'measured_answers', 'other_prediction']
+           'checked_answer', 'Remembering', 'in_batches', 'tolerance', 'fingerprint', 'measured_answers',
+           'other_prediction']
 
 # %% ../nbs/foundations/denoiser.ipynb #74389a74
 _MINUS = "minus_"
@@ -209,17 +210,20 @@ def _null_rows(d: Denoiser, x: Tensor) -> Any:
 def _call_net(d: Denoiser, x: Tensor, time: Tensor, condition: Any) -> Tensor:
     args = (x, time) if condition is None else (x, time, condition)
     if d.autocast is None:
-        return _checked_answer(d.net(*args), x)
+        return checked_answer(d.net(*args), x)
     with torch.autocast(x.device.type, d.autocast):
-        return _checked_answer(d.net(*args), x)
+        return checked_answer(d.net(*args), x)
 
 # %% ../nbs/foundations/denoiser.ipynb #d56fab69
-def _checked_answer(out: Any, x: Tensor) -> Tensor:
+def checked_answer(out: Any, x: Tensor) -> Tensor:
+    "A network's answer to x, on x's device; ValueError unless it is a tensor of floats of x's shape."
     if not isinstance(out, Tensor):
         hint = ", out.sample" if hasattr(out, "sample") else ""
         raise ValueError(
             f"the network answers with a {type(out).__name__}: return the tensor in it{hint}"
         )
+    if not out.is_floating_point():
+        raise ValueError(f"the network answers with {out.dtype}: a prediction is made of floats")
     if out.shape == x.shape:
         return out.to(x.device)
     hint = "they must agree"
@@ -358,6 +362,9 @@ def _check_repeats(
 # %% ../nbs/foundations/denoiser.ipynb #d2b288d2
 def tolerance(denoiser: Denoiser) -> float:
     "How far apart two measurements of one network may be, relative to an answer's size."
+    own = getattr(denoiser.net, "tolerance", None)
+    if own is not None:
+        return own
     used = {denoiser.autocast}
     if isinstance(denoiser.net, nn.Module):
         used |= {p.dtype for p in denoiser.net.parameters() if p.is_floating_point()}
@@ -368,14 +375,20 @@ def tolerance(denoiser: Denoiser) -> float:
 def fingerprint(network: nn.Module) -> str:
     "A hash of a network's architecture and of 64 entries of each of its tensors: always cheap."
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        if not isinstance(tensor, Tensor):
-            continue
+    for name, tensor in _tensors(network):
         entries = tensor.detach().flatten()[:: max(1, tensor.numel() // 64)][:64]
         values = b"" if tensor.is_meta else entries.double().cpu().numpy().tobytes()
         plain_name = name.replace("_orig_mod.", "")  # as it was before torch.compile
         digest.update(f"{plain_name} {tuple(tensor.shape)}".encode() + values)
     return digest.hexdigest()
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    "Named tensors in the order of their names, those packed with others in an entry included."
+    for name, value in sorted(network.state_dict().items()):
+        for tensor in pytree.tree_leaves(value):
+            if isinstance(tensor, Tensor):
+                yield name, tensor.dequantize() if tensor.is_quantized else tensor
 
 # %% ../nbs/foundations/denoiser.ipynb #84f7e70a
 def measured_answers(

@@ -26,6 +26,7 @@ from .teachers.base import (
 )
 from .teachers.digits import GaussianMixture, load_digits_teacher
 from .teachers.fmnist import FMNIST_CLASSES, LabelledUNet, load_fmnist_teacher
+from .teachers.function import function_teacher
 from .teachers.paper import PAPER_SETTINGS
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "checked_names",
     "checked_recipe",
     "flat",
+    "function_teacher",
     "load_digits_teacher",
     "load_fmnist_teacher",
     "load_teacher",

@@ -20,6 +20,7 @@ from .digits import load_digits_teacher
 from .fmnist import load_fmnist_teacher
 from .diffusers import DiffusersTeacher, load_diffusers_teacher
 from .edm import load_edm_teacher
+from .function import function_teacher
 from .paper import load_paper_teacher
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Teacher",
     "TeacherForm",
     "TeacherSpec",
+    "function_teacher",
     "load_diffusers_teacher",
     "load_digits_teacher",
     "load_edm_teacher",

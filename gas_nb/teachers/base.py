@@ -28,7 +28,7 @@ from ..tableau import Tableau, sample as run_tableau
 __all__ = ['RECIPE', 'TEACHERS', 'FORMS', 'recipe_options', 'checked_recipe', 'recipe_tableau', 'flat', 'unchanged',
            'no_reference', 'TeacherFields', 'checked_names', 'plain', 'measured', 'check_network', 'Teacher',
            'numbered', 'to_uint8', 'TeacherSpec', 'register_teacher', 'TeacherForm', 'register_form', 'teacher_spec',
-           'teacher_kind', 'check_options', 'load_teacher']
+           'object_spec', 'teacher_kind', 'check_options', 'load_teacher']
 
 # %% ../../nbs/01_teacher.ipynb #867e68c6
 RECIPE: dict[str, Any] = dict(
@@ -424,12 +424,14 @@ def register_teacher(spec: TeacherSpec) -> TeacherSpec:
 class TeacherForm:
     """How a teacher is given that has no registered name: a kind of folder, file or address.
 
-    `words` names it in messages; `accepts(text)` knows it by sight; `load(text, device=...)`."""
+    `words` names it in messages; `accepts(text)` knows it by sight; `load(text, device=...)`.
+    With `objects` both get an object that is no text, and the device as the user gave it."""
 
     kind: str
     words: str
-    accepts: Callable[[str], bool]
+    accepts: Callable[[Any], bool]
     load: Callable[..., Teacher]
+    objects: bool = False
 
 
 FORMS: dict[str, TeacherForm] = {}
@@ -449,11 +451,22 @@ def teacher_spec(name: str | Path) -> TeacherSpec:
     if text in TEACHERS:
         return TEACHERS[text]
     for form in FORMS.values():
-        if text and form.accepts(text):
+        if text and not form.objects and form.accepts(text):
             return TeacherSpec(text, Path(text).name, partial(form.load, text), form.kind)
     known = ", ".join(TEACHERS)
-    given = ", ".join(form.words for form in FORMS.values())
+    given = ", ".join(form.words for form in FORMS.values() if not form.objects)
     raise ValueError(f"teacher {text!r}: choose {known}, or give {given}")
+
+# %% ../../nbs/01_teacher.ipynb #b61862a1
+def object_spec(thing: Any) -> TeacherSpec | None:
+    "The spec for a thing that is no text, made by the form that accepts it; None without one."
+    if isinstance(thing, (str, os.PathLike)):
+        return None
+    for form in FORMS.values():
+        if form.objects and form.accepts(thing):
+            name = getattr(thing, "__name__", type(thing).__name__)
+            return TeacherSpec(name, form.words, partial(form.load, thing), form.kind)
+    return None
 
 # %% ../../nbs/01_teacher.ipynb #fdfbd3fe
 def teacher_kind(name: str | Path) -> str:
@@ -467,7 +480,12 @@ def check_options(
     options: Mapping[str, Any] | Iterable[str] = (),
 ) -> None:
     "ValueError for `weights` that have no meaning and for options that the loader does not have."
-    spec = teacher_spec(name)
+    _check_options(teacher_spec(name), name, weights, options)
+
+
+def _check_options(
+    spec: TeacherSpec, name: Any, weights: Any, options: Mapping[str, Any] | Iterable[str]
+) -> None:
     if weights and not spec.weights:
         raise ValueError(
             f"weights={str(weights)!r}: {name} brings its own; leave weights empty, "
@@ -477,11 +495,11 @@ def check_options(
     if unknown:
         known = ", ".join(spec.options)
         given = ", ".join(unknown)
-        raise ValueError(f"teacher {str(name)!r} has no option {given}: there are {known}")
+        raise ValueError(f"teacher {spec.name!r} has no option {given}: there are {known}")
 
 # %% ../../nbs/01_teacher.ipynb #01c768ac
 def load_teacher(
-    name: str | Path,
+    name: str | Path | Callable[..., Any],
     device: str | torch.device = "auto",
     weights: str | Path | None = None,
     **options: Any,
@@ -490,9 +508,14 @@ def load_teacher(
 
     `digits`, `fmnist`; a setting of the paper (`weights` says where its network is); a diffusers
     pipeline's folder or hub id (owner/name); an EDM file (.pkl, .safetensors); a folder with
-    weights of the fmnist network. `options` go to its loader, for example guidance_scale, bandwidth
-    (digits), prompts (text pipelines). ValueError for others."""
+    weights of the fmnist network; a function f(x, t[, label]), with shape= and schedule=.
+    `options` go to its loader, for example guidance_scale, bandwidth (digits), prompts (text
+    pipelines). ValueError for others."""
+    given = object_spec(name)
+    if given is not None:
+        _check_options(given, name, weights, options)
+        return given.load(device=device, **options)
     spec = teacher_spec(name)
-    check_options(name, weights, options)
+    _check_options(spec, name, weights, options)
     own = dict(weights=weights) if spec.weights else {}
     return spec.load(device=default_device(device), **own, **options)

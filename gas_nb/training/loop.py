@@ -18,7 +18,7 @@ from ..runs import Run
 from ..runtime.files import claim_folder, release_folder
 from ..runtime.processes import is_main, on_main, share
 from ..tableau import Tableau
-from ..teacher import Teacher
+from ..teacher import Teacher, plain
 from .checkpoint import restore, save_state
 from .config import TrainConfig
 from .distance import make_distance
@@ -100,10 +100,26 @@ def rehearse(
             make_discriminator(config, teacher)
     if plays or config.method == "adam":
         share(range(min(config.batch_size, len(pairs[0]) if pairs else config.n_pairs)))
+        _check_gradients(config, teacher)
     for part in pairs or ():
         _check_pairs(part, teacher)
     if config.loss in ("features", "lpips"):
         _check_distance(config.loss, distance, teacher)
+
+# %% ../../nbs/training/loop.ipynb #d33940a1
+def _check_gradients(config: TrainConfig, teacher: Teacher) -> None:
+    denoiser = plain(teacher.denoiser)
+    label = teacher.labels(0, 1) if teacher.n_classes else None
+    x = torch.ones(1, *teacher.shape, device=teacher.device, requires_grad=True)
+    time = denoiser.schedule.net_time(0.5)
+    with torch.enable_grad():
+        answer = denoiser.network_output(x, time, None if label is None else label.to(x.device))
+    if not answer.requires_grad:
+        asked = "method='adam'" if config.method == "adam" else "adversarial_weight > 0"
+        raise ValueError(
+            f"{asked} needs gradients through the network, and {teacher.name} answers without: "
+            "choose method='gauss_newton' and adversarial_weight=0, which only ask it"
+        )
 
 # %% ../../nbs/training/loop.ipynb #d339400b
 def _check_pairs(pairs: Pairs, teacher: Teacher) -> None:
