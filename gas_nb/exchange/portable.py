@@ -175,10 +175,7 @@ class Run:
 
     def mixable(self, output: Tensor, x: Tensor) -> Tensor:
         "The data prediction of a question for a pipeline that mixes several into its answer."
-        clean = self.plan.numbers.clean
-        if clean is None:
-            return self.prediction(output, x)
-        p, q = clean[self.next]
+        p, q = (self.plan.numbers.clean or [])[self.next]
         return p * x + q * output.to(x.dtype)
 
     def advance(self, D: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
