@@ -25,7 +25,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 # %% auto #0
 __all__ = ['MODULE', 'Numbers', 'first_order_rows', 'read_numbers', 'Plan', 'Run', 'twin', 'Book', 'twin_of_book', 'find_run',
            'one_number', 'without_variance', 'check_step', 'check_shape', 'check_finite', 'check_options', 'Chosen',
-           'Plans', 'length_of', 'nfe_of', 'Steps', 'Indexed', 'step_of_tokens', 'Noising', 'interpolated',
+           'Plans', 'length_of', 'nfe_of', 'Advancing', 'Steps', 'Indexed', 'step_of_tokens', 'Noising', 'interpolated',
            'check_noise', 'numbers_in', 'Copies', 'config_as_json', 'GASScheduler', 'module_text', 'original_class',
            'original_scheduler', 'StandIn', 'OtherOrder', 'stand_in']
 
@@ -175,10 +175,7 @@ class Run:
 
     def mixable(self, output: Tensor, x: Tensor) -> Tensor:
         "The data prediction of a question for a pipeline that mixes several into its answer."
-        clean = self.plan.numbers.clean
-        if clean is None:
-            return self.prediction(output, x)
-        p, q = clean[self.next]
+        p, q = (self.plan.numbers.clean or [])[self.next]
         return p * x + q * output.to(x.dtype)
 
     def advance(self, D: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -591,8 +588,23 @@ def nfe_of(numbers: Mapping[int, Any], wanted: Any, nearest: bool = False) -> in
         "of them, or make the scheduler with nearest=True"
     )
 
+# %% ../../nbs/exchange/portable.ipynb #exq13adv
+class Advancing(Plans):
+    "One step of one run."
+
+    def _advanced(
+        self, run: Run, sample: Tensor, D: Tensor, x: Tensor, output: Tensor, tokens: Any
+    ) -> Tensor:
+        new = run.advance(D, x, sample.dtype)
+        if tokens is not None:
+            new = step_of_tokens(run, sample, new, output, tokens)
+        self._book.note(run, sample, new)
+        if run.finished:
+            check_finite(new, self.prediction)
+        return new
+
 # %% ../../nbs/exchange/portable.ipynb #exq13stp
-class Steps(Plans):
+class Steps(Advancing):
     "What a pipeline asks of a scheduler in its loop."
 
     def step(
@@ -630,17 +642,6 @@ class Steps(Plans):
         clean = _apart(D * unit, D).to(sample.dtype)
         new = self._advanced(run, sample, D, x, output, per_token_timesteps)
         return DDIMSchedulerOutput(new, clean) if return_dict else (new, clean)
-
-    def _advanced(
-        self, run: Run, sample: Tensor, D: Tensor, x: Tensor, output: Tensor, tokens: Any
-    ) -> Tensor:
-        new = run.advance(D, x, sample.dtype)
-        if tokens is not None:
-            new = step_of_tokens(run, sample, new, output, tokens)
-        self._book.note(run, sample, new)
-        if run.finished:
-            check_finite(new, self.prediction)
-        return new
 
 # %% ../../nbs/exchange/portable.ipynb #exq13ind
 class Indexed(Steps):
