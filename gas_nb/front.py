@@ -175,7 +175,7 @@ def distil_solver(
     told = dict(teacher=teacher.name, evaluations=spent(), pairs=size.pairs)
     tableaus = {n: table for n, (table, _) in found.items()}
     figures = [row for _, row in found.values()]
-    return Distilled(tableaus, teacher.schedule, teacher.denoiser.prediction, figures, told)
+    return Distilled(tableaus, teacher.schedule, _prediction(teacher), figures, told)
 
 
 def _silent(text: str) -> None:
@@ -247,7 +247,7 @@ def _fitted(
     row |= dict(training_free=best, training_free_l1=off[best])
     won = "" if table is not rivals[best] else f": the training-free {best} is kept"
     tell(f"NFE {config.nfe}: L1 {ours:.4f}, best training-free ({best}) {off[best]:.4f}{won}")
-    return _said(table, teacher, row), row
+    return _said(table, teacher), row
 
 
 def _l1(teacher: Teacher, table: Tableau, pairs: Pairs) -> float:
@@ -255,8 +255,14 @@ def _l1(teacher: Teacher, table: Tableau, pairs: Pairs) -> float:
     return float(l1(samples, pairs.x_0.cpu()).mean())
 
 
-def _said(table: Tableau, teacher: Teacher, row: Mapping[str, Any]) -> Tableau:
+def _prediction(teacher: Teacher) -> str:
+    "What the network predicts, as the scheduler of a pipeline is told it."
+    if isinstance(teacher, PipelineTeacher):
+        return teacher.network.reading.prediction
+    return teacher.denoiser.prediction
+
+
+def _said(table: Tableau, teacher: Teacher) -> Tableau:
     "A tableau that says what it was made for."
-    denoiser = teacher.denoiser
-    said = dict(schedule=denoiser.schedule.config, prediction=denoiser.prediction)
+    said = dict(schedule=teacher.schedule.config, prediction=_prediction(teacher))
     return replace(table, meta=table.meta | said | dict(teacher=teacher.name))

@@ -86,6 +86,7 @@ class Stepping:
     "What every scheduler of ours has in common; derived together with a pipeline's own class."
 
     order = 1
+    init_noise_sigma = 1.0
     reading: Reading
     timesteps: Any = None  # plain attributes, also where the pipeline's scheduler has properties
     num_inference_steps = begin_index = None
@@ -96,7 +97,7 @@ class Stepping:
             timesteps=times,
             sigmas=levels,
             num_inference_steps=len(times),
-            init_noise_sigma=1.0,
+            init_noise_sigma=1.0,  # whatever the scheduler was made with
             is_scale_input_called=True,
             _step_index=0,
             _begin_index=None,

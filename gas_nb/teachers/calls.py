@@ -131,6 +131,13 @@ def _check_call(pipe: Any, taken: Mapping[str, Any], k: int, call: Mapping[str, 
             if name == "prompt":
                 hint = ": it has no text encoder"
             raise ValueError(f"{kind} takes no {name}{hint}")
+    for name in ("prompt", "class_labels"):
+        several = call.get(name)
+        if isinstance(several, (list, tuple)) and len(several) != 1:
+            raise ValueError(
+                f"call {k} has {len(several)} entries in {name}: one sample a call, so give as "
+                "many calls"
+            )
     strength = call.get("strength", 1.0)
     if isinstance(strength, (int, float)) and strength < 1:
         raise ValueError(

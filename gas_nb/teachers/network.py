@@ -5,6 +5,7 @@
 # %% ../../nbs/teachers/network.ipynb #c38db54a
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,6 +119,7 @@ class PipelineNetwork(nn.Module):
         first = self.session(0, 1).first
         self.shape = tuple(first.state.shape[first.state.shape[0] == 1 :])
         self.state_dtype = first.state.dtype
+        self.begins_at = _size_of_noise(first.state, reading)
         self.device = first.state.device
 
     @property
@@ -181,7 +183,8 @@ class PipelineNetwork(nn.Module):
         rule = self._draws[label]
         if rule is not None:
             return torch.stack([rule(seed).reshape(self.shape) for seed in seeds])
-        return torch.stack([self._first_state(label, seed).reshape(self.shape) for seed in seeds])
+        states = [self._first_state(label, seed).float() for seed in seeds]
+        return torch.stack([state.reshape(self.shape) / self.begins_at for state in states])
 
     def _learned_draw(self, label: int) -> Draw | None:
         half = self.state_dtype in (torch.float16, torch.bfloat16)
@@ -215,6 +218,13 @@ class PipelineNetwork(nn.Module):
         return PipelineNetwork, (self.pipeline, self.calls, self.reading, self.batch_size)
 
 # %% ../../nbs/teachers/network.ipynb #b1a8e28f
+def _size_of_noise(state: Tensor, reading: Reading) -> float:
+    "What the pipeline's first state is divided by: the largest noise level, where it holds that."
+    level = reading.level(float(reading.schedule.net_time(torch.ones((), dtype=torch.float64))))
+    size = math.sqrt(level**2 + reading.unit**2)
+    return size if abs(float(state.float().std()) / size - 1) < 0.3 else 1.0
+
+
 def _numel(shape: Sequence[int]) -> int:
     return int(torch.Size(shape).numel())
 
