@@ -224,6 +224,10 @@ def test_a_pipeline_ends_where_sample_does(name, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", from_noise(REST + EDM))
 def test_every_other_pipeline_ends_there_too(name, monkeypatch):
+    try:
+        DiffusersTeacher(build(name), calls=[TINY[name].call()]).check()
+    except ValueError as e:
+        pytest.skip(f"a teacher refuses it: {e}")
     ends_where_sample_does(name, monkeypatch)
 
 
