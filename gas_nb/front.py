@@ -175,7 +175,7 @@ def distil_solver(
     told = dict(teacher=teacher.name, evaluations=spent(), pairs=size.pairs)
     tableaus = {n: table for n, (table, _) in found.items()}
     figures = [row for _, row in found.values()]
-    return Distilled(tableaus, teacher.schedule, _prediction(teacher), figures, told)
+    return Distilled(tableaus, teacher.schedule, teacher.denoiser.prediction, figures, told)
 
 
 def _silent(text: str) -> None:
@@ -255,14 +255,7 @@ def _l1(teacher: Teacher, table: Tableau, pairs: Pairs) -> float:
     return float(l1(samples, pairs.x_0.cpu()).mean())
 
 
-def _prediction(teacher: Teacher) -> str:
-    "What the network predicts, as the scheduler of a pipeline is told it."
-    if isinstance(teacher, PipelineTeacher):
-        return teacher.network.reading.prediction
-    return teacher.denoiser.prediction
-
-
 def _said(table: Tableau, teacher: Teacher) -> Tableau:
     "A tableau that says what it was made for."
-    said = dict(schedule=teacher.schedule.config, prediction=_prediction(teacher))
+    said = dict(schedule=teacher.schedule.config, prediction=teacher.denoiser.prediction)
     return replace(table, meta=table.meta | said | dict(teacher=teacher.name))
