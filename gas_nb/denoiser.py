@@ -216,7 +216,7 @@ def _call_net(d: Denoiser, x: Tensor, time: Tensor, condition: Any) -> Tensor:
 
 # %% ../nbs/foundations/denoiser.ipynb #d56fab69
 def checked_answer(out: Any, x: Tensor) -> Tensor:
-    "A network's answer to x, on x's device; ValueError unless it is a tensor of floats of x's shape."
+    "A network's answer to x, on x's device; ValueError unless it is floats of x's shape."
     if not isinstance(out, Tensor):
         hint = ", out.sample" if hasattr(out, "sample") else ""
         raise ValueError(

@@ -53,8 +53,8 @@ def fitted(digits):
     return held_out_loss(digits)
 
 
-def held_out_loss(teacher):
-    return list(train(CONFIG, teacher))[-1].val_loss
+def held_out_loss(teacher, config=CONFIG):
+    return list(train(config, teacher))[-1].val_loss
 
 
 def example(n=3):
@@ -165,12 +165,13 @@ def test_a_network_of_lower_precision_is_fitted(net, fitted):
     quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(plain), {nn.Linear})
     half = copy.deepcopy(plain)
     half.layer.bfloat16()
-    int8 = labelled(quantised, tolerance=0.02)
+    int8 = labelled(quantised, tolerance=0.05)
     bfloat16 = labelled(half, dtype=torch.bfloat16)
     assert held_out_loss(labelled(plain)) == pytest.approx(fitted, abs=1e-4)
-    for teacher in (int8, bfloat16):
-        print(held_out_loss(teacher), fitted)
-    assert [tolerance(teacher.denoiser) for teacher in (int8, bfloat16)] == [0.02, 0.05]
+    for teacher, size, most in ((int8, 0.1, 0.12), (bfloat16, 0.03, 0.075)):
+        coarse = replace(CONFIG, fit_steps=4, fit=replace(CONFIG.fit, difference=size))
+        assert held_out_loss(teacher, coarse) < most
+    assert [tolerance(teacher.denoiser) for teacher in (int8, bfloat16)] == [0.05, 0.05]
     before = fingerprint(quantised)
     halved = torch.quantize_per_tensor(torch.eye(64) / 2, 0.1, 0, torch.qint8)
     quantised.layer.set_weight_bias(halved, None)

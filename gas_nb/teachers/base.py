@@ -443,7 +443,7 @@ def register_form(form: TeacherForm) -> TeacherForm:
     return form
 
 # %% ../../nbs/01_teacher.ipynb #b618620a
-def teacher_spec(name: str | Path) -> TeacherSpec:
+def teacher_spec(name: str | Path | Callable[..., Any]) -> TeacherSpec:
     "The spec of a registered name, or one for a folder, file or address; ValueError for others."
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"teacher {name!r}: give a name, a folder or a file, as text or path")
