@@ -24,21 +24,25 @@ from ..registry import solver_title, training_free
 from ..runtime.device import default_device
 from ..tableau import Tableau
 from ..teacher import Teacher, teacher_kind
+from ..teachers.diffusers import PipelineTeacher, require_prompts, takes_prompt
 from ..teachers.presets import read_prompts
-from ..training import TrainConfig, preset_config, teacher_of
+from ..training import TrainConfig, check_calls, preset_config, teacher_of
 
 # %% auto #0
-__all__ = ['device_title', 'TeacherShelf', 'solver_rows', 'Shared']
+__all__ = ['MAX_WORDED', 'device_title', 'TeacherShelf', 'solver_rows', 'Shared']
 
 # %% ../../nbs/app/shared.ipynb #app-shared-titles
-def _check_given(teacher: str, prompts: str) -> None:
-    "ValueError if the teacher of the command line or its captions are none."
+def _check_given(teacher: str, prompts: str, calls: str) -> None:
+    "ValueError if the teacher of the command line, its prompts or its calls are none."
     if teacher:
         teacher_kind(teacher)
     if prompts:
         read_prompts(prompts)
-    if prompts and teacher in ("", *embedded_titles()):
-        raise ValueError(f"prompts={prompts!r}: give the text teacher they are for")
+    for name, file in dict(prompts=prompts, calls=calls).items():
+        if file and teacher in ("", *embedded_titles()):
+            raise ValueError(f"{name}={file!r}: give the text teacher they are for")
+    if teacher:
+        check_calls(teacher, prompts, calls, needed=False)
 
 
 def _titles(teacher: str) -> dict[str, str]:
@@ -49,6 +53,14 @@ def _titles(teacher: str) -> dict[str, str]:
     return {teacher: Path(teacher).name} | embedded
 
 # %% ../../nbs/app/shared.ipynb #app-shared-device
+MAX_WORDED = 4  # pipelines with other prompts that are kept open
+
+
+def _worded(teacher: PipelineTeacher, ask: Ask) -> PipelineTeacher:
+    made = teacher.with_prompts([ask.prompt]) if ask.prompt else teacher
+    return made if ask.guidance == 1 else made.with_guidance(ask.guidance)
+
+
 def device_title(device: torch.device) -> str:
     "What a person calls the device."
     if device.type == "cuda":
@@ -62,16 +74,20 @@ class TeacherShelf:
     """The teachers by name, loaded when first asked for.
 
     `given`: one more than the embedded, by any name that `load_teacher` takes, shown first;
-    `prompts`: its captions, a text file. ValueError for what is wrong with them.
+    `prompts`: its captions, a text file; `calls`: what a pipeline is called with, a JSON file.
+    ValueError for what is wrong with them.
     """
 
-    def __init__(self, device: str = "auto", given: str = "", prompts: str = ""):
-        _check_given(given, prompts)
-        self.first, self.prompts = given or DEFAULT.teacher, prompts
+    def __init__(
+        self, device: str = "auto", given: str = "", prompts: str = "", calls: str = ""
+    ):
+        _check_given(given, prompts, calls)
+        self.first, self.prompts, self.calls = given or DEFAULT.teacher, prompts, calls
         self.titles = _titles(given)
         self.device = default_device(device)
         self.lock = threading.Lock()
         self.teachers: dict[str, Teacher] = {}
+        self.worded: OrderedDict[tuple[str, str, float], PipelineTeacher] = OrderedDict()
 
     @property
     def device_name(self) -> str:
@@ -88,20 +104,58 @@ class TeacherShelf:
         self.check_name(name)
         with self.lock:
             if name not in self.teachers:
-                self.teachers[name] = teacher_of(self.config(name))
+                self.teachers[name] = teacher_of(self.config(name), needed=False)
             return self.teachers[name]
+
+    def asked(self, ask: Ask) -> Teacher:
+        "The teacher of a question: a pipeline with the asked prompt and guidance."
+        teacher = self.teacher(ask.teacher)
+        if not isinstance(teacher, PipelineTeacher) or (not ask.prompt and ask.guidance == 1):
+            return teacher
+        key = (ask.teacher, ask.prompt, ask.guidance)
+        with self.lock:
+            if key not in self.worded:
+                self.worded[key] = _worded(teacher, ask)
+            self.worded.move_to_end(key)
+            while len(self.worded) > MAX_WORDED:
+                self.worded.popitem(last=False)[1].close()
+            return self.worded[key]
+
+    def apart(self, name: str) -> Teacher:
+        "A teacher for another thread: a pipeline is entered anew for it."
+        found = self.teacher(name)
+        return found.with_calls(found.calls) if isinstance(found, PipelineTeacher) else found
+
+    def takes_prompt(self, teacher: str) -> bool:
+        "Whether a teacher is a pipeline that is called with a prompt."
+        if teacher in embedded_titles():
+            return False
+        found = self.teacher(teacher)
+        return isinstance(found, PipelineTeacher) and takes_prompt(found.pipeline)
+
+    def check_trainable(self, teacher: str) -> None:
+        "ValueError for a pipeline that takes a prompt and was given none to learn from."
+        if self.prompts or self.calls or not self.takes_prompt(teacher):
+            return
+        found = self.teacher(teacher)
+        if isinstance(found, PipelineTeacher):
+            require_prompts(found.pipeline)
 
     def config(self, teacher: str, size: str = "quick", **settings: Any) -> TrainConfig:
         "The settings of a training of the given size."
-        prompts = "" if teacher in embedded_titles() else self.prompts
+        files = dict(prompts=self.prompts, calls=self.calls)
+        if teacher in embedded_titles():
+            files = {}
         device = str(self.device)
-        return preset_config(size, teacher=teacher, prompts=prompts, device=device, **settings)
+        return preset_config(size, teacher=teacher, **files, device=device, **settings)
 
     def classes(self, teacher: str) -> Sequence[str]:
         "Names of a teacher's classes; an embedded one need not be loaded for it."
         if teacher in embedded_titles():
             return embedded_classes(teacher)
-        return self.teacher(teacher).class_names
+        found = self.teacher(teacher)
+        names = found.class_names
+        return [] if isinstance(found, PipelineTeacher) and len(names) == 1 else names
 
 # %% ../../nbs/app/shared.ipynb #app-shared-rows
 def solver_rows(trained: Sequence[Trained], teacher: str) -> list[tuple[str, str]]:
@@ -117,7 +171,7 @@ class Shared(TeacherShelf):
     """What all visitors share.
 
     `runs`: the only folder that is read or written. `limit`: places in the line. `keep`: cells
-    that are remembered. `teacher` and `prompts`: see `TeacherShelf`.
+    that are remembered. `teacher`, `prompts`, `calls`: see `TeacherShelf`.
     """
 
     def __init__(
@@ -128,8 +182,9 @@ class Shared(TeacherShelf):
         keep: int = 200,
         teacher: str = "",
         prompts: str = "",
+        calls: str = "",
     ):
-        super().__init__(device, teacher, prompts)
+        super().__init__(device, teacher, prompts, calls)
         self.runs, self.keep = Path(runs).resolve(), keep
         if self.runs.exists() and not self.runs.is_dir():
             raise ValueError(f"runs={str(runs)!r}: is a file, give a folder")
@@ -149,7 +204,7 @@ class Shared(TeacherShelf):
 
     def run(self, ask: Ask, teacher: Teacher, tableau: Tableau) -> tuple[Tensor, float]:
         "`run_cell`, or what it answered to the same question before."
-        question = (ask.teacher, ask.condition, ask.guidance, ask.seed, ask.n)
+        question = (ask.teacher, ask.condition, ask.guidance, ask.prompt, ask.seed, ask.n)
         key = (*question, tableau.to_json())
         if key not in self.cells:
             self.cells[key] = run_cell(ask, teacher, tableau)
