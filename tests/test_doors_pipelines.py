@@ -306,6 +306,25 @@ def test_a_film_is_compared_as_strips_of_frames(home, tmp_path):
     assert "2 pictures in" in line and images.shape[1] == 3 and images.shape[3] > images.shape[2]
 
 
+def test_a_visitor_sends_words_to_the_page(home, tmp_path):
+    from gradio_client import Client
+
+    bench = app.Workbench(tmp_path, "cpu", teacher=str(home / "sd"))
+    bench.teachers[bench.first] = PipelineTeacher(build("StableDiffusionPipeline"), recipe=STEPS)
+    page = app.build(bench=bench)
+    _, address, _ = page.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **app.launch_options()
+    )
+    try:
+        visitor = Client(address, verbose=False)
+        asked = (bench.first, "none", 1, 0, 1, ["2"], ["ddim"], "best", "a cat")
+        told = visitor.submit(*asked, api_name="/compare")
+        assert "2 pictures in" in [update[0] for update in told][-1]
+    finally:
+        page.close()
+    assert [key[1] for key in bench.worded] == ["a cat"]
+
+
 def test_the_command_of_the_app_serves_a_pipeline(home, tmp_path, monkeypatch):
     "All that `python -m gas_nb.app` does before it waits for visitors."
     served = []
