@@ -37,6 +37,7 @@ def home(tmp_path_factory):
     build("StableDiffusionPipeline").save_pretrained(home / "sd")
     build("WanPipeline").save_pretrained(home / "wan")
     build("DDPMPipeline").save_pretrained(home / "ddpm")
+    build("DiTPipeline").save_pretrained(home / "dit")
     (home / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     (home / "calls.json").write_text(json.dumps([dict(guidance_scale=2.0)]))
     return home
@@ -154,6 +155,7 @@ WRONG = [
     (dict(calls="misspelt.json"), "takes no guidance; did you mean guidance_scale"),
     (dict(calls="ours.json"), "num_inference_steps.*leave it out"),
     (dict(teacher="ddpm"), "takes no prompt: it has no text encoder"),
+    (dict(teacher="dit", prompts=""), "call 0 lacks class_labels, which DiTPipeline needs"),
     (dict(teacher="digits"), "teacher digits is no text model, leave prompts empty"),
     (dict(teacher="digits", prompts="", calls="calls.json"), "leave calls empty"),
 ]

@@ -29,7 +29,7 @@ from ..teachers.presets import read_prompts
 from ..training import TrainConfig, check_calls, preset_config, teacher_of
 
 # %% auto #0
-__all__ = ['MAX_WORDED', 'device_title', 'TeacherShelf', 'solver_rows', 'Shared']
+__all__ = ['MAX_WORDED', 'device_title', 'Teachers', 'TeacherShelf', 'solver_rows', 'Shared']
 
 # %% ../../nbs/app/shared.ipynb #app-shared-titles
 def _check_given(teacher: str, prompts: str, calls: str) -> None:
@@ -70,7 +70,7 @@ def device_title(device: torch.device) -> str:
     return f"{name} ({threads} thread{'' if threads == 1 else 's'})"
 
 # %% ../../nbs/app/shared.ipynb #app-shared-shelf
-class TeacherShelf:
+class Teachers:
     """The teachers by name, loaded when first asked for.
 
     `given`: one more than the embedded, by any name that `load_teacher` takes, shown first;
@@ -78,9 +78,7 @@ class TeacherShelf:
     ValueError for what is wrong with them.
     """
 
-    def __init__(
-        self, device: str = "auto", given: str = "", prompts: str = "", calls: str = ""
-    ):
+    def __init__(self, device: str = "auto", given: str = "", prompts: str = "", calls: str = ""):
         _check_given(given, prompts, calls)
         self.first, self.prompts, self.calls = given or DEFAULT.teacher, prompts, calls
         self.titles = _titles(given)
@@ -107,11 +105,28 @@ class TeacherShelf:
                 self.teachers[name] = teacher_of(self.config(name), needed=False)
             return self.teachers[name]
 
+    def config(self, teacher: str, size: str = "quick", **settings: Any) -> TrainConfig:
+        "The settings of a training of the given size."
+        files = dict(prompts=self.prompts, calls=self.calls)
+        if teacher in embedded_titles():
+            files = {}
+        device = str(self.device)
+        return preset_config(size, teacher=teacher, **files, device=device, **settings)
+
+# %% ../../nbs/app/shared.ipynb #app-shared-worded
+class TeacherShelf(Teachers):
+    "`Teachers`, and what a pipeline among them can do: see `Teachers` for the arguments."
+
+    def pipeline(self, name: str) -> PipelineTeacher | None:
+        "A teacher that is a pipeline; None for every other one."
+        found = None if name in embedded_titles() else self.teacher(name)
+        return found if isinstance(found, PipelineTeacher) else None
+
     def asked(self, ask: Ask) -> Teacher:
         "The teacher of a question: a pipeline with the asked prompt and guidance."
-        teacher = self.teacher(ask.teacher)
-        if not isinstance(teacher, PipelineTeacher) or (not ask.prompt and ask.guidance == 1):
-            return teacher
+        teacher = self.pipeline(ask.teacher)
+        if teacher is None or (not ask.prompt and ask.guidance == 1):
+            return self.teacher(ask.teacher)
         key = (ask.teacher, ask.prompt, ask.guidance)
         with self.lock:
             if key not in self.worded:
@@ -123,39 +138,26 @@ class TeacherShelf:
 
     def apart(self, name: str) -> Teacher:
         "A teacher for another thread: a pipeline is entered anew for it."
-        found = self.teacher(name)
-        return found.with_calls(found.calls) if isinstance(found, PipelineTeacher) else found
+        found = self.pipeline(name)
+        return self.teacher(name) if found is None else found.with_calls(found.calls)
 
     def takes_prompt(self, teacher: str) -> bool:
         "Whether a teacher is a pipeline that is called with a prompt."
-        if teacher in embedded_titles():
-            return False
-        found = self.teacher(teacher)
-        return isinstance(found, PipelineTeacher) and takes_prompt(found.pipeline)
+        found = self.pipeline(teacher)
+        return found is not None and takes_prompt(found.pipeline)
 
     def check_trainable(self, teacher: str) -> None:
         "ValueError for a pipeline that takes a prompt and was given none to learn from."
-        if self.prompts or self.calls or not self.takes_prompt(teacher):
-            return
-        found = self.teacher(teacher)
-        if isinstance(found, PipelineTeacher):
+        found = self.pipeline(teacher)
+        if found is not None and not self.prompts and not self.calls:
             require_prompts(found.pipeline)
-
-    def config(self, teacher: str, size: str = "quick", **settings: Any) -> TrainConfig:
-        "The settings of a training of the given size."
-        files = dict(prompts=self.prompts, calls=self.calls)
-        if teacher in embedded_titles():
-            files = {}
-        device = str(self.device)
-        return preset_config(size, teacher=teacher, **files, device=device, **settings)
 
     def classes(self, teacher: str) -> Sequence[str]:
         "Names of a teacher's classes; an embedded one need not be loaded for it."
         if teacher in embedded_titles():
             return embedded_classes(teacher)
-        found = self.teacher(teacher)
-        names = found.class_names
-        return [] if isinstance(found, PipelineTeacher) and len(names) == 1 else names
+        names = self.teacher(teacher).class_names
+        return [] if self.pipeline(teacher) and len(names) == 1 else names
 
 # %% ../../nbs/app/shared.ipynb #app-shared-rows
 def solver_rows(trained: Sequence[Trained], teacher: str) -> list[tuple[str, str]]:
