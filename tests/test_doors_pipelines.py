@@ -7,13 +7,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import build
 
-from gas_nb import distil
+from gas_nb import app, distil
+from gas_nb.classic import classic_tableau
 from gas_nb.data import PairDataset, generate_pairs, make_pairs, noise, noise_for
 from gas_nb.drive import drive
 from gas_nb.sweep import Sweep, SweepConfig
@@ -35,6 +37,7 @@ def home(tmp_path_factory):
     build("StableDiffusionPipeline").save_pretrained(home / "sd")
     build("WanPipeline").save_pretrained(home / "wan")
     build("DDPMPipeline").save_pretrained(home / "ddpm")
+    build("DiTPipeline").save_pretrained(home / "dit")
     (home / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
     (home / "calls.json").write_text(json.dumps([dict(guidance_scale=2.0)]))
     return home
@@ -152,6 +155,7 @@ WRONG = [
     (dict(calls="misspelt.json"), "takes no guidance; did you mean guidance_scale"),
     (dict(calls="ours.json"), "num_inference_steps.*leave it out"),
     (dict(teacher="ddpm"), "takes no prompt: it has no text encoder"),
+    (dict(teacher="dit", prompts=""), "call 0 lacks class_labels, which DiTPipeline needs"),
     (dict(teacher="digits"), "teacher digits is no text model, leave prompts empty"),
     (dict(teacher="digits", prompts="", calls="calls.json"), "leave calls empty"),
 ]
@@ -223,6 +227,117 @@ def test_a_pipeline_goes_through_the_sweep(home, tmp_path):
     frame = sweep.write_results()
     assert set(frame.solver) == {"teacher", "unipc"}
     assert (frame.l1 < float("inf")).all()
+
+
+# --- the app
+
+
+def put_solver(runs, teacher, home, nfe=3):
+    "A run in `runs` whose settings spell the pipeline's folder in another way."
+    run = runs / "mine-nfe3-1"
+    run.mkdir(parents=True)
+    table = classic_tableau("unipc", teacher.schedule, nfe)
+    replace(table, meta=table.meta | dict(name="gs")).save(run / "gs.json")
+    spelt = str(home / "ddpm" / ".." / "sd")
+    (run / "config.json").write_text(json.dumps(dict(teacher=spelt, nfe=nfe)))
+
+
+def ask_of(bench, prompt="", condition="none", **change):
+    given = dict(seed=0, n=1, nfes=[3], solvers=["ddim", "gs"], spacing="best") | change
+    return app.make_ask(bench.first, condition, 1.0, **given, prompt=prompt, bench=bench)
+
+
+def textboxes(page):
+    return [block for block in page.blocks.values() if getattr(block, "label", "") == "Prompt"]
+
+
+def test_the_app_shows_my_pipeline_with_a_box_for_any_prompt(home, tmp_path):
+    bench = app.Workbench(tmp_path / "runs", "cpu", teacher=str(home / "sd"))
+    teacher = bench.teacher(bench.first)
+    put_solver(bench.runs, teacher, home)
+    boxes = textboxes(app.build(bench=bench))
+    assert boxes and all(box.visible for box in boxes)
+    first = app.first_question(bench)
+    assert (first.n, first.nfes) == (2, (3,))
+    *_, (line, page, found) = bench.compare(ask_of(bench, "a cat"))
+    cells = found["cells"]
+    assert "3 pictures in" in line and page.count("<button") == 2 and "The same noise" in page
+    own = teacher.with_prompts(["a cat"])
+    assert torch.equal(cells["teacher|20"].images, own.decode(own.generate([0])).float())
+    assert cells["gs|3"].l1 > 0
+    (worded,) = bench.worded.values()
+    *_, (_, _, again) = bench.compare(ask_of(bench, "a cat", solvers=["unipc"]))
+    assert list(bench.worded.values()) == [worded]
+    *_, (_, _, other) = bench.compare(ask_of(bench, "a red shoe"))
+    pictures = [f["cells"]["teacher|20"].images for f in (found, again, other)]
+    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
+    # What nobody gave a prompt for is not trained on the empty one.
+    with pytest.raises(ValueError, match="takes a prompt: give prompts=FILE"):
+        next(bench.distil(bench.first, 3))
+    assert [run.name for run in bench.runs.iterdir()] == ["mine-nfe3-1"]
+
+
+def test_the_app_asks_for_words_only_where_they_are_understood(home, tmp_path):
+    bench = app.Workbench(tmp_path, "cpu", teacher=str(home / "ddpm"))
+    assert not any(box.visible for box in textboxes(app.build(bench=bench)))
+    assert bench.classes(bench.first) == []
+    with pytest.raises(ValueError, match="takes no words"):
+        ask_of(bench, "a cat")
+    with pytest.raises(ValueError, match="the prompt has 2,001 letters"):
+        replace(ask_of(bench), prompt="a" * 2001)
+
+
+def test_prompts_open_no_more_than_a_few_pipelines(home, tmp_path):
+    bench = app.Workbench(tmp_path, "cpu", teacher=str(home / "sd"))
+    bench.teachers[bench.first] = PipelineTeacher(build("StableDiffusionPipeline"), recipe=STEPS)
+    closed = []
+    for word in "abcdef":
+        made = bench.asked(ask_of(bench, word))
+        assert made.prompts == [word]
+        made.network.close = lambda word=word: closed.append(word)
+    assert closed == ["a", "b"] and len(bench.worded) == 4
+
+
+def test_a_film_is_compared_as_strips_of_frames(home, tmp_path):
+    bench = app.Workbench(tmp_path, "cpu", teacher=str(home / "wan"))
+    pipe = build("WanPipeline")
+    call = dict(height=16, width=16, num_frames=5, prompt="a cat")
+    bench.teachers[bench.first] = PipelineTeacher(pipe, calls=[call], recipe=STEPS)
+    *_, (line, page, found) = bench.compare(ask_of(bench, nfes=[2], solvers=["ddim"]))
+    images = found["cells"]["ddim|2"].images
+    assert "2 pictures in" in line and images.shape[1] == 3 and images.shape[3] > images.shape[2]
+
+
+def test_a_visitor_sends_words_to_the_page(home, tmp_path):
+    from gradio_client import Client
+
+    bench = app.Workbench(tmp_path, "cpu", teacher=str(home / "sd"))
+    bench.teachers[bench.first] = PipelineTeacher(build("StableDiffusionPipeline"), recipe=STEPS)
+    page = app.build(bench=bench)
+    _, address, _ = page.launch(
+        server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, **app.launch_options()
+    )
+    try:
+        visitor = Client(address, verbose=False)
+        asked = (bench.first, "none", 1, 0, 1, ["2"], ["ddim"], "best", "a cat")
+        told = visitor.submit(*asked, api_name="/compare")
+        assert "2 pictures in" in [update[0] for update in told][-1]
+    finally:
+        page.close()
+    assert [key[1] for key in bench.worded] == ["a cat"]
+
+
+def test_the_command_of_the_app_serves_a_pipeline(home, tmp_path, monkeypatch):
+    "All that `python -m gas_nb.app` does before it waits for visitors."
+    served = []
+    monkeypatch.setattr("gradio.Blocks.launch", lambda self, **options: served.append(self))
+    monkeypatch.setattr("gradio.Blocks.block_thread", lambda self: None)
+    monkeypatch.setattr("gas_nb.app.page.warm_up", lambda bench: None)
+    given = ["--teacher", str(home / "sd"), "--prompts", str(home / "prompts.txt")]
+    app.main([*given, "--calls", str(home / "calls.json"), "--runs", str(tmp_path)])
+    bench = served[0].bench
+    assert bench.classes(bench.first) == PROMPTS
+    assert bench.teacher(bench.first).calls[1] == dict(guidance_scale=2.0, prompt=PROMPTS[1])
 
 
 # --- several numbers of evaluations from one set of pairs

@@ -33,7 +33,7 @@ from .messages import in_words, status, told, wait_in_line
 from .page import INTRO, build, check_address, main, warm_up
 from .style import CSS, launch_options
 from .tabs.compare import PICK
-from .workbench import Workbench
+from .workbench import Workbench, first_question
 
 __all__ = [
     "CSS",
@@ -65,6 +65,7 @@ __all__ = [
     "condition_choices",
     "detail_html",
     "find_tableau",
+    "first_question",
     "follow",
     "generate",
     "grid_html",

@@ -19,6 +19,7 @@ from ..data import noise_for
 from ..registry import SOLVERS
 from ..tableau import Tableau
 from ..teacher import Teacher
+from ..teachers.diffusers import PipelineTeacher
 
 # %% auto #0
 __all__ = ['cell_key', 'Cell', 'target_of', 'with_distance', 'is_training_free', 'classic_for', 'find_tableau', 'conditions_for',
@@ -102,7 +103,7 @@ def find_tableau(
 # %% ../../nbs/app/answer.ipynb #app-answer-run
 def conditions_for(ask: Ask, teacher: Teacher) -> Tensor | int | None:
     "What `Teacher.sample` takes as the condition of the asked class."
-    if ask.condition == "none":
+    if ask.condition == "none" or ask.prompt:
         return None
     if ask.condition == "mixed":
         return teacher.random_conditions(ask.seeds)
@@ -110,8 +111,10 @@ def conditions_for(ask: Ask, teacher: Teacher) -> Tensor | int | None:
 
 
 def guided(ask: Ask, teacher: Teacher) -> Teacher:
-    "The teacher under the asked guidance."
-    return teacher if ask.guidance == 1 else teacher.with_guidance(ask.guidance)
+    "The teacher under the asked guidance; a pipeline is there already (`TeacherShelf.asked`)."
+    if ask.guidance == 1 or isinstance(teacher, PipelineTeacher):
+        return teacher
+    return teacher.with_guidance(ask.guidance)
 
 # %% ../../nbs/app/answer.ipynb #app-answer-runcell
 def run_cell(ask: Ask, teacher: Teacher, tableau: Tableau) -> tuple[Tensor, float]:

@@ -14,8 +14,8 @@ from ..figures import label
 from ..registry import training_free
 
 # %% auto #0
-__all__ = ['NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'TEACHER_NFE', 'MAX_SEED', 'SPACED', 'DEFAULT', 'ORDER', 'featured_solvers',
-           'Ask', 'condition_choices', 'make_ask']
+__all__ = ['NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'TEACHER_NFE', 'MAX_SEED', 'MAX_PROMPT', 'SPACED', 'DEFAULT', 'ORDER',
+           'featured_solvers', 'Ask', 'condition_choices', 'make_ask']
 
 # %% ../../nbs/app/ask.ipynb #app-ask-limits
 NFES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 20)
@@ -23,6 +23,7 @@ MAX_SAMPLES = 16
 MAX_EVALUATIONS = 5000
 TEACHER_NFE = 20  # of the embedded teachers; for the bound alone
 MAX_SEED = 2**31 - 1
+MAX_PROMPT = 2000  # letters
 
 # %% ../../nbs/app/ask.ipynb #app-ask-spaced
 _GRIDS = ("logSNR", "time_uniform", "time_quadratic")
@@ -41,8 +42,15 @@ def _check_numbers(ask: Ask) -> None:
         raise ValueError(f"{ask.n!r} samples: give a whole number from 1 to {MAX_SAMPLES}")
     if not 0 <= ask.guidance <= 10:
         raise ValueError(f"guidance {ask.guidance}: give a number from 0 to 10 (1 is none)")
-    if ask.guidance != 1 and ask.condition == "none":
+    if ask.guidance != 1 and ask.condition == "none" and not ask.prompt:
         raise ValueError("guidance needs a class: choose one, or set guidance to 1")
+
+
+def _check_prompt(prompt: Any) -> None:
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt {prompt!r}: give a text")
+    if len(prompt) > MAX_PROMPT:
+        raise ValueError(f"the prompt has {len(prompt):,} letters: at most {MAX_PROMPT:,} are taken")
 
 
 def _check_choices(ask: Ask) -> None:
@@ -66,7 +74,8 @@ class Ask:
     """What to compare; ValueError says what is wrong.
 
     `condition`: "none", "mixed" (a class per seed) or a class index. `guidance`: 0 to 10, 1 is
-    none. `spacing`: a time grid for the training-free solvers, or "best".
+    none. `spacing`: a time grid for the training-free solvers, or "best". `prompt`: words for a
+    pipeline, in the place of a class.
     """
 
     teacher: str = "fmnist"
@@ -77,8 +86,10 @@ class Ask:
     nfes: tuple[int, ...] = (4,)
     solvers: tuple[str, ...] = field(default_factory=featured_solvers)
     spacing: str = "best"
+    prompt: str = ""
 
     def __post_init__(self) -> None:
+        _check_prompt(self.prompt)
         _check_numbers(self)
         _check_choices(self)
 
@@ -127,6 +138,7 @@ def make_ask(
     nfes: Sequence[float],
     solvers: Sequence[str],
     spacing: str,
+    prompt: str | None = "",
     bench: Offer | None = None,
 ) -> Ask:
     "The controls' values as an Ask; ValueError in words. `bench`: None for embedded teachers."
@@ -138,6 +150,11 @@ def make_ask(
         raise ValueError(f"class {condition!r}: {teacher} has no such class")
     if not isinstance(guidance, (int, float)):
         raise ValueError("guidance: give a number")
+    words = "" if prompt is None else prompt
+    if isinstance(words, str):
+        words = words.strip()
+    if words and not offer.takes_prompt(teacher):
+        raise ValueError(f"prompt {str(words)[:40]!r}: {teacher} takes no words, leave it empty")
     return Ask(
         teacher,
         condition if condition in ("none", "mixed") else int(condition),
@@ -147,4 +164,5 @@ def make_ask(
         tuple(sorted({_whole("evaluations", nfe) for nfe in nfes})),
         tuple(str(solver)[:80] for solver in solvers)[:30],
         spacing,
+        words,
     )

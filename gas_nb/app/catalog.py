@@ -15,6 +15,7 @@ from .. import solver as _solvers  # noqa: F401  (registers every solver)
 from ..registry import learned, solver_title
 from ..runs import Run, runs_in
 from ..tableau import Tableau
+from ..teachers import TEACHERS
 
 # %% auto #0
 __all__ = ['MAX_FILE', 'MAX_STUDENT_NFE', 'MAX_RUNS', 'plain', 'teacher_key', 'Trained', 'learned_kinds', 'read_solver',
@@ -31,7 +32,9 @@ def plain(text: str, limit: int = 40) -> str:
 
 
 def teacher_key(name: str) -> str:
-    "A teacher's name as `Trained.teacher` keeps it."
+    "A teacher's name as `Trained.teacher` keeps it; a pipeline's folder however it was spelt."
+    if name not in TEACHERS and (Path(name) / "model_index.json").is_file():
+        name = str(Path(name).resolve())
     return plain(name, 400)
 
 # %% ../../nbs/app/catalog.ipynb #app-catalog-trained

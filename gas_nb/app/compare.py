@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .answer import Cell, generate
+from .answer import Cell, conditions_for, generate
 from .ask import Ask
 from .catalog import Trained
 from .html import grid_html
 from .messages import status, wait_in_line
 from .shared import Shared
+from ..data import noise_for
+from ..teachers.diffusers import PipelineTeacher
 
 # %% auto #0
 __all__ = ['compare', 'measure_tradeoff']
@@ -41,23 +43,27 @@ def compare(
     titles = names or {}
     with shared.desk.enter() as place:
         teacher = shared.teacher(ask.teacher)
+        is_pipeline = isinstance(teacher, PipelineTeacher)  # which is not asked out of turn
+        start = None if is_pipeline else noise_for(teacher, ask.seeds)
 
         def page(running: bool) -> tuple[str, dict[str, Any]]:
-            grid = grid_html(ask, teacher.shape, cells, titles, running)
+            grid = grid_html(ask, start, cells, titles, running)
             return grid, {"ask": ask, "cells": dict(cells), "names": titles}
 
         empty = page(True)
         for line in wait_in_line(place):
             yield line, *empty
-        start = time.perf_counter()
+        begun = time.perf_counter()
         yield status("starting", 0.0), *empty
+        teacher = shared.asked(ask)
+        start = noise_for(teacher, ask.seeds, conditions_for(ask, teacher))
         for cell in generate(ask, teacher, shared.solvers(uploads), shared.run):
             place.ahead()
             cells[cell.key] = cell
             made, total = _counted(ask, cells)
             if made:
                 yield status(f"{made} of {total} pictures", made / total), *page(True)
-        took = f"{time.perf_counter() - start:.1f} s"
+        took = f"{time.perf_counter() - begun:.1f} s"
         text = f"{made} pictures in {took}, {ask.n} samples each, on {shared.device_name}"
         yield status(text), *page(False)
 

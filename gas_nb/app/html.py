@@ -130,10 +130,22 @@ def _table(grid: _Grid) -> str:
     return element("div", table + notes, class_="table")
 
 # %% ../../nbs/app/html.ipynb #app-html-ends
-def _start(ask: Ask, shape: tuple[int, ...]) -> str:
-    "The noise that all pictures start from, its first three channels."
-    start = noise(ask.seeds, shape)[:, :3] / 2.5
-    body = picture(start, "the noise that all start from")
+def _as_picture(x: Tensor) -> Tensor:
+    "Noise (B, *shape) as (B, C, H, W): three channels, a film's first frame, or a square of it."
+    if x.ndim == 5:
+        x = x[:, :, 0]
+    if x.ndim == 4:
+        return x[:, :3] if x.shape[1] != 2 else x[:, :1]
+    flat = x.flatten(1)
+    side = min(int(flat.shape[1] ** 0.5), 64)
+    return flat[:, : side * side].reshape(len(x), 1, side, side)
+
+
+def _start(start: Tensor | None) -> str:
+    "The noise that all pictures start from; an empty frame before it is known."
+    body = WAITING
+    if start is not None:
+        body = picture(_as_picture(start) / 2.5, "the noise that all start from")
     return _aside("noise", "The same noise", body, "every picture starts here")
 
 
@@ -148,14 +160,18 @@ def _goal(target: Cell | None) -> str:
 # %% ../../nbs/app/html.ipynb #app-html-grid
 def grid_html(
     ask: Ask,
-    shape: tuple[int, ...],
+    start: Tensor | tuple[int, ...] | None,
     cells: Mapping[str, Cell],
     names: Mapping[str, str],
     running: bool,
 ) -> str:
-    "The comparison so far, between the noise (of `shape`, one sample's) and the teacher."
+    """The comparison so far, between the noise and the teacher.
+
+    `start`: the noise (B, *shape), one sample's shape for `noise` of it, or None: not known yet."""
+    if isinstance(start, tuple):
+        start = noise(ask.seeds, start)
     grid = _Grid(ask, cells, names, running)
-    parts = [_start(ask, shape), _table(grid), _goal(target_of(cells))]
+    parts = [_start(start), _table(grid), _goal(target_of(cells))]
     return element("div", "".join(parts), class_="compare")
 
 # %% ../../nbs/app/html.ipynb #app-html-blend

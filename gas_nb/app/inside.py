@@ -75,4 +75,4 @@ def look_inside(
         for line in wait_in_line(place):
             yield line, *still, None
         text = f"{solver_title(solver)}, {table.nfe} evaluations, seed {one.seed}"
-        yield status(text), *still, follow(one, teacher, table)
+        yield status(text), *still, follow(one, shared.asked(ask), table)

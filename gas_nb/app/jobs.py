@@ -23,6 +23,7 @@ from ..figures import Figure, learning_curves
 from ..runs import RunLog
 from ..tableau import Tableau
 from ..teacher import Teacher
+from ..teachers.diffusers import PipelineTeacher
 from ..training import TrainConfig
 
 # %% auto #0
@@ -67,6 +68,7 @@ class Job(threading.Thread):
     def __init__(self, config: TrainConfig, teacher: Teacher, runs: Path):
         super().__init__(daemon=True)
         self.stop = threading.Event()
+        self.teacher = teacher
         self.events = _events_of(config, teacher, runs, self.stop)
         self.folder = _claimed(self.events)
         self.records: list[dict[str, Any]] = list(RunLog(self.folder).records)
@@ -84,6 +86,9 @@ class Job(threading.Thread):
                         break
         except Exception as error:
             self.error = error
+        finally:
+            if isinstance(self.teacher, PipelineTeacher):
+                self.teacher.close()
 
     def _take_in(self, event: Event) -> None:
         match event:
@@ -129,6 +134,7 @@ def _checked(shared: Shared, teacher: str, nfe: int) -> None:
     if not 2 <= nfe <= 20:
         raise ValueError(f"NFE {nfe}: give a whole number from 2 to 20")
     shared.check_name(teacher)
+    shared.check_trainable(teacher)
 
 # %% ../../nbs/app/jobs.ipynb #app-jobs-watch
 def _wait_for_last(shared: Shared, pause: float) -> Iterator[str]:
@@ -167,7 +173,7 @@ def distil(
     with _training_place(shared) as place:
         for line in _wait_for_last(shared, pause):
             yield line, None
-        job = shared.job = Job(config, shared.teacher(teacher), shared.runs)
+        job = shared.job = Job(config, shared.apart(teacher), shared.runs)
         if jobs is not None:
             jobs["now"] = job
         yield from _watch(job, place, pause)

@@ -10,13 +10,12 @@ import html
 import socket
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
 
 from .answer import generate
-from .ask import DEFAULT, condition_choices
+from .ask import TEACHER_NFE
 from .messages import in_words
 from .style import launch_options
 from .tabs.compare import compare_tab
@@ -25,7 +24,8 @@ from .tabs.files import files_tab
 from .tabs.inside import inside_tab
 from .tabs.tradeoff import tradeoff_tab
 from .tabs.train import train_tab
-from .workbench import Workbench
+from .teachers import embedded_titles
+from .workbench import Workbench, first_question
 
 # %% auto #0
 __all__ = ['INTRO', 'build', 'check_address', 'warm_up', 'main']
@@ -33,7 +33,7 @@ __all__ = ['INTRO', 'build', 'check_address', 'warm_up', 'main']
 # %% ../../nbs/05_app.ipynb #app-page-intro
 INTRO = (
     '<p class="intro"><b>The same noise goes through the same network.</b>'
-    " The teacher asks the network 20 times to turn it into a picture;"
+    " The teacher asks the network {steps} times to turn it into a picture;"
     " each row below is a solver that may ask it only a few times."
     " The closer to the teacher, the smaller L1."
     " <small>GS and GAS are trained to need few. Click a picture to look closer."
@@ -41,6 +41,13 @@ INTRO = (
 )
 
 # %% ../../nbs/05_app.ipynb #app-page-tabs
+def _intro(bench: Workbench) -> str:
+    steps = TEACHER_NFE
+    if bench.first not in embedded_titles():
+        steps = bench.teacher(bench.first).tableau.nfe
+    return INTRO.format(device=html.escape(bench.device_name), steps=steps)
+
+
 def _tabs(site: Site) -> None:
     "All tabs; when the page is opened each offers what there is by then."
     with gr.Tab("Compare"):
@@ -65,7 +72,7 @@ def build(
     title = "gas_nb: few-step solvers"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(1800, 7200)) as demo:
         uploads = gr.State([], time_to_live=7200)
-        gr.HTML(INTRO.format(device=html.escape(bench.device_name)), js_on_load=None)
+        gr.HTML(_intro(bench), js_on_load=None)
         _tabs(Site(bench, demo, uploads))
     demo.bench = bench
     return demo.queue(max_size=100, default_concurrency_limit=4)
@@ -77,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     host = "address to listen on; 0.0.0.0 for all (default: %(default)s)"
     share = "ask Gradio for a public address (needs a network)"
     teacher = "one more teacher: a diffusers pipeline's folder or hub id, an EDM file"
-    prompts = "its captions, one a line, where it is a text model"
+    prompts = "its prompts, one a line, where it is a text model; a box on the page takes others"
+    calls = "JSON file: a list of what the pipeline is called with (prompt, guidance_scale ...)"
     runs = "folder of runs: trained solvers are read from it and written to it"
     parser.add_argument("--host", default="127.0.0.1", help=host)
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
@@ -85,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--teacher", default="", help=teacher)
     parser.add_argument("--prompts", default="", metavar="FILE", help=prompts)
+    parser.add_argument("--calls", default="", metavar="FILE", help=calls)
     help_ = f"{runs} (default: %(default)s)"
     parser.add_argument("--runs", default="runs", metavar="DIR", help=help_)
     return parser
@@ -118,8 +127,11 @@ def check_address(host: str, port: int | None) -> None:
 def warm_up(bench: Workbench) -> None:
     "Answer the page's first question before anyone asks it."
     try:
-        condition = condition_choices(bench.classes(bench.first))[0][1]
-        ask = replace(DEFAULT, teacher=bench.first, condition=condition)
+        ask = first_question(bench)
+        if ask.teacher not in embedded_titles():  # a pipeline is asked in turn
+            for _ in bench.compare(ask):
+                pass
+            return
         for _ in generate(ask, bench.teacher(ask.teacher), bench.solvers(), bench.run):
             pass
     except Exception as error:
@@ -132,8 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         check_address(given.host, given.port)
-        bench = Workbench(given.runs, given.device, teacher=given.teacher, prompts=given.prompts)
-        bench.teacher(bench.first)
+        shown = dict(teacher=given.teacher, prompts=given.prompts, calls=given.calls)
+        bench = Workbench(given.runs, given.device, **shown)
+        bench.teacher(bench.first).check()
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"Running on {bench.device_name}; runs in {bench.runs}", flush=True)

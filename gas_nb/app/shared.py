@@ -24,21 +24,25 @@ from ..registry import solver_title, training_free
 from ..runtime.device import default_device
 from ..tableau import Tableau
 from ..teacher import Teacher, teacher_kind
+from ..teachers.diffusers import PipelineTeacher, require_prompts, takes_prompt
 from ..teachers.presets import read_prompts
-from ..training import TrainConfig, preset_config, teacher_of
+from ..training import TrainConfig, check_calls, preset_config, teacher_of
 
 # %% auto #0
-__all__ = ['device_title', 'TeacherShelf', 'solver_rows', 'Shared']
+__all__ = ['MAX_WORDED', 'device_title', 'Teachers', 'TeacherShelf', 'solver_rows', 'Shared']
 
 # %% ../../nbs/app/shared.ipynb #app-shared-titles
-def _check_given(teacher: str, prompts: str) -> None:
-    "ValueError if the teacher of the command line or its captions are none."
+def _check_given(teacher: str, prompts: str, calls: str) -> None:
+    "ValueError if the teacher of the command line, its prompts or its calls are none."
     if teacher:
         teacher_kind(teacher)
     if prompts:
         read_prompts(prompts)
-    if prompts and teacher in ("", *embedded_titles()):
-        raise ValueError(f"prompts={prompts!r}: give the text teacher they are for")
+    for name, file in dict(prompts=prompts, calls=calls).items():
+        if file and teacher in ("", *embedded_titles()):
+            raise ValueError(f"{name}={file!r}: give the text teacher they are for")
+    if teacher:
+        check_calls(teacher, prompts, calls, needed=False)
 
 
 def _titles(teacher: str) -> dict[str, str]:
@@ -49,6 +53,14 @@ def _titles(teacher: str) -> dict[str, str]:
     return {teacher: Path(teacher).name} | embedded
 
 # %% ../../nbs/app/shared.ipynb #app-shared-device
+MAX_WORDED = 4  # pipelines with other prompts that are kept open
+
+
+def _worded(teacher: PipelineTeacher, ask: Ask) -> PipelineTeacher:
+    made = teacher.with_prompts([ask.prompt]) if ask.prompt else teacher
+    return made if ask.guidance == 1 else made.with_guidance(ask.guidance)
+
+
 def device_title(device: torch.device) -> str:
     "What a person calls the device."
     if device.type == "cuda":
@@ -58,20 +70,22 @@ def device_title(device: torch.device) -> str:
     return f"{name} ({threads} thread{'' if threads == 1 else 's'})"
 
 # %% ../../nbs/app/shared.ipynb #app-shared-shelf
-class TeacherShelf:
+class Teachers:
     """The teachers by name, loaded when first asked for.
 
     `given`: one more than the embedded, by any name that `load_teacher` takes, shown first;
-    `prompts`: its captions, a text file. ValueError for what is wrong with them.
+    `prompts`: its captions, a text file; `calls`: what a pipeline is called with, a JSON file.
+    ValueError for what is wrong with them.
     """
 
-    def __init__(self, device: str = "auto", given: str = "", prompts: str = ""):
-        _check_given(given, prompts)
-        self.first, self.prompts = given or DEFAULT.teacher, prompts
+    def __init__(self, device: str = "auto", given: str = "", prompts: str = "", calls: str = ""):
+        _check_given(given, prompts, calls)
+        self.first, self.prompts, self.calls = given or DEFAULT.teacher, prompts, calls
         self.titles = _titles(given)
         self.device = default_device(device)
         self.lock = threading.Lock()
         self.teachers: dict[str, Teacher] = {}
+        self.worded: OrderedDict[tuple[str, str, float], PipelineTeacher] = OrderedDict()
 
     @property
     def device_name(self) -> str:
@@ -88,20 +102,62 @@ class TeacherShelf:
         self.check_name(name)
         with self.lock:
             if name not in self.teachers:
-                self.teachers[name] = teacher_of(self.config(name))
+                self.teachers[name] = teacher_of(self.config(name), needed=False)
             return self.teachers[name]
 
     def config(self, teacher: str, size: str = "quick", **settings: Any) -> TrainConfig:
         "The settings of a training of the given size."
-        prompts = "" if teacher in embedded_titles() else self.prompts
+        files = dict(prompts=self.prompts, calls=self.calls)
+        if teacher in embedded_titles():
+            files = {}
         device = str(self.device)
-        return preset_config(size, teacher=teacher, prompts=prompts, device=device, **settings)
+        return preset_config(size, teacher=teacher, **files, device=device, **settings)
+
+# %% ../../nbs/app/shared.ipynb #app-shared-worded
+class TeacherShelf(Teachers):
+    "`Teachers`, and what a pipeline among them can do: see `Teachers` for the arguments."
+
+    def pipeline(self, name: str) -> PipelineTeacher | None:
+        "A teacher that is a pipeline; None for every other one."
+        found = None if name in embedded_titles() else self.teacher(name)
+        return found if isinstance(found, PipelineTeacher) else None
+
+    def asked(self, ask: Ask) -> Teacher:
+        "The teacher of a question: a pipeline with the asked prompt and guidance."
+        teacher = self.pipeline(ask.teacher)
+        if teacher is None or (not ask.prompt and ask.guidance == 1):
+            return self.teacher(ask.teacher)
+        key = (ask.teacher, ask.prompt, ask.guidance)
+        with self.lock:
+            if key not in self.worded:
+                self.worded[key] = _worded(teacher, ask)
+            self.worded.move_to_end(key)
+            while len(self.worded) > MAX_WORDED:
+                self.worded.popitem(last=False)[1].close()
+            return self.worded[key]
+
+    def apart(self, name: str) -> Teacher:
+        "A teacher for another thread: a pipeline is entered anew for it."
+        found = self.pipeline(name)
+        return self.teacher(name) if found is None else found.with_calls(found.calls)
+
+    def takes_prompt(self, teacher: str) -> bool:
+        "Whether a teacher is a pipeline that is called with a prompt."
+        found = self.pipeline(teacher)
+        return found is not None and takes_prompt(found.pipeline)
+
+    def check_trainable(self, teacher: str) -> None:
+        "ValueError for a pipeline that takes a prompt and was given none to learn from."
+        found = self.pipeline(teacher)
+        if found is not None and not self.prompts and not self.calls:
+            require_prompts(found.pipeline)
 
     def classes(self, teacher: str) -> Sequence[str]:
         "Names of a teacher's classes; an embedded one need not be loaded for it."
         if teacher in embedded_titles():
             return embedded_classes(teacher)
-        return self.teacher(teacher).class_names
+        names = self.teacher(teacher).class_names
+        return [] if self.pipeline(teacher) and len(names) == 1 else names
 
 # %% ../../nbs/app/shared.ipynb #app-shared-rows
 def solver_rows(trained: Sequence[Trained], teacher: str) -> list[tuple[str, str]]:
@@ -117,7 +173,7 @@ class Shared(TeacherShelf):
     """What all visitors share.
 
     `runs`: the only folder that is read or written. `limit`: places in the line. `keep`: cells
-    that are remembered. `teacher` and `prompts`: see `TeacherShelf`.
+    that are remembered. `teacher`, `prompts`, `calls`: see `TeacherShelf`.
     """
 
     def __init__(
@@ -128,8 +184,9 @@ class Shared(TeacherShelf):
         keep: int = 200,
         teacher: str = "",
         prompts: str = "",
+        calls: str = "",
     ):
-        super().__init__(device, teacher, prompts)
+        super().__init__(device, teacher, prompts, calls)
         self.runs, self.keep = Path(runs).resolve(), keep
         if self.runs.exists() and not self.runs.is_dir():
             raise ValueError(f"runs={str(runs)!r}: is a file, give a folder")
@@ -149,7 +206,7 @@ class Shared(TeacherShelf):
 
     def run(self, ask: Ask, teacher: Teacher, tableau: Tableau) -> tuple[Tensor, float]:
         "`run_cell`, or what it answered to the same question before."
-        question = (ask.teacher, ask.condition, ask.guidance, ask.seed, ask.n)
+        question = (ask.teacher, ask.condition, ask.guidance, ask.prompt, ask.seed, ask.n)
         key = (*question, tableau.to_json())
         if key not in self.cells:
             self.cells[key] = run_cell(ask, teacher, tableau)

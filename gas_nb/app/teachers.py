@@ -48,6 +48,8 @@ class Offer(Protocol):
 
     def classes(self, teacher: str) -> Sequence[str]: ...
 
+    def takes_prompt(self, teacher: str) -> bool: ...
+
 
 class EmbeddedTeachers:
     "The teachers that ship with the package."
@@ -60,3 +62,7 @@ class EmbeddedTeachers:
     def classes(self, teacher: str) -> Sequence[str]:
         "Names of the classes of an embedded teacher."
         return embedded_classes(teacher)
+
+    def takes_prompt(self, teacher: str) -> bool:
+        "None of them knows words."
+        return False

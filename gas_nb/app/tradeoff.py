@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .catalog import MAX_FILE, lies_in
+from .catalog import MAX_FILE, lies_in, teacher_key
 from ..metrics.judge import RUN_METRICS
 from ..runs import METRICS, Run, runs_in
 
@@ -40,7 +40,8 @@ def _results(run: Run, teacher: str) -> list[dict[str, Any]]:
     "The rows of a run that are results for `teacher`."
     found = run.metrics(MAX_RESULTS) or {}
     rows = found.get("rows")
-    if found.get("teacher") != teacher or not isinstance(rows, list):
+    its_own = teacher_key(str(found.get("teacher"))) == teacher_key(teacher)
+    if not its_own or not isinstance(rows, list):
         return []
     return [row for row in rows if _is_row(row)]
 

@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .ask import Ask
-from .catalog import Trained
+from .ask import DEFAULT, NFES, Ask, condition_choices
+from .catalog import Trained, teacher_key
 from .compare import compare, measure_tradeoff
 from .files import downloads
 from .inside import look_inside
 from .jobs import Job, distil
 from .shared import Shared
+from .teachers import embedded_titles
 from .tradeoff import sweep_rows
 from ..figures import Figure
 
 # %% auto #0
-__all__ = ['Workbench']
+__all__ = ['Workbench', 'first_question']
 
 # %% ../../nbs/app/workbench.ipynb #app-workbench-bench
 class Workbench(Shared):
@@ -63,3 +65,14 @@ class Workbench(Shared):
     def downloads(self, ask: Ask, uploads: Sequence[Trained] = ()) -> tuple[list[str], str]:
         "Paths of a solver's files, and the Python lines that use it."
         return downloads(self, ask, uploads)
+
+# %% ../../nbs/app/workbench.ipynb #app-workbench-first
+def first_question(bench: Workbench) -> Ask:
+    "What the page asks when it is opened."
+    condition = condition_choices(bench.classes(bench.first))[0][1]
+    ask = replace(DEFAULT, teacher=bench.first, condition=condition)
+    if bench.first in embedded_titles():
+        return ask
+    trained = [one for one in bench.solvers() if one.teacher == teacher_key(bench.first)]
+    nfes = sorted({one.nfe for one in trained} & set(NFES))
+    return replace(ask, n=2, nfes=tuple(nfes[:3]) or (4, 8))

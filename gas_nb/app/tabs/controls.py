@@ -12,10 +12,10 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from ..ask import DEFAULT, MAX_SAMPLES, NFES, ORDER, SPACED, Ask, condition_choices
+from ..ask import MAX_SAMPLES, NFES, ORDER, SPACED, Ask, condition_choices
 from ..ask import make_ask
 from ..messages import status
-from ..workbench import Workbench
+from ..workbench import Workbench, first_question
 
 # %% auto #0
 __all__ = ['Site', 'connect', 'status_line', 'figure_place', 'Controls', 'teacher_menu', 'question_controls', 'ask_from',
@@ -62,6 +62,7 @@ class Controls:
     nfes: Component
     solvers: Component
     spacing: gr.Dropdown
+    prompt: gr.Textbox
 
     @property
     def inputs(self) -> list[Component]:
@@ -78,7 +79,7 @@ def teacher_menu(bench: Workbench, value: str, min_width: int) -> gr.Dropdown:
 def _samples_row(bench: Workbench, one: bool) -> dict[str, Any]:
     "Whose samples, of which class, and how many."
     conditions = condition_choices(bench.classes(bench.first))
-    first = conditions[0][1]
+    first, opening = conditions[0][1], first_question(bench)
     return {
         "teacher": teacher_menu(bench, bench.first, 220),
         "condition": gr.Dropdown(conditions, value=first, label="Class", min_width=130),
@@ -86,7 +87,7 @@ def _samples_row(bench: Workbench, one: bool) -> dict[str, Any]:
         "n": gr.Slider(
             1,
             MAX_SAMPLES,
-            DEFAULT.n,
+            opening.n,
             step=1,
             label="Samples",
             min_width=130,
@@ -106,13 +107,20 @@ def _one_solver(choices: list[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def _many_solvers(choices: list[tuple[str, str]]) -> dict[str, Any]:
+def _many_solvers(choices: list[tuple[str, str]], opening: Ask) -> dict[str, Any]:
     "Check boxes for rows and columns."
-    rows, columns = list(DEFAULT.solvers), [str(nfe) for nfe in DEFAULT.nfes]
+    rows, columns = list(opening.solvers), [str(nfe) for nfe in opening.nfes]
     return {
         "solvers": gr.CheckboxGroup(choices, value=rows, label="Solvers (rows)"),
         "nfes": gr.CheckboxGroup(_NFE_NAMES, value=columns, label="Evaluations (columns)"),
     }
+
+
+def _prompt_box(bench: Workbench) -> gr.Textbox:
+    "Words for a pipeline that takes them; not there for any other teacher."
+    hint = "your own words; empty: the class above"
+    visible = bench.takes_prompt(bench.first)
+    return gr.Textbox("", label="Prompt", placeholder=hint, max_lines=4, visible=visible)
 
 
 def _how_row() -> dict[str, Any]:
@@ -132,10 +140,11 @@ def question_controls(site: Site, one: bool = False) -> Controls:
         widgets = _samples_row(site.bench, one)
         if one:
             widgets |= _one_solver(choices)
+    widgets["prompt"] = _prompt_box(site.bench)
     title = "More choices" if one else "Solvers, evaluations, guidance"
     with gr.Accordion(title, open=False):
         if not one:
-            widgets |= _many_solvers(choices)
+            widgets |= _many_solvers(choices, first_question(site.bench))
         with gr.Row():
             widgets |= _how_row()
     controls = Controls(**widgets)
@@ -174,14 +183,16 @@ def refresh(site: Site, controls: Controls, trigger: Callable) -> Any:
 
     def change(
         teacher: str, condition: Any, chosen: Any, uploads: list
-    ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    ) -> tuple[Mapping[str, Any], ...]:
         solvers = bench.solver_choices(teacher, uploads)
         classes = condition_choices(bench.classes(teacher))
+        words = bench.takes_prompt(teacher)
         return (
             gr.update(choices=classes, value=_still_condition(condition, classes)),
             gr.update(choices=solvers, value=_still_chosen(chosen, solvers)),
+            gr.update(visible=words) if words else gr.update(visible=words, value=""),
         )
 
     inputs = [controls.teacher, controls.condition, controls.solvers, site.uploads]
-    outputs = [controls.condition, controls.solvers]
+    outputs = [controls.condition, controls.solvers, controls.prompt]
     return connect(trigger, change, inputs, outputs, queue=False)
