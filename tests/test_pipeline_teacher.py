@@ -294,3 +294,15 @@ def test_a_pipeline_that_needs_a_class_has_a_call_for_each():
     teacher = PipelineTeacher(pipelines.dit())
     assert teacher.n_classes == 1000 and teacher.calls[999] == dict(class_labels=[999])
     assert teacher.generate([0], "class 999", steps_of(teacher)).isfinite().all()
+
+
+def test_rows_of_a_doubled_state_are_the_single_rows():
+    """Under guidance `DiTPipeline` holds all first halves before all second ones."""
+    teacher = PipelineTeacher(pipelines.dit(), guidance_scale=2.0)
+    x = teacher.noise([0, 1])
+    assert x.shape == (2, 2, 4, 8, 8)
+    found = teacher.sample(x, [7, 7], steps_of(teacher))
+    alone = [teacher.sample(row[None], 7, steps_of(teacher)) for row in x]
+    assert teacher.network.batch_size == 4 and torch.allclose(found, torch.cat(alone), atol=1e-5)
+    shown = torch.cat([teacher.decode(row) for row in alone])
+    assert torch.allclose(teacher.decode(found), shown, atol=1e-5)

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from .asking import Step, Stepping, arguments, derived, parameters_of
 from .asking import scheduler_name, twin_with
+from .network import as_held
 from .reading import Reading
 
 # %% auto #0
@@ -36,7 +37,8 @@ class Ending(Stepping):
         return_dict: bool = True,
         **options: Any,
     ) -> Any:
-        state = self.state.reshape(sample.shape) if self.state.numel() == sample.numel() else sample
+        fits = self.state.numel() == sample.numel()
+        state = as_held(self.state, sample.shape) if fits else sample
         state = state.to(sample.device, sample.dtype)
         self.__dict__["_step_index"] += 1
         return Step(state, state) if return_dict else (state, state)

@@ -134,6 +134,11 @@ class PipelineTeacher(Teacher):
             made = _fields(network, name, recipe, tableau)
             made["decode"] = self.pictures
         super().__init__(**made, batch_size=batch_size)
+        if self.n_classes != len(self.calls):
+            raise ValueError(
+                f"{self.n_classes} class_names for {len(self.calls)} calls, of which each is a "
+                "class: use with_calls or with_prompts"
+            )
 
     @property
     def network(self) -> PipelineNetwork:
