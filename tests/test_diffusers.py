@@ -10,7 +10,7 @@ import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 import pipelines
 import pytest
 import torch
-from diffusers import DDIMScheduler, EDMEulerScheduler
+from diffusers import DDIMScheduler
 
 from gas_nb.classic import ddim
 from gas_nb.denoiser import Denoiser

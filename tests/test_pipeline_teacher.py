@@ -1,4 +1,4 @@
-"""A teacher from any pipeline: what it asks, what it costs, and that it leaves the pipeline alone."""
+"""A teacher from any pipeline: what it asks and costs, and that it leaves the pipeline alone."""
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
@@ -303,6 +303,7 @@ def test_rows_of_a_doubled_state_are_the_single_rows():
     assert x.shape == (2, 2, 4, 8, 8)
     found = teacher.sample(x, [7, 7], steps_of(teacher))
     alone = [teacher.sample(row[None], 7, steps_of(teacher)) for row in x]
-    assert teacher.network.batch_size == 4 and torch.allclose(found, torch.cat(alone), atol=1e-5)
+    assert teacher.network.batch_size == 4
+    assert torch.allclose(found, torch.cat(alone), atol=1e-4 * float(found.abs().max()))
     shown = torch.cat([teacher.decode(row) for row in alone])
     assert torch.allclose(teacher.decode(found), shown, atol=1e-5)
