@@ -157,6 +157,14 @@ class _Asked(Teacher):
         self.check()
         return self._measured["trial"]
 
+    def close(self) -> None:
+        "Leave the pipeline; the next question enters it again."
+        self.network.close()
+
+# %% ../../nbs/teachers/diffusers.ipynb #a71c0de6
+class _Shown(_Asked):
+    "What a pipeline makes of its states."
+
     def outputs(self, x_0: Tensor, condition: Any = None) -> list[Any]:
         "What the pipeline makes of clean states (B, *shape), in batches: images, frames, sound."
         call = self.calls[0]
@@ -172,12 +180,8 @@ class _Asked(Teacher):
         "Images (B, C, H, W) in [-1, 1]; of a film four frames side by side, of sound its wave."
         return torch.cat([pictures(found) for found in self.outputs(x_0)])
 
-    def close(self) -> None:
-        "Leave the pipeline; the next question enters it again."
-        self.network.close()
-
 # %% ../../nbs/teachers/diffusers.ipynb #a71c0de5
-class PipelineTeacher(_Asked):
+class PipelineTeacher(_Shown):
     """A `Teacher` around a diffusers pipeline, kept as `.pipeline`, which is left as it is.
 
     `calls` are what the pipeline is called with, a list of dicts (or a JSON file's `Path`); a list
