@@ -110,9 +110,9 @@ class NoiseSchedule(_Levels):
     def flow(
         net_time_scale: float = 1.0, inverted: bool = False, shift: float = 1.0
     ) -> NoiseSchedule:
-        """Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale`: 1000 if the network counts so;
-        `inverted`: it counts from the noise to the data, scale * (1 - t); `shift` > 0: it is given
-        u with t = shift u / (1 + (shift - 1) u)."""
+        """Rectified flow: alpha = 1 - t, sigma = t. `net_time_scale`: 1000 if the network counts
+        so; `inverted`: it counts from the noise to the data, scale * (1 - t); `shift` > 0: it is
+        given u with t = shift u / (1 + (shift - 1) u)."""
         return _Flow(net_time_scale, bool(inverted), shift)
 
     @staticmethod
@@ -122,8 +122,9 @@ class NoiseSchedule(_Levels):
         sigma_data: float = 1.0,
         time: str = "log",
     ) -> NoiseSchedule:
-        """EDM's noise levels (arXiv 2206.00364), log sigma linear in t, the state scaled to variance
-        one. The network is given log(sigma)/4, with `time` = "arctan" 2 atan(sigma)/pi, "linear" 1000 sigma.
+        """EDM's noise levels (arXiv 2206.00364), log sigma linear in t, the state scaled to
+        variance one. The network is given log(sigma)/4; with `time` "arctan" 2 atan(sigma)/pi, with "linear"
+        1000 sigma.
 
         A clean sample is in units of `sigma_data`. ValueError unless 0 < sigma_min < sigma_max."""
         return _Edm(sigma_min, sigma_max, sigma_data, time)

@@ -82,8 +82,13 @@ def test_pairs_begin_where_the_pipeline_begins_for_that_seed(pipe):
 
         generator = torch.Generator().manual_seed(seed)
         first = pipe.prepare_latents(
-            1, 4, pipe.unet.config.sample_size * 2, pipe.unet.config.sample_size * 2,
-            torch.float32, "cpu", generator,
+            1,
+            4,
+            pipe.unet.config.sample_size * 2,
+            pipe.unet.config.sample_size * 2,
+            torch.float32,
+            "cpu",
+            generator,
         )
         assert torch.allclose(x_T, first[0].reshape(x_T.shape), atol=1e-6), (seed, label)
     fresh = draw_fresh(teacher, TrainConfig(batch_size=3, device="cpu"), 0)
@@ -173,9 +178,7 @@ def test_wrong_calls_are_refused_before_anything_is_loaded(
     with pytest.raises(ValueError, match=message):
         resolve(given)
     with pytest.raises(ValueError, match=message):
-        SweepConfig(
-            given["teacher"], "3", "ddim", prompts=given["prompts"], calls=given["calls"]
-        )
+        SweepConfig(given["teacher"], "3", "ddim", prompts=given["prompts"], calls=given["calls"])
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 

@@ -53,7 +53,8 @@ from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.solver import GeneralizedSolver
 from gas_nb.tableau import Tableau, same_schedule, sample
 from gas_nb.teacher import Teacher, load_teacher
-from gas_nb.teachers.diffusers import DiffusersTeacher, schedule_from_scheduler
+from gas_nb.teachers.diffusers import PipelineTeacher
+from gas_nb.teachers.reading import schedule_from_scheduler
 from gas_nb.training import TrainConfig, TrainState
 
 CHECKPOINTS = json.loads((GOLDEN / "official_checkpoints.json").read_text())
@@ -368,7 +369,7 @@ def to_images(x):
 @pytest.mark.parametrize("kind", [DDPMPipeline, DDIMPipeline])
 def test_pixel_pipelines(kind):
     made = pipelines.ddpm()
-    teacher = DiffusersTeacher(made)
+    teacher = PipelineTeacher(made)
     pipe = pipelines.quiet(kind(unet=made.unet, scheduler=made.scheduler))
     pipe.scheduler = GASScheduler.from_tableau(solvers(teacher.schedule), teacher.schedule)
     for nfe, tableau in solvers(teacher.schedule).items():
@@ -385,22 +386,22 @@ def test_pixel_pipelines(kind):
 
 def test_class_conditional_latents_with_guidance():
     pipe = pipelines.dit()
-    teacher = DiffusersTeacher(pipe, guidance_scale=2.0)
+    teacher = PipelineTeacher(pipe, guidance_scale=2.0)
     table = solvers(teacher.schedule)
     pipe.scheduler = GASScheduler.from_tableau(table, teacher.schedule)
-    x_T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     for nfe, tableau in table.items():
-        theirs = pipe(
-            [3, 900],
-            guidance_scale=2.0,
-            num_inference_steps=nfe,
-            generator=torch.Generator().manual_seed(1),
-            output_type="np",
-        ).images
-        assert (
-            abs(theirs - to_images(teacher.decode(teacher.sample(x_T, [3, 900], tableau)))).max()
-            <= 1e-5
-        )
+        theirs = [
+            pipe(
+                [label],
+                guidance_scale=2.0,
+                num_inference_steps=nfe,
+                generator=torch.Generator().manual_seed(1),
+                output_type="np",
+            ).images
+            for label in (3, 900)
+        ]
+        ours = to_images(teacher.decode(teacher.generate([1, 1], [3, 900], tableau)))
+        assert abs(np.concatenate(theirs) - ours).max() <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -410,34 +411,21 @@ def test_class_conditional_latents_with_guidance():
 def test_text_pipelines(name):
     v = dict(prediction_type="v_prediction") if name.endswith("_v") else {}
     pipe = getattr(pipelines, name.removesuffix("_v"))(**v)
-    teacher = DiffusersTeacher(pipe, prompts=["a shoe", "a bag"], guidance_scale=2.0, size=16)
+    teacher = PipelineTeacher(pipe, prompts=["a shoe", "a bag"], guidance_scale=2.0, size=16)
     table = solvers(teacher.schedule)
     pipe.scheduler = GASScheduler.from_tableau(table, teacher.schedule, teacher.denoiser.prediction)
-    x_T = torch.randn(2, *teacher.shape, generator=torch.Generator().manual_seed(1))
     for nfe, tableau in table.items():
-        options = dict(
+        theirs = pipe(
             prompt=["a shoe", "a bag"],
             num_inference_steps=nfe,
             height=16,
             width=16,
+            guidance_scale=2.0,
+            generator=[torch.Generator().manual_seed(seed) for seed in (1, 2)],
             output_type="np",
-        )
-        if name == "flux":
-            options |= dict(
-                latents=pipe._pack_latents(x_T, 2, *x_T.shape[1:]),
-                true_cfg_scale=2.0,
-                negative_prompt=["", ""],
-            )
-        else:
-            options |= dict(latents=x_T, guidance_scale=2.0)
-        theirs = pipe(**options).images
-        assert (
-            abs(
-                theirs
-                - to_images(teacher.decode(teacher.sample(x_T, ["a shoe", "a bag"], tableau)))
-            ).max()
-            <= 1e-5
-        )
+        ).images
+        ours = teacher.generate([1, 2], ["a shoe", "a bag"], tableau)
+        assert abs(theirs - to_images(teacher.decode(ours))).max() <= 1e-5
         assert theirs.std() > 0.01
 
 
@@ -447,7 +435,7 @@ def test_image_to_image(strength):
     pipe = pipelines.quiet(
         StableDiffusionImg2ImgPipeline(**made.components, requires_safety_checker=False)
     )
-    teacher = DiffusersTeacher(made, prompts=["a shoe"], guidance_scale=2.0, size=16)
+    teacher = PipelineTeacher(made, prompts=["a shoe"], guidance_scale=2.0, size=16)
     tableau = random_solver(teacher.schedule, 5)
     pipe.scheduler = GASScheduler.from_tableau(tableau, teacher.schedule)
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2))
@@ -529,7 +517,7 @@ def test_other_precisions(dtype):
 @pytest.mark.cuda
 def test_on_a_gpu():
     made = pipelines.ddpm()
-    teacher = DiffusersTeacher(made.to("cuda"))
+    teacher = PipelineTeacher(made.to("cuda"))
     made.scheduler = GASScheduler.from_tableau(solvers(teacher.schedule), teacher.schedule)
     theirs = made(
         batch_size=2,
@@ -607,7 +595,7 @@ def test_save_and_load(tmp_path):
 
 def test_a_pipeline_keeps_the_scheduler_when_it_is_saved(tmp_path):
     pipe = pipelines.ddpm()
-    teacher = DiffusersTeacher(pipe)
+    teacher = PipelineTeacher(pipe)
     pipe.scheduler = GASScheduler.from_tableau(random_solver(teacher.schedule, 4), teacher.schedule)
     pipe.save_pretrained(tmp_path)
     again = pipelines.quiet(DiffusionPipeline.from_pretrained(tmp_path))
@@ -885,7 +873,7 @@ def test_shipped_scheduler_in_a_pipeline():
     scheduler, embedded = shipped_scheduler("fmnist"), load_teacher("fmnist", "cpu")
     assert scheduler.nfes == [4, 5, 6, 8, 10] and scheduler.schedule == embedded.schedule
     pipe = fmnist_pipeline(label=7)
-    teacher = DiffusersTeacher(pipe)
+    teacher = PipelineTeacher(pipe)
     pipe.scheduler = scheduler
     x_T = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
     for nfe in scheduler.nfes:

@@ -27,7 +27,7 @@ from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.sweep import Sweep, SweepConfig, exact_teacher
 from gas_nb.tableau import Tableau
 from gas_nb.teacher import RECIPE, Teacher, load_teacher, teacher_kind
-from gas_nb.teachers.diffusers import DiffusersTeacher, load_diffusers_teacher
+from gas_nb.teachers.diffusers import PipelineTeacher, load_diffusers_teacher
 from gas_nb.teachers.edm import EDMPrecond, save_edm
 from gas_nb.teachers.presets import load_paper_teacher
 from gas_nb.training import TrainConfig, make_training_pairs, resolve, train
@@ -186,7 +186,7 @@ def test_a_pipelines_betas_weights_and_text_encoders_belong_to_its_identity():
         pipe = pipelines.stable_diffusion(**scheduler)
         if change:
             change(pipe)
-        return DiffusersTeacher(pipe, prompts=PROMPTS, guidance_scale=2.0, size=16)
+        return PipelineTeacher(pipe, prompts=PROMPTS, guidance_scale=2.0, size=16)
 
     def scale(module):
         with torch.no_grad():
@@ -212,7 +212,7 @@ def test_a_pipelines_betas_weights_and_text_encoders_belong_to_its_identity():
 
 def test_sweeps_exact_teacher_keeps_everything_but_the_recipe(tmp_path):
     sweep = Sweep(SweepConfig("digits", exact_steps=30, device="cpu"), tmp_path)
-    sweep.teacher = DiffusersTeacher(
+    sweep.teacher = PipelineTeacher(
         pipelines.stable_diffusion(), "sd", PROMPTS, 2.0, size=16, batch_size=7
     )
     exact = exact_teacher(sweep)
@@ -220,12 +220,12 @@ def test_sweeps_exact_teacher_keeps_everything_but_the_recipe(tmp_path):
         exact.tableau.nfe == 30
         and exact.prompts == PROMPTS
         and exact.batch_size == 7
-        and isinstance(exact, DiffusersTeacher)
+        and isinstance(exact, PipelineTeacher)
     )
     assert (
-        exact.config["prompts"]
-        == sweep.teacher.config["prompts"]
-        != sweep.teacher.with_prompts(["a cat"]).config["prompts"]
+        exact.config["calls"]
+        == sweep.teacher.config["calls"]
+        != sweep.teacher.with_prompts(["a cat"]).config["calls"]
     )
 
 
@@ -234,7 +234,7 @@ def test_sweeps_exact_teacher_keeps_everything_but_the_recipe(tmp_path):
 
 def test_pipeline_teachers_are_copied_whole():
     grid = spacing(VP, 5, "time_uniform")
-    teacher = DiffusersTeacher(
+    teacher = PipelineTeacher(
         pipelines.stable_diffusion(),
         "sd",
         PROMPTS,
@@ -253,11 +253,11 @@ def test_pipeline_teachers_are_copied_whole():
     )
     x = teacher.generate([0, 1], "a bag")
     for other in copies:
-        assert isinstance(other, DiffusersTeacher) and (
+        assert isinstance(other, PipelineTeacher) and (
             other.batch_size,
-            other.size,
+            other.calls,
             other.recipe,
-        ) == (5, 16, dict(solver="mine"))
+        ) == (5, teacher.calls, dict(solver="mine"))
         assert other.tableau == teacher.tableau and torch.equal(other.generate([0, 1], "a bag"), x)
     changed = replace(teacher, name="other", recipe=R, make_tableau=None)
     assert changed.tableau.nfe == 20 and changed.name == "other" and teacher.name == "sd"
@@ -272,7 +272,7 @@ def test_teachers_can_be_pickled(digits):
     assert torch.equal(
         other.features(torch.ones(2, 2)), torch.ones(2, 2)
     ) and not teacher_differences(own.config, other.config)
-    pipe = DiffusersTeacher(pipelines.ddpm(), "ddpm")
+    pipe = PipelineTeacher(pipelines.ddpm(), "ddpm")
     again = pickle.loads(pickle.dumps(pipe))
     assert torch.equal(again.generate(0), pipe.generate(0)) and not teacher_differences(
         pipe.config, again.config
@@ -385,8 +385,8 @@ def test_options_that_exist_take_effect(tmp_path):
         load_teacher(tmp_path / "net.safetensors", "cpu", prompts="a cat")
     with pytest.raises(ValueError, match="no text model"):
         load_paper_teacher("cifar10", tmp_path / "net.safetensors", "cpu", prompts=["a cat"])
-    with pytest.raises(ValueError, match="no condition to guide towards"):
-        DiffusersTeacher(pipelines.ddpm(), guidance_scale=3)
+    with pytest.raises(ValueError, match="DDPMPipeline takes no guidance_scale"):
+        PipelineTeacher(pipelines.ddpm(), guidance_scale=3)
 
 
 def test_weights_that_nobody_reads_stop_the_command_at_once(tmp_path):
@@ -416,8 +416,8 @@ def test_weights_that_nobody_reads_stop_the_command_at_once(tmp_path):
 
 def test_one_text_is_one_prompt(tmp_path):
     pipe = pipelines.stable_diffusion()
-    assert DiffusersTeacher(pipe, prompts="a cat", size=16).prompts == ["a cat"]
-    teacher = DiffusersTeacher(pipe, prompts=iter(PROMPTS), size=16)
+    assert PipelineTeacher(pipe, prompts="a cat", size=16).prompts == ["a cat"]
+    teacher = PipelineTeacher(pipe, prompts=iter(PROMPTS), size=16)
     assert teacher.prompts == PROMPTS and teacher.with_prompts("a dog").class_names == ["a dog"]
     (tmp_path / "captions.txt").write_text("a cat\n\na dog\n")
     assert teacher.with_prompts(tmp_path / "captions.txt").prompts == ["a cat", "a dog"]
@@ -438,7 +438,7 @@ def test_one_text_is_one_prompt(tmp_path):
     assert load_diffusers_teacher(tmp_path / "sd", "cpu", prompts="a cat").prompts == ["a cat"]
     for size in (0, "big", 2.5, True, []):
         with pytest.raises(ValueError, match="size="):
-            DiffusersTeacher(pipe, size=size)
+            PipelineTeacher(pipe, size=size)
 
 
 # --- fields, seeds, conditions

@@ -15,7 +15,7 @@ from ..schedule import NoiseSchedule
 from ..tableau import Tableau
 
 # %% auto #0
-__all__ = ['Chart', 'starts_without_signal', 'relevel', 'falling_times', 'to_tableau', 'to_chart']
+__all__ = ['Chart', 'starts_without_signal', 'first_stays', 'relevel', 'falling_times', 'to_tableau', 'to_chart']
 
 # %% ../../nbs/fitting/chart.ipynb #charf005
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ class Chart:
 def starts_without_signal(schedule: NoiseSchedule) -> bool:
     "Whether the state at t = 1 is noise alone, as in a flow model: no time lies beyond."
     return bool(schedule.alpha(1.0) == 0)
+
+
+def first_stays(schedule: NoiseSchedule) -> bool:
+    """Whether the first evaluation is at t = 1: a flow has no time beyond, and pipelines with EDM's
+    levels scale the noise that they begin with for the largest one."""
+    return starts_without_signal(schedule) or schedule.config["kind"] == "edm"
 
 # %% ../../nbs/fitting/chart.ipynb #charf009
 def relevel(schedule: NoiseSchedule, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..classic import classic_tableau
 from ..data import Pairs
 from ..denoiser import Remembering
-from .chart import Chart, starts_without_signal, to_chart
+from .chart import Chart, first_stays, to_chart
 from .distance import Distance, robust_summary, sample_losses
 from .options import FitOptions
 from .rows import fit_rows
@@ -39,7 +39,7 @@ def start_grids(
 ) -> tuple[dict, ...]:
     "The same, marked `middle` where the first evaluation may move to the middle of its step."
     grids = usual_grids(options)
-    if nfe == 1 or starts_without_signal(schedule):
+    if nfe == 1 or first_stays(schedule):
         return grids
     return tuple(grid | dict(middle=True) for grid in grids)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data import Pairs, batch_indices
-from .chart import Chart, starts_without_signal
+from .chart import Chart, first_stays, starts_without_signal
 from .coordinates import NewtonCoordinates, PlainCoordinates, coordinates
 from .distance import Distance, robust_summary, sample_losses
 from .options import FitOptions
@@ -40,8 +40,9 @@ def time_bounds(chart: Chart, schedule: NoiseSchedule, options: FitOptions = Fit
     earliest, latest = options.time_range
     low = (chart.s * (1 / options.max_stretch)).clamp(earliest, latest) - chart.s
     high = (chart.s * options.max_stretch).clamp(earliest, latest) - chart.s
-    if starts_without_signal(schedule):
+    if first_stays(schedule):
         low[0] = high[0] = 0.0
+    if starts_without_signal(schedule):
         high[1:] = torch.minimum(high[1:], options.flow_latest - chart.s[1:])
     return Box(low, high)
 

@@ -107,33 +107,8 @@ def _fields(network: PipelineNetwork, name: str, recipe: Any, tableau: Any) -> d
     )
 
 # %% ../../nbs/teachers/diffusers.ipynb #0368af6b
-class PipelineTeacher(Teacher):
-    """A `Teacher` around a diffusers pipeline, kept as `.pipeline`, which is left as it is.
-
-    `calls` are what the pipeline is called with, a list of dicts (or a JSON file's `Path`); a list
-    of `prompts` is the short form. They are the teacher's classes. `guidance_scale` and `size`
-    (side in pixels) go into every call that does not say otherwise. `tableau(schedule)` replaces
-    the solver that `recipe` names. ValueError, in words, for what cannot be asked."""
-
-    def __init__(
-        self,
-        pipe: Any = None,
-        name: str = "",
-        prompts: Sequence[str] = (),
-        guidance_scale: float | None = None,
-        recipe: dict | None = None,
-        size: int | None = None,
-        batch_size: int = 4,
-        tableau: Callable | None = None,
-        calls: Any = (),
-        **copied: Any,
-    ):
-        made = dict(copied, name=name, recipe=recipe)
-        if not copied:
-            network = _network(pipe, calls, prompts, guidance_scale, size, batch_size)
-            made = _fields(network, name, recipe, tableau)
-            made["decode"] = self.pictures
-        super().__init__(**made, batch_size=batch_size)
+class _Asked(Teacher):
+    "What a teacher asks of a pipeline."
 
     @property
     def network(self) -> PipelineNetwork:
@@ -182,6 +157,14 @@ class PipelineTeacher(Teacher):
         self.check()
         return self._measured["trial"]
 
+    def close(self) -> None:
+        "Leave the pipeline; the next question enters it again."
+        self.network.close()
+
+# %% ../../nbs/teachers/diffusers.ipynb #a71c0de6
+class _Shown(_Asked):
+    "What a pipeline makes of its states."
+
     def outputs(self, x_0: Tensor, condition: Any = None) -> list[Any]:
         "What the pipeline makes of clean states (B, *shape), in batches: images, frames, sound."
         call = self.calls[0]
@@ -196,6 +179,40 @@ class PipelineTeacher(Teacher):
     def pictures(self, x_0: Tensor) -> Tensor:
         "Images (B, C, H, W) in [-1, 1]; of a film four frames side by side, of sound its wave."
         return torch.cat([pictures(found) for found in self.outputs(x_0)])
+
+# %% ../../nbs/teachers/diffusers.ipynb #a71c0de5
+class PipelineTeacher(_Shown):
+    """A `Teacher` around a diffusers pipeline, kept as `.pipeline`, which is left as it is.
+
+    `calls` are what the pipeline is called with, a list of dicts (or a JSON file's `Path`); a list
+    of `prompts` is the short form. They are the teacher's classes. `guidance_scale` and `size`
+    (side in pixels) go into every call that does not say otherwise. `tableau(schedule)` replaces
+    the solver that `recipe` names. ValueError, in words, for what cannot be asked."""
+
+    def __init__(
+        self,
+        pipe: Any = None,
+        name: str = "",
+        prompts: Sequence[str] = (),
+        guidance_scale: float | None = None,
+        recipe: dict | None = None,
+        size: int | None = None,
+        batch_size: int = 4,
+        tableau: Callable | None = None,
+        calls: Any = (),
+        **copied: Any,
+    ):
+        made = dict(copied, name=name, recipe=recipe)
+        if not copied:
+            network = _network(pipe, calls, prompts, guidance_scale, size, batch_size)
+            made = _fields(network, name, recipe, tableau)
+            made["decode"] = self.pictures
+        super().__init__(**made, batch_size=batch_size)
+        if self.n_classes != len(self.calls):
+            raise ValueError(
+                f"{self.n_classes} class_names for {len(self.calls)} calls, of which each is a "
+                "class: use with_calls or with_prompts"
+            )
 
     def with_calls(self, calls: Any = (), prompts: Any = ()) -> PipelineTeacher:
         "The same pipeline with other calls as its classes."
@@ -215,10 +232,6 @@ class PipelineTeacher(Teacher):
         if "guidance_scale" not in parameters_of(pipe):
             raise ValueError(f"guidance_scale={scale}: {type(pipe).__name__} takes none")
         return self.with_calls([dict(call, guidance_scale=scale) for call in self.calls])
-
-    def close(self) -> None:
-        "Leave the pipeline; the next question enters it again."
-        self.network.close()
 
 
 DiffusersTeacher = PipelineTeacher

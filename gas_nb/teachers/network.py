@@ -19,7 +19,7 @@ from .calls import call_names
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['SESSIONS', 'sizes', 'groups', 'Draw', 'draw_of', 'PipelineNetwork', 'without_variance']
+__all__ = ['SESSIONS', 'sizes', 'groups', 'Draw', 'draw_of', 'as_held', 'as_rows', 'PipelineNetwork', 'without_variance']
 
 # %% ../../nbs/teachers/network.ipynb #5c2e8969
 def sizes(rows: int, most: int) -> list[int]:
@@ -93,6 +93,18 @@ def _order(drawn: Tensor, seen: Tensor) -> Tensor:
     order = torch.empty_like(by_value)
     order[seen_by_value] = by_value
     return order
+
+# %% ../../nbs/teachers/network.ipynb #b7d0ab1f
+def as_held(rows: Tensor, held: Sequence[int]) -> Tensor:
+    "Rows (B, *shape) in the shape that a pipeline holds for B samples."
+    return (rows.movedim(1, 0) if rows.ndim > len(held) else rows).reshape(held)
+
+
+def as_rows(state: Tensor, shape: Sequence[int]) -> Tensor:
+    "The other way: what a pipeline holds as rows of `shape` (B, *shape)."
+    if len(shape) <= state.ndim:
+        return state.reshape(shape)
+    return state.reshape(shape[1], shape[0], *shape[2:]).movedim(0, 1)
 
 # %% ../../nbs/teachers/network.ipynb #15660f61
 SESSIONS = 24  # that a network keeps open
@@ -171,10 +183,10 @@ class PipelineNetwork(nn.Module):
 
     def _answer(self, label: int, x: Tensor, time: float) -> Tensor:
         session = self.session(label, len(x))
-        state = (x * self.reading.size_of_state(time)).reshape(session.first.state.shape)
+        state = as_held(x * self.reading.size_of_state(time), session.first.state.shape)
         output = session.ask(state, time)
         self.evaluations += len(x)
-        return self.plain_output(output, state).reshape(x.shape)
+        return as_rows(self.plain_output(output, state), x.shape)
 
     def noise(self, seeds: Sequence[int], label: int = 0) -> Tensor:
         "What call `label` begins with for each seed, (B, *shape) on the CPU, float32."
