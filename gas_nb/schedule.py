@@ -123,8 +123,8 @@ class NoiseSchedule(_Levels):
         time: str = "log",
     ) -> NoiseSchedule:
         """EDM's noise levels (arXiv 2206.00364), log sigma linear in t, the state scaled to
-        variance one. The network is given log(sigma)/4; with `time` "arctan" 2 atan(sigma)/pi, with "linear"
-        1000 sigma.
+        variance one. The network is given log(sigma)/4; with `time` "arctan" 2 atan(sigma)/pi, with
+        "linear" 1000 sigma.
 
         A clean sample is in units of `sigma_data`. ValueError unless 0 < sigma_min < sigma_max."""
         return _Edm(sigma_min, sigma_max, sigma_data, time)
