@@ -115,6 +115,8 @@ class PipelineScheduler(TableauScheduler):
         network = prediction
         if asks_twice(pipe):
             prediction = "sample"
+            if network in (None, "sample"):
+                network = read_scheduler(original, tableaus)[1]
         config = config_of(tableaus, schedule, prediction)
         prediction = config["prediction_type"]
         form = state_form(original, network or prediction) if form is None else form

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from .reading import Reading
@@ -74,8 +73,7 @@ class Talk:
         return heard
 
 # %% ../../nbs/teachers/asking.ipynb #0fe49ae3
-@dataclass
-class Step(BaseOutput):
+class Step(NamedTuple):
     "What `step` returns where a pipeline asks for names."
 
     prev_sample: Tensor

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -131,6 +132,18 @@ def _check_call(pipe: Any, taken: Mapping[str, Any], k: int, call: Mapping[str, 
             if name == "prompt":
                 hint = ": it has no text encoder"
             raise ValueError(f"{kind} takes no {name}{hint}")
+    missing = [
+        name
+        for name, parameter in taken.items()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        and name not in ("self", *OURS, *call)
+    ]
+    if missing:
+        raise ValueError(
+            f"{kind} needs {', '.join(missing)}: give it in every call, "
+            f"calls=[dict({missing[0]}=...)]"
+        )
     for name in ("prompt", "class_labels"):
         several = call.get(name)
         if isinstance(several, (list, tuple)) and len(several) != 1:

@@ -202,6 +202,10 @@ class PipelineNetwork(nn.Module):
         half = self.state_dtype in (torch.float16, torch.bfloat16)
         seeds = range(5 if half else 3)
         known = self.session(label, 1)
+        begins = known.first.state.detach().cpu().flatten().float() / self.begins_at
+        for rule in self._draws.values():
+            if rule is not None and torch.equal(rule(0).reshape(-1), begins):
+                return rule
         states = {0: known.first.state.detach().cpu().flatten()}
         for seed in seeds[1:]:
             states[seed] = self._first_state(label, seed)

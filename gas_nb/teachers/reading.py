@@ -323,8 +323,11 @@ def _counted(times: Tensor, noise: Tensor) -> tuple[float, bool] | None:
 def read_scheduler(scheduler: Any) -> Reading:
     """What a diffusers scheduler, or its saved config, says about its network. ValueError, with the
     reason, for one that is not supported; a warning where it clips predictions."""
+    original = getattr(scheduler, "_original", None)
+    if original is not None:  # one of ours that stands in for it
+        return read_scheduler(original)
     if isinstance(getattr(scheduler, "schedule", None), NoiseSchedule):  # one of ours
-        return Reading(scheduler.schedule, scheduler.config.prediction_type)
+        return Reading(scheduler.schedule, scheduler.prediction)
     config = _full_config(scheduler)
     name = config.get("_class_name", "")
     if name in _UNKNOWN_CONTRACT or (name and name not in _known_names()):
