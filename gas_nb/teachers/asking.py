@@ -5,6 +5,7 @@
 # %% ../../nbs/teachers/asking.ipynb #db12405d
 from __future__ import annotations
 
+import atexit
 import copy
 import inspect
 import threading
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -272,6 +274,16 @@ def arguments(
     return found
 
 # %% ../../nbs/teachers/asking.ipynb #cc27cc6d
+_OPEN: WeakSet = WeakSet()
+
+
+@atexit.register
+def _leave_all() -> None:
+    "A thread that is still inside a pipeline must not outlive the interpreter."
+    for session in list(_OPEN):
+        session.close()
+
+
 class Session:
     """A pipeline that has been entered with `call`, for as many samples as there are `seeds`.
 
@@ -284,6 +296,7 @@ class Session:
         self.pipe, self.call, self.reading, self.seeds = pipe, call, reading, tuple(seeds)
         self._thread: threading.Thread | None = None
         self.first = self._enter()
+        _OPEN.add(self)
 
     def _enter(self) -> Answer:
         self.talk, self.scheduler = Talk(), _asking_scheduler(self.pipe, self.reading)
@@ -316,6 +329,10 @@ class Session:
         self.talk.questions.put(Question(given, time, level))
         return self._heard().output
 
+    def __del__(self) -> None:
+        if self.__dict__.get("_thread") is not None:
+            self.talk.questions.put(None)
+
     def close(self) -> None:
         "Leave the pipeline; a later question enters it again."
         if self._thread is not None:
@@ -347,8 +364,7 @@ def _run_pipeline(twin: Any, given: dict[str, Any], talk: Talk) -> None:
 def _asking_scheduler(pipe: Any, reading: Reading) -> Asking:
     asking = derived(getattr(pipe, scheduler_name(pipe)), Asking)
     t = torch.linspace(1, 1e-3, QUESTIONS, dtype=torch.float64)
-    times = reading.schedule.net_time(t)
-    levels = torch.tensor([reading.level(time) for time in times.tolist()])
+    times, levels = reading.schedule.net_time(t), reading.levels(t)
     asking.prepare(times.float(), torch.cat([levels.float(), torch.zeros(1)]))
     asking.reading = reading
     asking.twice = calls_step_twice(pipe)

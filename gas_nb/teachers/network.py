@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,15 +108,12 @@ def as_rows(state: Tensor, shape: Sequence[int]) -> Tensor:
         return state.reshape(shape)
     return state.reshape(shape[1], shape[0], *shape[2:]).movedim(0, 1)
 
-# %% ../../nbs/teachers/network.ipynb #15660f61
+# %% ../../nbs/teachers/network.ipynb #e5c4n001
 SESSIONS = 24  # that a network keeps open
 
 
-class PipelineNetwork(nn.Module):
-    """net(x, time, label): the model output of call `label` at states x (B, *shape).
-
-    `evaluations` counts rows that were asked about, `entered` those of entering a pipeline.
-    ValueError for what the pipeline's calls do not agree on."""
+class _Entered(nn.Module):
+    "A pipeline, its calls, and the sessions that are open; one question at a time."
 
     def __init__(
         self, pipeline: Any, calls: Sequence[Mapping[str, Any]], reading: Reading, batch_size: int
@@ -125,14 +124,8 @@ class PipelineNetwork(nn.Module):
         self.evaluations = self.entered = 0
         self.parts = nn.ModuleDict(_asked_modules(pipeline))
         self._open: OrderedDict[tuple[int, int], Session] = OrderedDict()
-        self._draws: dict[int, Draw | None] = {}
         self._processors = _processors(self.parts)
-        self.twice = calls_step_twice(pipeline)
-        first = self.session(0, 1).first
-        self.shape = tuple(first.state.shape[first.state.shape[0] == 1 :])
-        self.state_dtype = first.state.dtype
-        self.begins_at = _size_of_noise(first.state, reading)
-        self.device = first.state.device
+        self._turn = threading.RLock()
 
     @property
     def classes(self) -> list[str]:
@@ -161,14 +154,44 @@ class PipelineNetwork(nn.Module):
             )
         return session
 
+    def close(self) -> None:
+        "Leave the pipeline, which is as it was before; the next question enters it again."
+        while self._open:
+            self._open.popitem()[1].close()
+        for name, before in self._processors.items():
+            if self.parts[name].attn_processors != before:
+                self.parts[name].set_attn_processor(dict(before))
+        if getattr(self.pipeline, "_all_hooks", None):
+            self.pipeline.maybe_free_model_hooks()
+
+# %% ../../nbs/teachers/network.ipynb #e5c4n002
+class PipelineNetwork(_Entered):
+    """net(x, time, label): the model output of call `label` at states x (B, *shape).
+
+    `evaluations` counts rows that were asked about, `entered` those of entering a pipeline.
+    ValueError for what the pipeline's calls do not agree on."""
+
+    def __init__(
+        self, pipeline: Any, calls: Sequence[Mapping[str, Any]], reading: Reading, batch_size: int
+    ):
+        super().__init__(pipeline, calls, reading, batch_size)
+        self._draws: dict[int, Draw | None] = {}
+        self.twice = calls_step_twice(pipeline)
+        first = self.session(0, 1).first
+        self.shape = tuple(first.state.shape[first.state.shape[0] == 1 :])
+        self.state_dtype = first.state.dtype
+        self.begins_at = _size_of_noise(first.state, reading)
+        self.device = first.state.device
+
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         if label is None and len(self.calls) > 1:
             raise ValueError(f"which call? give one of {', '.join(self.classes[:5])}")
         out = torch.empty_like(x)
-        for value, k, rows in groups(time, label):
-            for size in sizes(len(rows), self.batch_size):
-                part, rows = rows[:size], rows[size:]
-                out[part] = self._answer(k, x[part], value).to(x)
+        with self._turn:
+            for value, k, rows in groups(time, label):
+                for size in sizes(len(rows), self.batch_size):
+                    part, rows = rows[:size], rows[size:]
+                    out[part] = self._answer(k, x[part], value).to(x)
         return out
 
     @property
@@ -188,15 +211,19 @@ class PipelineNetwork(nn.Module):
         self.evaluations += len(x)
         return as_rows(self.plain_output(output, state), x.shape)
 
+    def __reduce__(self) -> tuple:
+        return PipelineNetwork, (self.pipeline, self.calls, self.reading, self.batch_size)
+
     def noise(self, seeds: Sequence[int], label: int = 0) -> Tensor:
         "What call `label` begins with for each seed, (B, *shape) on the CPU, float32."
-        if label not in self._draws:
-            self._draws[label] = self._learned_draw(label)
-        rule = self._draws[label]
-        if rule is not None:
+        with self._turn:
+            if label not in self._draws:
+                self._draws[label] = self._learned_draw(label)
+            rule = self._draws[label] or partial(self._first_noise, label)
             return torch.stack([rule(seed).reshape(self.shape) for seed in seeds])
-        states = [self._first_state(label, seed).float() for seed in seeds]
-        return torch.stack([state.reshape(self.shape) / self.begins_at for state in states])
+
+    def _first_noise(self, label: int, seed: int) -> Tensor:
+        return self._first_state(label, seed).float() / self.begins_at
 
     def _learned_draw(self, label: int) -> Draw | None:
         half = self.state_dtype in (torch.float16, torch.bfloat16)
@@ -215,23 +242,6 @@ class PipelineNetwork(nn.Module):
         session = self._entered(label, [seed])
         session.close()
         return session.first.state.detach().cpu().flatten()
-
-    def close(self) -> None:
-        "Leave the pipeline, which is as it was before; the next question enters it again."
-        while self._open:
-            self._open.popitem()[1].close()
-        for name, before in self._processors.items():
-            if self.parts[name].attn_processors != before:
-                self.parts[name].set_attn_processor(dict(before))
-        if getattr(self.pipeline, "_all_hooks", None):
-            self.pipeline.maybe_free_model_hooks()
-
-    def __del__(self) -> None:
-        for session in self.__dict__.get("_open", {}).values():
-            session.talk.questions.put(None)
-
-    def __reduce__(self) -> tuple:
-        return PipelineNetwork, (self.pipeline, self.calls, self.reading, self.batch_size)
 
 # %% ../../nbs/teachers/network.ipynb #b1a8e28f
 def _size_of_noise(state: Tensor, reading: Reading) -> float:

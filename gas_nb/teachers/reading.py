@@ -231,10 +231,13 @@ class Reading:
 
     def level(self, net_time: float) -> float:
         "The noise level as a scheduler's `sigmas` give it: sigma / alpha, and t itself for a flow."
-        t = self.time(net_time)
-        if self.schedule.config["kind"] == "flow":
-            return 1 - t if self.schedule.config.get("inverted") else t
-        return self.unit * math.exp(-float(self.schedule.lambda_(t)))
+        return float(self.levels(torch.tensor(self.time(net_time), dtype=torch.float64)))
+
+    def levels(self, t: Tensor) -> Tensor:
+        "The same for times t in [0, 1]."
+        if self.schedule.config["kind"] != "flow":
+            return self.unit * (-self.schedule.lambda_(t)).exp()
+        return 1 - t if self.schedule.config.get("inverted") else t
 
     def size_of_state(self, net_time: float) -> float:
         "The pipeline's state is this times ours."
