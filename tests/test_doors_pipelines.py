@@ -39,6 +39,7 @@ def home(tmp_path_factory):
     build("DDPMPipeline").save_pretrained(home / "ddpm")
     build("DiTPipeline").save_pretrained(home / "dit")
     (home / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    (home / "one.txt").write_text(PROMPTS[0] + "\n")
     (home / "calls.json").write_text(json.dumps([dict(guidance_scale=2.0)]))
     return home
 
@@ -200,7 +201,8 @@ def test_a_pipeline_goes_through_the_command(home, tmp_path):
 
 
 def test_a_pipeline_goes_through_the_notebook(home, tmp_path):
-    given = settings(home, tmp_path / "runs", adversarial=0.0)
+    one = str(home / "one.txt")  # whose questions go in batches
+    given = settings(home, tmp_path / "runs", adversarial=0.0, prompts=one)
     options = [w for name, value in given.items() for w in ("-p", name, str(value))]
     notebook = str(ROOT / "nbs" / "03_train_gas.ipynb")
     command = [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb")]
@@ -239,7 +241,7 @@ def put_solver(runs, teacher, home, nfe=3):
     "A run in `runs` whose settings spell the pipeline's folder in another way."
     run = runs / "mine-nfe3-1"
     run.mkdir(parents=True)
-    table = classic_tableau("unipc", teacher.schedule, nfe)
+    table = classic_tableau("dpm_solver_pp", teacher.schedule, nfe)
     replace(table, meta=table.meta | dict(name="gs")).save(run / "gs.json")
     spelt = str(home / "ddpm" / ".." / "sd")
     (run / "config.json").write_text(json.dumps(dict(teacher=spelt, nfe=nfe)))
