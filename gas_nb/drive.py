@@ -396,7 +396,7 @@ def _job_for(asked: Job | TrainConfig | Mapping[str, Any], nfe: int, options: An
 def drive_each(
     asked: Job | TrainConfig | Mapping[str, Any], nfe: Any = None, **options: Any
 ) -> Events:
-    """The events of a run for each number in `nfe` (None: in the parameters' own), one after another.
+    """The events of a run for each number in `nfe` (None: of the parameters), one after another.
 
     The runs share one teacher and one set of pairs. ValueError for wrong settings comes at once.
     """
@@ -490,6 +490,8 @@ def console(events: Events, every: float | None = None) -> Events:
         for event in events:
             now = time.perf_counter()
             words = in_words(event, now - begun)
+            if isinstance(event, Opened):
+                header = HEADER
             if words and is_main() and (not _routine(event) or now - printed > every):
                 if isinstance(event, Judged):
                     words, header = header + "\n" + words if header else words, ""

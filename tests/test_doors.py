@@ -59,10 +59,12 @@ def folder(tmp_path):
     def save(kind):
         KINDS[kind]().save_pretrained(tmp_path / kind)
         (tmp_path / "captions.txt").write_text("a cat\na red shoe\n")
+        (tmp_path / "calls.json").write_text('[{"class_labels": [1]}, {"class_labels": [2]}]')
         prompts = str(tmp_path / "captions.txt") if kind.startswith("text") else ""
         return dict(
             teacher=str(tmp_path / kind),
             prompts=prompts,
+            calls=str(tmp_path / "calls.json") if kind == "classes" else "",
             nfe=3,
             preset="quick",
             n_pairs=16,
@@ -121,9 +123,8 @@ def test_a_pipeline_is_trained_and_compared_in_the_app(tmp_path, folder, kind):
     """The page's own functions, with `--teacher FOLDER`;
     solvers are among the rows by what the run's config says."""
     given = folder(kind)
-    bench = app.Workbench(
-        tmp_path / "runs", "cpu", teacher=given["teacher"], prompts=given["prompts"]
-    )
+    files = {name: given[name] for name in ("teacher", "prompts", "calls")}
+    bench = app.Workbench(tmp_path / "runs", "cpu", **files)
     assert app.build(bench=bench) is not None
     *_, (line, _) = bench.distil(given["teacher"], 3, "quick", pause=0.05)
     assert f"kept in {kind}-nfe3-1" in line

@@ -39,6 +39,7 @@ def home(tmp_path_factory):
     build("DDPMPipeline").save_pretrained(home / "ddpm")
     build("DiTPipeline").save_pretrained(home / "dit")
     (home / "prompts.txt").write_text("\n".join(PROMPTS) + "\n")
+    (home / "one.txt").write_text(PROMPTS[0] + "\n")
     (home / "calls.json").write_text(json.dumps([dict(guidance_scale=2.0)]))
     return home
 
@@ -200,7 +201,8 @@ def test_a_pipeline_goes_through_the_command(home, tmp_path):
 
 
 def test_a_pipeline_goes_through_the_notebook(home, tmp_path):
-    given = settings(home, tmp_path / "runs", adversarial=0.0)
+    one = str(home / "one.txt")  # whose questions go in batches
+    given = settings(home, tmp_path / "runs", adversarial=0.0, prompts=one)
     options = [w for name, value in given.items() for w in ("-p", name, str(value))]
     notebook = str(ROOT / "nbs" / "03_train_gas.ipynb")
     command = [sys.executable, "-m", "papermill", notebook, str(tmp_path / "out.ipynb")]
@@ -239,7 +241,7 @@ def put_solver(runs, teacher, home, nfe=3):
     "A run in `runs` whose settings spell the pipeline's folder in another way."
     run = runs / "mine-nfe3-1"
     run.mkdir(parents=True)
-    table = classic_tableau("unipc", teacher.schedule, nfe)
+    table = classic_tableau("dpm_solver_pp", teacher.schedule, nfe)
     replace(table, meta=table.meta | dict(name="gs")).save(run / "gs.json")
     spelt = str(home / "ddpm" / ".." / "sd")
     (run / "config.json").write_text(json.dumps(dict(teacher=spelt, nfe=nfe)))
@@ -256,7 +258,8 @@ def textboxes(page):
 
 def test_the_app_shows_my_pipeline_with_a_box_for_any_prompt(home, tmp_path):
     bench = app.Workbench(tmp_path / "runs", "cpu", teacher=str(home / "sd"))
-    teacher = bench.teacher(bench.first)
+    teacher = load_teacher(home / "sd", "cpu", recipe=STEPS)
+    bench.teachers[bench.first] = teacher
     put_solver(bench.runs, teacher, home)
     boxes = textboxes(app.build(bench=bench))
     assert boxes and all(box.visible for box in boxes)
@@ -266,13 +269,13 @@ def test_the_app_shows_my_pipeline_with_a_box_for_any_prompt(home, tmp_path):
     cells = found["cells"]
     assert "3 pictures in" in line and page.count("<button") == 2 and "The same noise" in page
     own = teacher.with_prompts(["a cat"])
-    assert torch.equal(cells["teacher|20"].images, own.decode(own.generate([0])).float())
+    assert torch.equal(cells["teacher|3"].images, own.decode(own.generate([0])).float())
     assert cells["gs|3"].l1 > 0
     (worded,) = bench.worded.values()
     *_, (_, _, again) = bench.compare(ask_of(bench, "a cat", solvers=["unipc"]))
     assert list(bench.worded.values()) == [worded]
     *_, (_, _, other) = bench.compare(ask_of(bench, "a red shoe"))
-    pictures = [f["cells"]["teacher|20"].images for f in (found, again, other)]
+    pictures = [f["cells"]["teacher|3"].images for f in (found, again, other)]
     assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
     # What nobody gave a prompt for is not trained on the empty one.
     with pytest.raises(ValueError, match="takes a prompt: give prompts=FILE"):

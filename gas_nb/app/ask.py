@@ -50,9 +50,8 @@ def _check_prompt(prompt: Any) -> None:
     if not isinstance(prompt, str):
         raise ValueError(f"prompt {prompt!r}: give a text")
     if len(prompt) > MAX_PROMPT:
-        raise ValueError(
-            f"the prompt has {len(prompt):,} letters: at most {MAX_PROMPT:,} are taken"
-        )
+        most = f"at most {MAX_PROMPT:,} are taken"
+        raise ValueError(f"the prompt has {len(prompt):,} letters: {most}")
 
 
 def _check_choices(ask: Ask) -> None:

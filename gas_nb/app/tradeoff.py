@@ -40,8 +40,10 @@ def _results(run: Run, teacher: str) -> list[dict[str, Any]]:
     "The rows of a run that are results for `teacher`."
     found = run.metrics(MAX_RESULTS) or {}
     rows = found.get("rows")
-    its_own = teacher_key(str(found.get("teacher"))) == teacher_key(teacher)
-    if not its_own or not isinstance(rows, list):
+    if not isinstance(rows, list):
+        return []
+    named = str(found.get("teacher"))
+    if teacher_key(named) != teacher_key(teacher):
         return []
     return [row for row in rows if _is_row(row)]
 

@@ -124,7 +124,7 @@ def check_calls(teacher: str, prompts: str = "", calls: str = "", needed: bool =
 
 # %% ../../nbs/training/presets.ipynb #565a600f
 def teacher_of(config: TrainConfig, needed: bool = True) -> Teacher:
-    """The teacher that `config` names, with its weights and, if it takes them, its prompts and calls.
+    """The teacher that `config` names, with its weights, prompts and calls.
 
     ValueError for what `check_calls` refuses."""
     options: dict[str, Any] = {}
