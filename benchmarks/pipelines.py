@@ -37,10 +37,10 @@ RESULTS = ROOT / "nbs" / "results" / "pipelines.json"
 SEED = 0  # of the noise that the drop-in is compared from, and of the images that it starts from
 
 
-def call_of(name):
-    """What the tiny pipeline is called with, as a teacher: whole runs."""
-    call = TINY[name].call()
-    call |= dict(strength=1.0) if "strength" in call else {}
+def call_of(pipe):
+    """What the tiny pipeline is called with, as a teacher: whole runs, one sample."""
+    call = TINY[type(pipe).__name__].call()
+    call |= dict(strength=1.0) if "strength" in parameters_of(pipe) else {}
     return call | {k: call[k][:1] for k in ("class_labels",) if k in call}
 
 
@@ -104,8 +104,8 @@ def measured(name, nfe):
     pipe = build(name)
     scheduler = getattr(pipe, "scheduler", None)
     row |= dict(built=True, scheduler=type(scheduler).__name__)
-    call = call_of(name)
     try:
+        call = call_of(pipe)
         teacher = PipelineTeacher(pipe, calls=[call], batch_size=4)
         trial = teacher.trial
         row |= dict(shape=list(teacher.shape), prediction=teacher.denoiser.prediction)

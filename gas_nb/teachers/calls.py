@@ -151,7 +151,8 @@ def _check_call(pipe: Any, taken: Mapping[str, Any], k: int, call: Mapping[str, 
                 f"call {k} has {len(several)} entries in {name}: one sample a call, so give as "
                 "many calls"
             )
-    strength = call.get("strength", 1.0)
+    usual = taken["strength"].default if "strength" in taken else 1.0
+    strength = call.get("strength", usual)
     if isinstance(strength, (int, float)) and strength < 1:
         raise ValueError(
             f"call {k} has strength={strength}: its runs begin in the middle, at a noisy image; a "
