@@ -30,6 +30,7 @@ from gas_nb.front import distil_solver  # noqa: E402
 from gas_nb.interop import GASScheduler  # noqa: E402
 from gas_nb.runtime.files import write_json_atomic  # noqa: E402
 from gas_nb.schedule import spacing  # noqa: E402
+from gas_nb.teachers.asking import parameters_of  # noqa: E402
 from gas_nb.teachers.diffusers import PipelineTeacher  # noqa: E402
 from gas_nb.teachers.reading import read_scheduler  # noqa: E402
 
