@@ -22,9 +22,9 @@ from torch import Tensor
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'BATCH_ARGUMENTS', 'Left', 'Question', 'Answer', 'Talk', 'Step', 'Stepping', 'Asking', 'derived',
-           'scheduler_name', 'twin_with', 'parameters_of', 'batch_argument', 'arguments', 'Session', 'same_draws',
-           'calls_step_twice']
+__all__ = ['QUESTIONS', 'BATCH_ARGUMENTS', 'Left', 'Question', 'Answer', 'Talk', 'Step', 'Stepping', 'Asking', 'joined', 'parted',
+           'copied_beside', 'JointAsking', 'AskingBeside', 'derived', 'scheduler_name', 'twin_with', 'parameters_of',
+           'batch_argument', 'arguments', 'Session', 'same_draws', 'calls_step_twice']
 
 # %% ../../nbs/teachers/asking.ipynb #aabc05e4
 class Left(BaseException):
@@ -190,6 +190,82 @@ class Asking(Stepping):
         "The data prediction in the pipeline's units."
         p, q = self.reading.weights(float(torch.as_tensor(timestep).flatten()[0]))
         return self.reading.unit * (p * sample + q * output)
+
+# %% ../../nbs/teachers/asking.ipynb #e5c4j002
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    "Two states (B, ...) of one loop as rows (B, n)."
+    return torch.cat([first.flatten(1), second.flatten(1).to(first.dtype)], 1)
+
+
+def parted(rows: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    "Rows (B, n) as two states, shaped like those."
+    n = first[0].numel()
+    return rows[:, :n].reshape(first.shape), rows[:, n:].reshape(second.shape).to(second.dtype)
+
+
+def copied_beside(scheduler: Any, kind: type) -> Any:
+    "A copy of one of our schedulers, as `kind`, that knows it as `main`. ValueError for a third."
+    if scheduler.beside is not None:
+        raise ValueError(
+            "the pipeline makes a third scheduler for a third state: more than two solvers in one "
+            "loop are not supported"
+        )
+    twin = copy.copy(scheduler)
+    own = next(one for one in type(scheduler).__mro__ if not issubclass(one, Stepping))
+    twin.__class__ = type(own.__name__, (kind, own), {"__module__": own.__module__})
+    twin.__dict__["main"] = scheduler
+    scheduler.__dict__["beside"] = twin
+    return twin
+
+# %% ../../nbs/teachers/asking.ipynb #e5c4j003
+class JointAsking(Asking):
+    "Asking, also where the pipeline copies its scheduler for a second state."
+
+    beside: Any = None
+    held: tuple[Tensor, Tensor, Tensor] | None = None  # output, sample, what was returned
+
+    def step(self, *args: Any, **given: Any) -> Any:
+        if self.beside is None:
+            return super().step(*args, **given)
+        said = self.named(*args, **given)
+        later = said["sample"].clone()
+        self.__dict__["held"] = (said["model_output"], said["sample"], later)
+        return self.packed(said, later, later)
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return copied_beside(self, AskingBeside)
+
+
+class AskingBeside(Stepping):
+    "The scheduler of the second state: its step completes the answer that `main` holds."
+
+    main: Any
+
+    def set_timesteps(
+        self,
+        num_inference_steps: Any = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: Any = None,
+        **options: Any,
+    ) -> None:
+        "Those of `main`, so that a question's time is written once."
+        self.main.set_timesteps(num_inference_steps, device)
+        self.__dict__.update(timesteps=self.main.timesteps, sigmas=self.main.sigmas)
+
+    def step(self, *args: Any, **given: Any) -> Any:
+        said, main = self.named(*args, **given), self.main
+        if main.held is None:
+            raise ValueError("the pipeline steps its second state alone: that is not supported")
+        output, sample, later = main.held
+        outputs, states = joined(output, said["model_output"]), joined(sample, said["sample"])
+        question = main.talk.exchange(Answer(outputs, states, said["timestep"]))
+        main._show(question)
+        self.__dict__["_step_index"], main.__dict__["held"] = main._step_index, None
+        first, second = parted(question.state, sample, said["sample"])
+        later.copy_(first)
+        return self.packed(said, second, second)
 
 # %% ../../nbs/teachers/asking.ipynb #78617d20
 def derived(scheduler: Any, kind: type) -> Any:
@@ -363,7 +439,7 @@ def _run_pipeline(twin: Any, given: dict[str, Any], talk: Talk) -> None:
 
 
 def _asking_scheduler(pipe: Any, reading: Reading) -> Asking:
-    asking = derived(getattr(pipe, scheduler_name(pipe)), Asking)
+    asking = derived(getattr(pipe, scheduler_name(pipe)), JointAsking)
     t = torch.linspace(1, 1e-3, QUESTIONS, dtype=torch.float64)
     times, levels = reading.schedule.net_time(t), reading.levels(t)
     asking.prepare(times.float(), torch.cat([levels.float(), torch.zeros(1)]))

@@ -13,29 +13,47 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .asking import Stepping, arguments, derived, parameters_of
+from .asking import Stepping, arguments, copied_beside, derived
+from .asking import parameters_of
 from .asking import same_draws, scheduler_name, twin_with
 from .network import as_held
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['Ending', 'output_of', 'pictures']
+__all__ = ['Ending', 'EndingBeside', 'output_of', 'pictures']
 
 # %% ../../nbs/teachers/decoding.ipynb #f486ce2a
 class Ending(Stepping):
-    "A scheduler of one step, which returns the state that it was given."
+    "A scheduler of one step, which returns the state that it was given, or its part of it."
 
     state: Tensor
     twice = False
+    beside: Any = None
 
     def step(self, *args: Any, **given: Any) -> Any:
         said = self.named(*args, **given)
         sample = said["sample"]
-        fits = self.state.numel() == sample.numel()
-        state = as_held(self.state, sample.shape) if fits else sample
-        state = state.to(sample.device, sample.dtype)
+        state = self.part(sample).to(sample.device, sample.dtype)
         self.__dict__["_step_index"] += 1
         return self.packed(said, state, state)
+
+    def part(self, sample: Tensor) -> Tensor:
+        "What is given for `sample`: all of it, or the first part of rows that hold two states."
+        if self.state.numel() == sample.numel():
+            return as_held(self.state, sample.shape)
+        if self.beside is None:
+            return sample
+        return self.state.flatten(1)[:, : sample[0].numel()].reshape(sample.shape)
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return copied_beside(self, EndingBeside)
+
+
+class EndingBeside(Ending):
+    "The scheduler of the second state."
+
+    def part(self, sample: Tensor) -> Tensor:
+        return self.state.flatten(1)[:, -sample[0].numel() :].reshape(sample.shape)
 
 
 def output_of(pipe: Any, call: Mapping[str, Any], reading: Reading, states: Tensor) -> Any:

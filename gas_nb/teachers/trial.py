@@ -22,6 +22,7 @@ from gas_nb.teachers.asking import (
     arguments,
     calls_step_twice,
     derived,
+    joined,
     same_draws,
     scheduler_name,
     twin_with,
@@ -49,6 +50,7 @@ class Recording:
     "A scheduler that writes down what passes through it, and leaves the pipeline at the end."
 
     twice = False
+    beside: Any = None  # the copy that the pipeline made for a second state
     splits = True  # the scheduler takes no answers with a variance
     most: int | None = None  # steps
 
@@ -70,9 +72,18 @@ class Recording:
         after = found[0] if isinstance(found, tuple) else found.prev_sample
         kept = (model_output.clone(), sample, after.clone())
         self.steps.append(Passed(scaled, time, *kept))
-        if len(self.steps) == (self.most or len(self.timesteps)):
+        if len(self.steps) == (self.most or len(self.timesteps)) and self.beside is None:
             raise Left
         return found
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        kept = ("steps", "beside")
+        twin = copy.copy(self)
+        rest = {name: v for name, v in self.__dict__.items() if name not in kept}
+        twin.__dict__.clear()
+        twin.__dict__.update(copy.deepcopy(rest, memo), steps=[])
+        self.__dict__["beside"] = twin
+        return twin
 
 # %% ../../nbs/teachers/trial.ipynb #a4590b37
 _TWINS = {
@@ -121,7 +132,16 @@ def own_run(
             twin(**arguments(pipe, call, steps, [seed]))
     except Left:
         pass
+    if recording.beside is not None:
+        recording.__dict__["steps"] = list(map(_together, recording.steps, recording.beside.steps))
     return recording
+
+
+def _together(one: Passed, other: Passed) -> Passed:
+    "The same step of two states of one loop."
+    names = ("state", "output", "sample", "after")
+    both = {name: joined(getattr(one, name), getattr(other, name)) for name in names}
+    return replace(one, **both)
 
 
 def _recording_kind(own: type) -> type:
