@@ -107,7 +107,7 @@ def measured(name, nfe):
     row |= dict(built=True, scheduler=type(scheduler).__name__)
     try:
         call = call_of(pipe)
-        teacher = PipelineTeacher(pipe, calls=[call], batch_size=4)
+        teacher = PipelineTeacher(pipe, calls=[call], batch_size=8)
         trial = teacher.trial
         row |= dict(shape=list(teacher.shape), prediction=teacher.denoiser.prediction)
         row |= dict(schedule=teacher.schedule.config["kind"], asked=trial.asked, steps=trial.steps)

@@ -53,8 +53,11 @@ class Draw:
     factor: float
 
     def __call__(self, seed: int) -> Tensor:
-        "The state (flat, float32) of a seed, of standard deviation one."
-        return self.drawn(seed, int(self.order.max()) + 1, self.dtype).float()[self.order]
+        "The state (flat, float32) of a seed."
+        return (
+            self.drawn(seed, int(self.order.max()) + 1, self.dtype).float()[self.order]
+            * self.factor
+        )
 
     @staticmethod
     def drawn(seed: int, n: int, dtype: torch.dtype) -> Tensor:
@@ -78,7 +81,7 @@ def draw_of(states: Mapping[int, Tensor]) -> Draw | None:
         factor = 1.0 if abs(factor - 1) < 1e-2 else factor
         order = _order(drawn, seen / factor)
         rule = Draw(order, dtype, factor)
-        rest = rule(check[0]) - check[1].float() / factor
+        rest = (rule(check[0]) - check[1].float()) / factor
         if rest.abs().max() < 0.02 and rest.square().mean() < 1e-5:
             return rule
     return None
@@ -219,17 +222,15 @@ class PipelineNetwork(_Entered):
         with self._turn:
             if label not in self._draws:
                 self._draws[label] = self._learned_draw(label)
-            rule = self._draws[label] or partial(self._first_noise, label)
-            return torch.stack([rule(seed).reshape(self.shape) for seed in seeds])
-
-    def _first_noise(self, label: int, seed: int) -> Tensor:
-        return self._first_state(label, seed).float() / self.begins_at
+            rule = self._draws[label] or partial(self._first_state, label)
+            states = [rule(seed).float() / self.begins_at for seed in seeds]
+        return torch.stack([state.reshape(self.shape) for state in states])
 
     def _learned_draw(self, label: int) -> Draw | None:
         half = self.state_dtype in (torch.float16, torch.bfloat16)
         seeds = range(5 if half else 3)
         known = self.session(label, 1)
-        begins = known.first.state.detach().cpu().flatten().float() / self.begins_at
+        begins = known.first.state.detach().cpu().flatten().float()
         for rule in self._draws.values():
             if rule is not None and torch.equal(rule(0).reshape(-1), begins):
                 return rule
