@@ -81,7 +81,7 @@ def folder(tmp_path):
 def check_run(tmp_path):
     (run,) = (tmp_path / "runs").glob("*-nfe3-1")
     rows = {row["solver"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
-    assert set(rows) == {"teacher", "ddim", "dpm_solver_pp", "unipc", "ipndm", "gs", "gas"}
+    assert set(rows) == {"teacher", "ddim", "dpm_solver_pp", "unipc", "ipndm", "gs"}
     assert all(row["l1"] == row["l1"] for row in rows.values()) and rows["teacher"]["l1"] < 1e-3
     assert Tableau.load(run / "solver.json").nfe == 3
 

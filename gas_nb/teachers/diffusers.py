@@ -410,7 +410,10 @@ for _form in (
         "a folder of a diffusers pipeline",
         _is_pipeline_folder,
         load_diffusers_teacher,
+        gradients=False,
     ),
-    TeacherForm("hub", "a hub id (owner/name)", _is_hub_id, load_diffusers_teacher),
+    TeacherForm(
+        "hub", "a hub id (owner/name)", _is_hub_id, load_diffusers_teacher, gradients=False
+    ),
 ):
     register_form(_form)

@@ -85,8 +85,10 @@ def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
         name = "paper" if setting else _preset_of_device(given.get("device", "auto"))
     if name not in PRESETS:
         raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
-    own = teacher_spec(teacher).presets.get(name, {})
-    return TrainConfig(**{**PRESETS[name], **own, **setting, **given})
+    spec = teacher_spec(teacher)
+    own = spec.presets.get(name, {})
+    only_asked = {} if spec.gradients else dict(adversarial_weight=0.0)
+    return TrainConfig(**{**PRESETS[name], **own, **setting, **only_asked, **given})
 
 
 def _preset_of_device(device: Any) -> str:
