@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -104,7 +103,7 @@ class Distilled:
             )
         return "\n".join(lines)
 
-
+# %% ../nbs/front.ipynb #6fb01a41
 def load_solver(folder: str | os.PathLike) -> Distilled:
     "What `Distilled.save` wrote into a folder, or a hub id (owner/name). ValueError for others."
     scheduler = GASScheduler.from_pretrained(folder)

@@ -73,11 +73,24 @@ class _Levels:
         "Whether nothing of the image is left at t = 1, as in flow matching: lambda is -inf there."
         return not self._alpha(torch.ones((), dtype=torch.float64)).any()
 
-# %% ../nbs/foundations/schedule.ipynb #6da3191e
-class NoiseSchedule(_Levels):
-    "Signal level alpha(t), noise level sigma(t), t in [0, 1], 1 = pure noise. Computes in float64."
+# %% ../nbs/foundations/schedule.ipynb #6da3191c
+class _Configured(_Levels):
+    "What a schedule is told apart by: its config."
 
     config: dict[str, Any]  # JSON-ready; `NoiseSchedule.from_config` rebuilds the schedule
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NoiseSchedule) and self.config == other.config
+
+    def __hash__(self) -> int:
+        return hash(repr(self.config))
+
+    def __repr__(self) -> str:
+        return _described(self.config)
+
+# %% ../nbs/foundations/schedule.ipynb #6da3191e
+class NoiseSchedule(_Configured):
+    "Signal level alpha(t), noise level sigma(t), t in [0, 1], 1 = pure noise. Computes in float64."
 
     @staticmethod
     def vp_linear(
@@ -133,15 +146,6 @@ class NoiseSchedule(_Levels):
     def from_config(config: Mapping[str, Any]) -> NoiseSchedule:
         "The schedule whose `config` this is, perhaps read from JSON. ValueError for any other."
         return _from_config(config)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, NoiseSchedule) and self.config == other.config
-
-    def __hash__(self) -> int:
-        return hash(repr(self.config))
-
-    def __repr__(self) -> str:
-        return _described(self.config)
 
 # %% ../nbs/foundations/schedule.ipynb #f30dabcd
 def _described(config: dict[str, Any]) -> str:

@@ -369,7 +369,7 @@ def require_prompts(
                 f"call {k} has no prompt: give it one, or prompts=FILE for all of the calls"
             )
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #d1f0ca11e
 def _require_arguments(pipe: Any, k: int, call: Mapping[str, Any]) -> None:
     "ValueError for an argument without a default that call number `k` lacks."
     for name, parameter in parameters_of(pipe).items():

@@ -116,10 +116,16 @@ class _Entered(nn.Module):
     "A pipeline, its calls, and the sessions that are open; one question at a time."
 
     def __init__(
-        self, pipeline: Any, calls: Sequence[Mapping[str, Any]], reading: Reading, batch_size: int
+        self,
+        pipeline: Any,
+        calls: Sequence[Mapping[str, Any]],
+        reading: Reading,
+        batch_size: int,
     ):
         super().__init__()
-        self.pipeline, self.calls, self.reading = pipeline, list(calls), reading
+        self.pipeline = pipeline
+        self.calls = list(calls)
+        self.reading = reading
         self.batch_size = batch_size if batch_argument(pipeline, self.calls[0]) else 1
         self.evaluations = self.entered = 0
         self.parts = nn.ModuleDict(_asked_modules(pipeline))
@@ -165,17 +171,17 @@ class _Entered(nn.Module):
             self.pipeline.maybe_free_model_hooks()
 
 # %% ../../nbs/teachers/network.ipynb #e5c4n002
-class PipelineNetwork(_Entered):
-    """net(x, time, label): the model output of call `label` at states x (B, *shape).
-
-    `evaluations` counts rows that were asked about, `entered` those of entering a pipeline.
-    ValueError for what the pipeline's calls do not agree on."""
+class _Answering(_Entered):
+    "The model output of a call at states of ours, (B, *shape)."
 
     def __init__(
-        self, pipeline: Any, calls: Sequence[Mapping[str, Any]], reading: Reading, batch_size: int
+        self,
+        pipeline: Any,
+        calls: Sequence[Mapping[str, Any]],
+        reading: Reading,
+        batch_size: int,
     ):
         super().__init__(pipeline, calls, reading, batch_size)
-        self._draws: dict[int, Draw | None] = {}
         self.twice = calls_step_twice(pipeline)
         first = self.session(0, 1).first
         self.shape = tuple(first.state.shape[first.state.shape[0] == 1 :])
@@ -210,6 +216,23 @@ class PipelineNetwork(_Entered):
         output = session.ask(state, time)
         self.evaluations += len(x)
         return as_rows(self.plain_output(output, state), x.shape)
+
+# %% ../../nbs/teachers/network.ipynb #e5c4n003
+class PipelineNetwork(_Answering):
+    """net(x, time, label): the model output of call `label` at states x (B, *shape).
+
+    `evaluations` counts rows that were asked about, `entered` those of entering a pipeline.
+    ValueError for what the pipeline's calls do not agree on."""
+
+    def __init__(
+        self,
+        pipeline: Any,
+        calls: Sequence[Mapping[str, Any]],
+        reading: Reading,
+        batch_size: int,
+    ):
+        super().__init__(pipeline, calls, reading, batch_size)
+        self._draws: dict[int, Draw | None] = {}
 
     def __reduce__(self) -> tuple:
         return PipelineNetwork, (self.pipeline, self.calls, self.reading, self.batch_size)
@@ -273,7 +296,7 @@ def _processors(parts: Mapping[str, nn.Module]) -> dict[str, dict]:
         and hasattr(part, "set_attn_processor")
     }
 
-
+# %% ../../nbs/teachers/network.ipynb #b1a8e290
 def without_variance(output: Tensor, state: Tensor) -> Tensor:
     "The first half of an answer with a variance in the second; ValueError for other shapes."
     if output.shape == state.shape:
