@@ -47,7 +47,7 @@ LAYERS = (
     {"metrics", "runs"},
     {"evaluation", "exchange", "interop", "training"},
     {"drive"},
-    {"distil", "sweep", "sweeps"},
+    {"distil", "front", "sweep", "sweeps"},
     {"figures"},
     {"app"},
 )

@@ -19,12 +19,13 @@ from torch import nn, Tensor
 from ..data.seeds import seed_list
 from ..denoiser import Denoiser, fingerprint
 from ..runtime.device import default_device
-from .asking import batch_argument, parameters_of, scheduler_name
+from .asking import parameters_of, scheduler_name
 from .base import RECIPE, Teacher, TeacherForm, measured, plain, register_form
 from .calls import OURS, calls_digest, checked_calls, checked_prompts
 from .decoding import output_of, pictures
 from .network import PipelineNetwork, sizes
-from .reading import diffusers_betas, read_scheduler, schedule_from_scheduler
+from .reading import diffusers_betas, schedule_from_scheduler  # noqa: F401
+from .reading import read_scheduler
 from .trial import Trial, reading_in, try_out
 
 _all_ = ["checked_prompts", "diffusers_betas", "schedule_from_scheduler"]
