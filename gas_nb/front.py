@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -127,7 +128,8 @@ def _teacher(pipe: Any, calls: Any, prompts: Any, options: dict[str, Any]) -> Te
         return pipe
     if isinstance(pipe, (str, os.PathLike)):
         asked = dict(calls=calls, prompts=prompts) if calls or prompts else {}
-        return load_teacher(pipe, **asked, **options)
+        place = pipe if isinstance(pipe, str) else Path(pipe)
+        return load_teacher(place, **asked, **options)
     return PipelineTeacher(pipe, calls=calls, prompts=prompts, **options)
 
 
@@ -219,7 +221,7 @@ def _pairs(teacher: Teacher, size: Size, tell: Callable[[str], None]) -> tuple[P
     "Training and held-out pairs, for all numbers of evaluations."
     total = size.pairs + size.held_out
     conditions = "random" if teacher.n_classes else None
-    pairs = make_pairs(teacher, train_seeds(total), conditions)
+    pairs = make_pairs(teacher, train_seeds(total), conditions)  # type: ignore[arg-type]
     tell(f"{total} pairs made, {total * teacher.tableau.nfe} evaluations of {teacher.name}")
     return pairs.split(size.held_out)
 
