@@ -73,6 +73,16 @@ class _Levels:
         "Whether nothing of the image is left at t = 1, as in flow matching: lambda is -inf there."
         return not self._alpha(torch.ones((), dtype=torch.float64)).any()
 
+# %% ../nbs/foundations/schedule.ipynb #5c4ed002
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_positive(**values: Any) -> None:
+    for name, value in values.items():
+        if not _is_number(value) or not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: a grid needs a positive number")
+
 # %% ../nbs/foundations/schedule.ipynb #6da3191c
 class _Configured(_Levels):
     "What a schedule is told apart by: its config."
@@ -425,22 +435,12 @@ def check_steps(nfe: int, t_eps: float) -> None:
     if not _is_number(t_eps) or not 0 < t_eps < 1:
         raise ValueError(f"t_eps={t_eps!r}: the last time must lie between 0 and 1, 1e-3 is usual")
 
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
 # %% ../nbs/foundations/schedule.ipynb #8ed5a3bd
 def _check_kind(kind: str) -> None:
     if not isinstance(kind, str) or kind not in (*SPACINGS, "power"):
         raise ValueError(
             f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm"
         )
-
-
-def _check_positive(**values: Any) -> None:
-    for name, value in values.items():
-        if not _is_number(value) or not 0 < value < math.inf:
-            raise ValueError(f"{name}={value!r}: a grid needs a positive number")
 
 # %% ../nbs/foundations/schedule.ipynb #40db0171
 def times_of_sigmas(schedule: NoiseSchedule, sigmas: Sequence[float] | Tensor) -> Tensor:
