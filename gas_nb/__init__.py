@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gas_nb.denoiser import Denoiser
     from gas_nb.discriminator import Discriminator
     from gas_nb.evaluation import Judge, best_classic
+    from gas_nb.front import Distilled, distil_solver, load_solver
     from gas_nb.interop import GASScheduler, load_published_checkpoint, shipped_scheduler
     from gas_nb.registry import SolverSpec, register_solver
     from gas_nb.schedule import NoiseSchedule, spacing
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Denoiser",
     "Discriminator",
+    "Distilled",
     "GASScheduler",
     "GeneralizedSolver",
     "Judge",
@@ -39,9 +41,11 @@ __all__ = [
     "classic_tableau",
     "ddim",
     "deis",
+    "distil_solver",
     "dpm_solver_pp",
     "ipndm",
     "load_published_checkpoint",
+    "load_solver",
     "load_teacher",
     "make_pairs",
     "register_solver",
@@ -58,6 +62,7 @@ _ROOMS = {
     "denoiser": ("Denoiser",),
     "discriminator": ("Discriminator",),
     "evaluation": ("Judge", "best_classic"),
+    "front": ("Distilled", "distil_solver", "load_solver"),
     "interop": ("GASScheduler", "load_published_checkpoint", "shipped_scheduler"),
     "registry": ("SolverSpec", "register_solver"),
     "schedule": ("NoiseSchedule", "spacing"),

@@ -488,8 +488,9 @@ def _mixture(prediction: str, alpha: float, sigma: float) -> Tensor:
     return torch.tensor(known[prediction], dtype=torch.float64)
 
 # %% ../nbs/foundations/denoiser.ipynb #74c7efed
-def _repeats_noise(d: Denoiser, probe: _Probe) -> bool | None:
-    "Whether pure noise is answered with that noise; None if a schedule does not begin with noise."
+def _repeats_noise(d: Denoiser, probe: _Probe) -> int | None:
+    """1 if pure noise is answered with that noise, -1 if with its negative, otherwise 0; None if a
+    schedule does not begin with noise."""
     if d.schedule.alpha(1.0) > 0.3:
         return None
     asked = probe.noise(5)
@@ -500,7 +501,8 @@ def _repeats_noise(d: Denoiser, probe: _Probe) -> bool | None:
     slope = (x * out).sum() / x.square().sum()
     unexplained = (out - slope * x).square().sum()
     rest = unexplained / out.square().sum().clamp_min(1e-12)
-    return bool(0.9 < slope < 1.1 and rest < 0.1)
+    sign = 1 if slope > 0 else -1
+    return sign if 0.9 < abs(slope) < 1.1 and rest < 0.1 else 0
 
 # %% ../nbs/foundations/denoiser.ipynb #5ced352f
 def _fits(d: Denoiser, probe: _Probe) -> bool:
@@ -529,8 +531,8 @@ def other_prediction(
     repeats = _repeats_noise(d, probe)
     possible = list(PREDICTIONS)
     if repeats is not None:
-        noisy = ("epsilon", "flow_prediction")
-        possible = [p for p in PREDICTIONS if repeats == (p in noisy)]
+        noisy = dict(epsilon=1, flow_prediction=1, minus_flow_prediction=-1)
+        possible = [p for p in PREDICTIONS if repeats == noisy.get(p, 0)]
     if d.prediction in possible and _fits(d, probe):
         return None
     for other in possible:

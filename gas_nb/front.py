@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ class Distilled:
             )
         return "\n".join(lines)
 
-
+# %% ../nbs/front.ipynb #6fb01a41
 def load_solver(folder: str | os.PathLike) -> Distilled:
     "What `Distilled.save` wrote into a folder, or a hub id (owner/name). ValueError for others."
     scheduler = GASScheduler.from_pretrained(folder)
@@ -128,7 +128,8 @@ def _teacher(pipe: Any, calls: Any, prompts: Any, options: dict[str, Any]) -> Te
         return pipe
     if isinstance(pipe, (str, os.PathLike)):
         asked = dict(calls=calls, prompts=prompts) if calls or prompts else {}
-        return load_teacher(pipe, **asked, **options)
+        place = pipe if isinstance(pipe, str) else Path(pipe)
+        return load_teacher(place, **asked, **options)
     return PipelineTeacher(pipe, calls=calls, prompts=prompts, **options)
 
 
@@ -220,7 +221,7 @@ def _pairs(teacher: Teacher, size: Size, tell: Callable[[str], None]) -> tuple[P
     "Training and held-out pairs, for all numbers of evaluations."
     total = size.pairs + size.held_out
     conditions = "random" if teacher.n_classes else None
-    pairs = make_pairs(teacher, train_seeds(total), conditions)
+    pairs = make_pairs(teacher, train_seeds(total), conditions)  # type: ignore[arg-type]
     tell(f"{total} pairs made, {total * teacher.tableau.nfe} evaluations of {teacher.name}")
     return pairs.split(size.held_out)
 

@@ -73,11 +73,34 @@ class _Levels:
         "Whether nothing of the image is left at t = 1, as in flow matching: lambda is -inf there."
         return not self._alpha(torch.ones((), dtype=torch.float64)).any()
 
-# %% ../nbs/foundations/schedule.ipynb #6da3191e
-class NoiseSchedule(_Levels):
-    "Signal level alpha(t), noise level sigma(t), t in [0, 1], 1 = pure noise. Computes in float64."
+# %% ../nbs/foundations/schedule.ipynb #5c4ed002
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_positive(**values: Any) -> None:
+    for name, value in values.items():
+        if not _is_number(value) or not 0 < value < math.inf:
+            raise ValueError(f"{name}={value!r}: a grid needs a positive number")
+
+# %% ../nbs/foundations/schedule.ipynb #6da3191c
+class _Configured(_Levels):
+    "What a schedule is told apart by: its config."
 
     config: dict[str, Any]  # JSON-ready; `NoiseSchedule.from_config` rebuilds the schedule
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NoiseSchedule) and self.config == other.config
+
+    def __hash__(self) -> int:
+        return hash(repr(self.config))
+
+    def __repr__(self) -> str:
+        return _described(self.config)
+
+# %% ../nbs/foundations/schedule.ipynb #6da3191e
+class NoiseSchedule(_Configured):
+    "Signal level alpha(t), noise level sigma(t), t in [0, 1], 1 = pure noise. Computes in float64."
 
     @staticmethod
     def vp_linear(
@@ -133,15 +156,6 @@ class NoiseSchedule(_Levels):
     def from_config(config: Mapping[str, Any]) -> NoiseSchedule:
         "The schedule whose `config` this is, perhaps read from JSON. ValueError for any other."
         return _from_config(config)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, NoiseSchedule) and self.config == other.config
-
-    def __hash__(self) -> int:
-        return hash(repr(self.config))
-
-    def __repr__(self) -> str:
-        return _described(self.config)
 
 # %% ../nbs/foundations/schedule.ipynb #f30dabcd
 def _described(config: dict[str, Any]) -> str:
@@ -421,22 +435,12 @@ def check_steps(nfe: int, t_eps: float) -> None:
     if not _is_number(t_eps) or not 0 < t_eps < 1:
         raise ValueError(f"t_eps={t_eps!r}: the last time must lie between 0 and 1, 1e-3 is usual")
 
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
 # %% ../nbs/foundations/schedule.ipynb #8ed5a3bd
 def _check_kind(kind: str) -> None:
     if not isinstance(kind, str) or kind not in (*SPACINGS, "power"):
         raise ValueError(
             f"spacing {kind!r}: choose logSNR, time_uniform, time_quadratic, power or edm"
         )
-
-
-def _check_positive(**values: Any) -> None:
-    for name, value in values.items():
-        if not _is_number(value) or not 0 < value < math.inf:
-            raise ValueError(f"{name}={value!r}: a grid needs a positive number")
 
 # %% ../nbs/foundations/schedule.ipynb #40db0171
 def times_of_sigmas(schedule: NoiseSchedule, sigmas: Sequence[float] | Tensor) -> Tensor:

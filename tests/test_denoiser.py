@@ -32,11 +32,14 @@ def converted(net, to):
         )
         noise = net(x, time)
         image = (x - sigma * noise) / alpha
+        velocity, flow = alpha * noise - sigma * image, noise - image
         return dict(
             epsilon=noise,
             sample=image,
-            v_prediction=alpha * noise - sigma * image,
-            flow_prediction=noise - image,
+            v_prediction=velocity,
+            flow_prediction=flow,
+            minus_v_prediction=-velocity,
+            minus_flow_prediction=-flow,
         )[to]
 
     return answer

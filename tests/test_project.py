@@ -47,7 +47,7 @@ LAYERS = (
     {"metrics", "runs"},
     {"evaluation", "exchange", "interop", "training"},
     {"drive"},
-    {"distil", "sweep", "sweeps"},
+    {"distil", "front", "sweep", "sweeps"},
     {"figures"},
     {"app"},
 )
@@ -469,6 +469,17 @@ def test_teachers_register_themselves_and_no_network_library_is_loaded():
     names, heavy = done.stdout.strip().splitlines()[-2:]
     assert names.split()[:2] == ["digits", "fmnist"] and "cifar10" in names.split()
     assert heavy == "[]"
+
+
+def test_the_front_door_has_its_names_and_loads_nothing_before_they_are_asked_for():
+    code = "import sys, gas_nb\nprint(len(gas_nb.__all__), 'torch' in sys.modules)\n"
+    code += "print([n for n in gas_nb.__all__ if getattr(gas_nb, n).__name__ != n])\n"
+    code += "print({'Distilled', 'distil_solver', 'load_solver'} <= set(dir(gas_nb)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    size, *rest = done.stdout.strip().splitlines()[-3:]
+    count, loaded = size.split()
+    assert int(count) <= 30 and (loaded, *rest) == ("False", "[]", "True")
 
 
 def test_only_figures_and_app_import_the_front_end():

@@ -123,8 +123,8 @@ def _check_call(pipe: Any, taken: Mapping[str, Any], k: int, call: Mapping[str, 
     for name in call:
         if name in OURS:
             raise ValueError(
-                f"call {k} has {name}={str(call[name])[:40]}: the solver and its pairs decide that, "
-                "leave it out"
+                f"call {k} has {name}={str(call[name])[:40]}: the solver and its pairs decide "
+                "that, leave it out"
             )
         if name not in taken:
             near = difflib.get_close_matches(str(name), taken, 1)

@@ -19,12 +19,13 @@ from torch import nn, Tensor
 from ..data.seeds import seed_list
 from ..denoiser import Denoiser, fingerprint
 from ..runtime.device import default_device
-from .asking import batch_argument, parameters_of, scheduler_name
+from .asking import parameters_of, scheduler_name
 from .base import RECIPE, Teacher, TeacherForm, measured, plain, register_form
 from .calls import OURS, calls_digest, checked_calls, checked_prompts
 from .decoding import output_of, pictures
 from .network import PipelineNetwork, sizes
-from .reading import diffusers_betas, read_scheduler, schedule_from_scheduler
+from .reading import diffusers_betas, schedule_from_scheduler  # noqa: F401
+from .reading import read_scheduler
 from .trial import Trial, reading_in, try_out
 
 _all_ = ["checked_prompts", "diffusers_betas", "schedule_from_scheduler"]
@@ -369,7 +370,7 @@ def require_prompts(
                 f"call {k} has no prompt: give it one, or prompts=FILE for all of the calls"
             )
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #d1f0ca11e
 def _require_arguments(pipe: Any, k: int, call: Mapping[str, Any]) -> None:
     "ValueError for an argument without a default that call number `k` lacks."
     for name, parameter in parameters_of(pipe).items():
