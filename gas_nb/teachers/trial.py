@@ -222,8 +222,8 @@ def try_out(network: PipelineNetwork, steps: int = 8) -> Trial:
     own = own_run(network.pipeline, network.calls[0], steps)
     if own is None:
         return Trial(repeats, sees, batches)
-    asked = _asked_again(network, own.steps)
     _check_untouched(network, own.steps)
+    asked = _asked_again(network, own.steps)
     moved = _against_the_equation(network, own.steps)
     return Trial(repeats, sees, batches, asked, moved)
 
