@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import gas_nb.runtime.device  # noqa: E402, F401  (before diffusers)
 
 import torch  # noqa: E402
+from dropin_runs import call_of, drop_in_error, end_of  # noqa: E402
 from tiny import TINY, build  # noqa: E402
 
 from gas_nb.classic import unipc  # noqa: E402
@@ -30,64 +31,10 @@ from gas_nb.front import distil_solver  # noqa: E402
 from gas_nb.interop import GASScheduler  # noqa: E402
 from gas_nb.runtime.files import write_json_atomic  # noqa: E402
 from gas_nb.schedule import spacing  # noqa: E402
-from gas_nb.teachers.asking import parameters_of  # noqa: E402
 from gas_nb.teachers.diffusers import PipelineTeacher  # noqa: E402
 from gas_nb.teachers.reading import read_scheduler  # noqa: E402
 
 RESULTS = ROOT / "nbs" / "results" / "pipelines.json"
-SEED = 0  # of the noise that the drop-in is compared from, and of the images that it starts from
-
-
-def call_of(pipe):
-    """What the tiny pipeline is called with, as a teacher: whole runs, one sample."""
-    call = TINY[type(pipe).__name__].call()
-    call |= dict(strength=1.0) if "strength" in parameters_of(pipe) else {}
-    return call | {k: call[k][:1] for k in ("class_labels",) if k in call}
-
-
-def end_of(pipe, call, nfe):
-    """The state after the pipeline's last step, caught at its scheduler."""
-    kind, ends = type(pipe.scheduler), {}
-    made = kind.step
-
-    def step(scheduler, *args, **kwargs):
-        answer = made(scheduler, *args, **kwargs)
-        new = answer[0] if isinstance(answer, tuple) else answer.prev_sample
-        ends[id(scheduler)] = new.detach().float().cpu().flatten().clone()
-        return answer
-
-    kind.step = step
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            generator = torch.Generator().manual_seed(SEED)
-            pipe(**call, num_inference_steps=nfe, **_generator(pipe, generator))
-    finally:
-        kind.step = made
-    return torch.cat(list(ends.values()))  # of LTX-2 pictures and sound
-
-
-def _generator(pipe, generator):
-    import inspect
-
-    taken = inspect.signature(type(pipe).__call__).parameters
-    return dict(generator=generator) if "generator" in taken else {}
-
-
-def drop_in_error(pipe, teacher, solver, call, nfe):
-    """How far the pipeline with the solver as its scheduler ends from `sample`, relative."""
-    tableau = solver.tableaus[nfe]
-    x_T = teacher.noise([SEED], 0)
-    ours = teacher.sample(x_T, torch.zeros(1, dtype=torch.long), tableau)
-    ours = ours.float().cpu().flatten() * teacher.network.reading.unit
-    teacher.close()
-    own = pipe.scheduler
-    pipe.scheduler = solver.scheduler_for(pipe)
-    try:
-        theirs = end_of(pipe, call, nfe)
-    finally:
-        pipe.scheduler = own
-    return float((theirs - ours).abs().max() / ours.abs().max())
 
 
 def serve(pipe, name, nfe):

@@ -311,6 +311,10 @@ def _drive(job: Job, pause: threading.Event | None) -> Events:
     run = on_main(claim_run, job.output_dir, job.config)
     try:
         yield from _stages(job, run, pause, begun)
+    except ValueError:
+        if is_main():
+            run.take_back()
+        raise
     finally:
         if is_main():
             run.release()
@@ -321,6 +325,7 @@ def _stages(job: Job, run: Run, pause: threading.Event | None, begun: float) -> 
     teacher = job.teacher or teacher_of(job.config)
     try:
         make_distance(job.config.loss, teacher)
+        teacher.check()
         yield Opened(run, job.config, teacher)
         yield from _with_teacher(job, run, teacher, pause, begun)
     finally:

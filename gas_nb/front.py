@@ -23,6 +23,7 @@ from .schedule import NoiseSchedule
 from .tableau import Tableau
 from .teacher import Teacher, load_teacher, plain
 from .teachers.diffusers import PipelineTeacher
+from .teachers.experts import experts_of
 from .training import TrainConfig, train
 
 # %% auto #0
@@ -102,6 +103,9 @@ class Distilled:
                 f"  NFE {row['nfe']}: L1 {row['l1']:.4f}, best training-free "
                 f"({row['training_free']}) {row['training_free_l1']:.4f}, ratio {share:.2f}"
             )
+            for network, steps in row.get("experts", {}).items():
+                asked = ", ".join(map(str, steps)) or "none"
+                lines.append(f"    steps of {network}: {asked}")
         return "\n".join(lines)
 
 # %% ../nbs/front.ipynb #6fb01a41
@@ -175,8 +179,16 @@ def distil_solver(
             teacher.close()
     told = dict(teacher=teacher.name, evaluations=spent(), pairs=size.pairs)
     tableaus = {n: table for n, (table, _) in found.items()}
-    figures = [row for _, row in found.values()]
+    figures = [row | _sides(teacher, table) for table, row in found.values()]
     return Distilled(tableaus, teacher.schedule, teacher.denoiser.prediction, figures, told)
+
+
+def _sides(teacher: Teacher, table: Tableau) -> dict[str, Any]:
+    "Which steps each expert of a pipeline answers, where it has two."
+    if not isinstance(teacher, PipelineTeacher):
+        return {}
+    sides = experts_of(teacher.pipeline, table, teacher.schedule)
+    return dict(experts=sides) if sides else {}
 
 
 def _silent(text: str) -> None:

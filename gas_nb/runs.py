@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import json
+import shutil
 import tempfile
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
@@ -105,6 +106,13 @@ class Run:
 
     def release(self) -> None:
         release_folder(self.folder)
+
+    def take_back(self) -> None:
+        "Remove the folder if nothing was done in it: its settings or its teacher were refused."
+        made = {path.name for path in self.folder.iterdir()}
+        self.release()
+        if made <= {CONFIG, ".lock", ".owner.json"}:
+            shutil.rmtree(self.folder)
 
 # %% ../nbs/runs.ipynb #run00014
 def distilled_from(run: Run) -> dict | None:

@@ -80,7 +80,10 @@ class Laboratory:
 
     @cached_property
     def teacher(self) -> Teacher:
-        return teacher_of(training_config(self.config, self.config.nfes[0]))
+        teacher = teacher_of(training_config(self.config, self.config.nfes[0]))
+        if not self.frozen:
+            teacher.check()
+        return teacher
 
     @cached_property
     def judge(self) -> Judge:

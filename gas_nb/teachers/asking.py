@@ -24,7 +24,7 @@ from .reading import Reading
 # %% auto #0
 __all__ = ['QUESTIONS', 'BATCH_ARGUMENTS', 'Left', 'Question', 'Answer', 'Talk', 'Step', 'Stepping', 'Asking', 'joined', 'parted',
            'copied_beside', 'JointAsking', 'AskingBeside', 'derived', 'scheduler_name', 'twin_with', 'parameters_of',
-           'batch_argument', 'arguments', 'Session', 'same_draws', 'calls_step_twice']
+           'batch_argument', 'arguments', 'Session', 'same_draws', 'calls_step_twice', 'in_words']
 
 # %% ../../nbs/teachers/asking.ipynb #aabc05e4
 class Left(BaseException):
@@ -59,12 +59,19 @@ class Talk:
 
     questions: SimpleQueue = field(default_factory=SimpleQueue)
     answers: SimpleQueue = field(default_factory=SimpleQueue)
+    inside: dict = field(default_factory=dict)  # the attributes of the pipeline that runs
+    left = caught = False  # whether it was told to leave, and came back all the same
 
     def exchange(self, answer: Answer) -> Question:
         "The pipeline's side: hand over an answer, wait for the next question."
+        if self.left:
+            self.caught = True
+            self.inside.clear()  # the rest of its loop has no network to ask
+            raise Left
         self.answers.put(answer)
         question = self.questions.get()
         if question is None:
+            self.left = True
             raise Left
         return question
 
@@ -181,6 +188,9 @@ class Asking(Stepping):
 
     def step(self, *args: Any, **given: Any) -> Any:
         said = self.named(*args, **given)
+        lacking = [k for k in ("model_output", "timestep", "sample") if k not in said]
+        if lacking:
+            raise ValueError(f"the pipeline calls its scheduler's step without {lacking[0]}")
         output, timestep, sample = (said[k] for k in ("model_output", "timestep", "sample"))
         guided = said.get("pred_original_sample")
         if self.twice and guided is None:
@@ -291,6 +301,10 @@ def derived(scheduler: Any, kind: type) -> Any:
 
 def scheduler_name(pipe: Any) -> str:
     "The component that is the pipeline's scheduler. ValueError for none, and for several."
+    if not isinstance(getattr(type(pipe), "components", None), property):
+        raise ValueError(
+            f"{str(pipe)[:80]!r} is no pipeline of diffusers: give one, its folder or its hub id"
+        )
     found = [
         name
         for name, part in pipe.components.items()
@@ -385,19 +399,25 @@ class Session:
     ):
         self.pipe, self.call, self.reading, self.seeds = pipe, call, reading, tuple(seeds)
         self._thread: threading.Thread | None = None
-        self.first = self._enter()
+        try:
+            self.first = self._enter()
+        except BaseException:
+            self.close()
+            raise
         _OPEN.add(self)
 
     def _enter(self) -> Answer:
         self.talk, self.scheduler = Talk(), _asking_scheduler(self.pipe, self.reading)
         self.scheduler.talk = self.talk
         twin = twin_with(self.pipe, self.scheduler)
+        self.talk.inside = vars(twin)
         given = arguments(self.pipe, self.call, QUESTIONS, self.seeds)
         run = (twin, given, self.talk)
         self._thread = threading.Thread(target=_run_pipeline, args=run, daemon=True)
         with same_draws():
             self._thread.start()
             answer = self._heard()
+        _check_state(self.pipe, answer.state)
         begun = _place_of(answer.timestep, self.scheduler.timesteps)
         self.scheduler.__dict__["_step_index"] = begun
         return replace(answer, state=answer.state.clone())
@@ -405,7 +425,7 @@ class Session:
     def _heard(self) -> Answer:
         try:
             return self.talk.hear()
-        except KeyboardInterrupt:
+        except BaseException:  # an interrupt, or the pipeline's own error, at which it ended
             self.close()
             raise
 
@@ -418,7 +438,8 @@ class Session:
         given = state.to(self.first.state.device, self.first.state.dtype)
         gradient = torch.is_grad_enabled() and given.requires_grad
         self.talk.questions.put(Question(given, time, level, gradient))
-        return self._heard().output
+        self.last = self._heard()
+        return self.last.output
 
     def __del__(self) -> None:
         if self.__dict__.get("_thread") is not None:
@@ -430,6 +451,14 @@ class Session:
             self.talk.questions.put(None)
             self._thread.join()
             self._thread = None
+
+    def require_left(self) -> None:
+        "ValueError if the pipeline did not let itself be left."
+        if self.talk.caught:
+            raise ValueError(
+                f"{type(self.pipe).__name__} catches every exception in its loop, also the one "
+                "by which it is left: let it catch Exception at most"
+            )
 
 # %% ../../nbs/teachers/asking.ipynb #3f4d935f
 @contextmanager
@@ -450,6 +479,15 @@ def _run_pipeline(twin: Any, given: dict[str, Any], talk: Talk) -> None:
         talk.answers.put(error)
         return
     talk.answers.put(ValueError(f"{type(twin).__name__} came to an end without asking its network"))
+
+
+def _check_state(pipe: Any, state: Any) -> None:
+    if not isinstance(state, Tensor) or not state.is_floating_point():
+        what = str(state.dtype) if isinstance(state, Tensor) else type(state).__name__
+        raise ValueError(
+            f"{type(pipe).__name__} hands its scheduler a state of {what}: only a tensor of real "
+            "numbers has an equation to solve"
+        )
 
 
 def _asking_scheduler(pipe: Any, reading: Reading) -> Asking:
@@ -474,3 +512,17 @@ def _place_of(timestep: Any, times: Tensor) -> int:
     "Where in `times` the pipeline begins: later than 0 where it starts from an image."
     value = torch.as_tensor(timestep).detach().flatten().double().cpu()
     return int((times.double().cpu() - value.max()).abs().argmin())
+
+# %% ../../nbs/teachers/asking.ipynb #a5c1n002
+@contextmanager
+def in_words(pipe: Any) -> Iterator[None]:
+    "Whatever a pipeline raises, as a ValueError; running out of memory stays what it is."
+    try:
+        yield
+    except (ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"{type(pipe).__name__} cannot be asked: it ends in {type(error).__name__}: {said}"
+        ) from error

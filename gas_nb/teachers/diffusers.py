@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import nn, Tensor
 from ..data.seeds import seed_list
 from ..denoiser import Denoiser, fingerprint
 from ..runtime.device import default_device
-from .asking import parameters_of, scheduler_name
+from .asking import in_words, parameters_of, scheduler_name
 from .base import RECIPE, Teacher, TeacherForm, measured, plain, register_form
 from .calls import OURS, calls_digest, checked_calls, checked_prompts
 from .decoding import output_of, pictures
@@ -88,7 +89,8 @@ def _network(
     common = dict(guidance_scale=guidance_scale, height=size, width=size)
     found = [_with_arguments(pipe, call, **common) for call in found]
     reading = read_scheduler(getattr(pipe, scheduler_name(pipe)))
-    return PipelineNetwork(pipe, found, reading_in(pipe, found[0], reading), batch_size)
+    with in_words(pipe):
+        return PipelineNetwork(pipe, found, reading_in(pipe, found[0], reading), batch_size)
 
 
 def _fields(network: PipelineNetwork, name: str, recipe: Any, tableau: Any) -> dict[str, Any]:
@@ -149,8 +151,17 @@ class _Asked(Teacher):
     def check(self) -> None:
         "ValueError if the pipeline cannot be asked, or was misread; a few dozen evaluations, once."
         if "trial" not in self._measured:
-            self._measured["trial"] = try_out(self.network)
+            with in_words(self.pipeline), self._left_if_refused():
+                self._measured["trial"] = try_out(self.network)
         measured(self)
+
+    @contextmanager
+    def _left_if_refused(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def trial(self) -> Trial:

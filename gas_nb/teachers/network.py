@@ -265,6 +265,7 @@ class PipelineNetwork(_Answering):
     def _first_state(self, label: int, seed: int) -> Tensor:
         session = self._entered(label, [seed])
         session.close()
+        session.require_left()
         return session.first.state.detach().cpu().flatten()
 
 # %% ../../nbs/teachers/network.ipynb #b1a8e28f
@@ -300,6 +301,9 @@ def _processors(parts: Mapping[str, nn.Module]) -> dict[str, dict]:
 # %% ../../nbs/teachers/network.ipynb #b1a8e290
 def without_variance(output: Tensor, state: Tensor) -> Tensor:
     "The first half of an answer with a variance in the second; ValueError for other shapes."
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        what = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"the pipeline's network answers with {what}: need real numbers")
     if output.shape == state.shape:
         return output
     doubled = [2 * now == then for now, then in zip(state.shape, output.shape)]

@@ -27,6 +27,7 @@ from gas_nb.teachers.asking import (
     scheduler_name,
     twin_with,
 )
+from .calls import calls_digest
 from .network import PipelineNetwork, without_variance
 from .reading import Reading
 
@@ -217,6 +218,7 @@ def try_out(network: PipelineNetwork, steps: int = 8) -> Trial:
     """Ask a network a dozen questions and run its pipeline once with its own scheduler.
 
     ValueError, in words, for one that is no function of state and time, or that was misread."""
+    _check_sizes(network)
     repeats, sees = _as_a_function(network)
     batches = _in_batches(network)
     own = own_run(network.pipeline, network.calls[0], steps)
@@ -239,6 +241,8 @@ def _as_a_function(network: PipelineNetwork) -> tuple[float, float]:
     kind = type(network.pipeline).__name__
     if not torch.isfinite(first).all() or not torch.isfinite(elsewhere).all():
         raise ValueError(f"{kind} answers with values that are not finite: check its precision")
+    if torch.equal(first, elsewhere):
+        raise ValueError(f"{kind} answers all questions alike: there is no solver to learn")
     repeats, sees = _distance(again, first), _distance(at_another_time, first)
     if repeats > ALIKE:
         raise ValueError(
@@ -271,6 +275,16 @@ def _in_batches(network: PipelineNetwork) -> float | None:
     return apart
 
 # %% ../../nbs/teachers/trial.ipynb #be8f6ed6
+def _check_sizes(network: PipelineNetwork) -> None:
+    "Enter one of the calls that differ by their prompts only; ValueError for another size."
+    seen = set()
+    for k, call in enumerate(network.calls):
+        rest = calls_digest([{n: v for n, v in call.items() if not n.endswith("prompt")}])
+        if rest not in seen:
+            seen.add(rest)
+            network.session(k, 1)
+
+
 def _asked_again(network: PipelineNetwork, passed: list[Passed]) -> float:
     reading, worst = network.reading, 0.0
     label = torch.zeros(1, dtype=torch.long)
@@ -281,6 +295,11 @@ def _asked_again(network: PipelineNetwork, passed: list[Passed]) -> float:
         ours = network(state, torch.tensor([one.time], dtype=torch.float64), label)
         theirs = network.plain_output(one.output, one.state)
         worst = max(worst, _distance(ours.flatten(), theirs.flatten()))
+        if worst > ALIKE and not _sees(network.session(0, 1).last.timestep, one.time):
+            raise ValueError(
+                f"{type(network.pipeline).__name__} does not see the times that it is asked at: "
+                "take them from scheduler.timesteps in the loop, not from a copy made before it"
+            )
         if worst > ALIKE:
             raise ValueError(
                 f"{type(network.pipeline).__name__} answers step {k} of its own run differently "
@@ -290,9 +309,19 @@ def _asked_again(network: PipelineNetwork, passed: list[Passed]) -> float:
     return worst
 
 
+def _sees(timestep: Any, time: float) -> bool:
+    "Whether the time that a pipeline told its scheduler is the one that it was asked at."
+    return abs(float(torch.as_tensor(timestep).flatten()[0]) - time) <= 1e-2 * max(1.0, abs(time))
+
+
 def _check_untouched(network: PipelineNetwork, passed: list[Passed]) -> None:
     "ValueError if the pipeline changes what its scheduler returned before it hands it on."
     for now, then in zip(passed, passed[1:]):
+        if then.sample.shape != now.after.shape:
+            raise ValueError(
+                f"{type(network.pipeline).__name__} changes its state on the way from "
+                f"{tuple(now.after.shape)} to {tuple(then.sample.shape)}: no equation does that"
+            )
         if _distance(then.sample, now.after) > 1e-3:
             raise ValueError(
                 f"{type(network.pipeline).__name__} overwrites a part of its state after every "
