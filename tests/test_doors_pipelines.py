@@ -161,7 +161,7 @@ WRONG = [
     (dict(calls="misspelt.json"), "takes no guidance; did you mean guidance_scale"),
     (dict(calls="ours.json"), "num_inference_steps.*leave it out"),
     (dict(teacher="ddpm"), "takes no prompt: it has no text encoder"),
-    (dict(teacher="dit", prompts=""), "call 0 lacks class_labels, which DiTPipeline needs"),
+    (dict(teacher="dit", prompts=""), "DiTPipeline needs class_labels: give it in every call"),
     (dict(teacher="digits"), "teacher digits is no text model, leave prompts empty"),
     (dict(teacher="digits", prompts="", calls="calls.json"), "leave calls empty"),
 ]
