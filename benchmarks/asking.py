@@ -82,23 +82,6 @@ def measured(milliseconds, questions, repetitions):
     return found
 
 
-<<<<<<< HEAD
-def summary(rows, questions):
-    """Medians over the repetitions, and their range."""
-    ratios = [row["asked"]["seconds"] / row["bare"]["seconds"] for row in rows]
-    extra = [1000 * (row["asked"]["seconds"] - row["bare"]["seconds"]) / questions for row in rows]
-    return dict(
-        rows={name: rows[0][name]["rows"] for name in ("bare", "asked")},
-        seconds={
-            name: statistics.median(row[name]["seconds"] for row in rows)
-            for name in ("bare", "asked")
-        },
-        ratio=statistics.median(ratios),
-        ratio_range=[min(ratios), max(ratios)],
-        extra_ms=statistics.median(extra),
-        extra_ms_range=[min(extra), max(extra)],
-    )
-=======
 def summary(rows):
     """Of each repetition the median question on both sides; of those the median, and the range."""
 
@@ -113,7 +96,6 @@ def summary(rows):
         extra = [middle(row, "asked", clock) - middle(row, "bare", clock) for row in rows]
         found |= {name: statistics.median(extra), f"{name}_range": [min(extra), max(extra)]}
     return found
->>>>>>> wt-hostile
 
 
 def main():

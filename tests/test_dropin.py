@@ -4,6 +4,7 @@ import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import copy
 import inspect
+import os
 import json
 import pickle
 import subprocess
@@ -221,7 +222,9 @@ def test_a_pipeline_ends_where_sample_does(name, monkeypatch):
     ends_where_sample_does(name, monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("EVERY_PIPELINE"), reason="a quarter of an hour: with EVERY_PIPELINE=1"
+)
 @pytest.mark.parametrize("name", from_noise(REST + EDM))
 def test_every_other_pipeline_ends_there_too(name, monkeypatch):
     try:

@@ -286,22 +286,7 @@ def test_the_command_refuses_an_odd_folder_and_writes_nothing(name, saved, tmp_p
     edited(tmp_path / "odd", file, **config)
     runs = tmp_path / "runs"
     given = ["--teacher", str(tmp_path / "odd"), "--output-dir", str(runs), "--device", "cpu"]
-<<<<<<< HEAD
-    given += [
-        "--preset",
-        "quick",
-        "--adversarial",
-        "0",
-        "--nfe",
-        "3",
-        "--n-pairs",
-        "8",
-        "--n-eval",
-        "4",
-    ]
-=======
     given += ["--preset", "quick", "--adversarial", "0", "--nfe", "3"]
->>>>>>> wt-hostile
     begun = time.perf_counter()
     with pytest.raises((SystemExit, ValueError)) as stopped:
         distil.main(given)

@@ -1,9 +1,10 @@
 """A dozen of the most used pipelines, tiny: read, distilled, and the solver put back. The rest of
-the classes are slow: one shard of them a family."""
+the classes on demand: one shard of them a family."""
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -34,6 +35,9 @@ REST = [name for name in TINY if name not in MOST_USED]
 FAMILIES = sorted({TINY[name].family for name in REST})
 RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "results" / "pipelines.json"
 ALIKE = 1e-5
+ON_DEMAND = pytest.mark.skipif(
+    not os.environ.get("EVERY_PIPELINE"), reason="half an hour: with EVERY_PIPELINE=1"
+)
 
 
 def distilled(name, nfe=3, budget=1300):
@@ -58,7 +62,7 @@ def test_a_solver_for_a_much_used_pipeline(name):
     assert off <= ALIKE and l1 <= free
 
 
-@pytest.mark.slow
+@ON_DEMAND
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_solver_for_every_pipeline_of_a_family(family):
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
