@@ -182,7 +182,7 @@ def distil_solver(
     figures = [row | _sides(teacher, table) for table, row in found.values()]
     return Distilled(tableaus, teacher.schedule, teacher.denoiser.prediction, figures, told)
 
-
+# %% ../nbs/front.ipynb #c4d9dd5c
 def _sides(teacher: Teacher, table: Tableau) -> dict[str, Any]:
     "Which steps each expert of a pipeline answers, where it has two."
     if not isinstance(teacher, PipelineTeacher):

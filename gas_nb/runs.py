@@ -108,11 +108,15 @@ class Run:
         release_folder(self.folder)
 
     def take_back(self) -> None:
-        "Remove the folder if nothing was done in it: its settings or its teacher were refused."
-        made = {path.name for path in self.folder.iterdir()}
-        self.release()
-        if made <= {CONFIG, ".lock", ".owner.json"}:
-            shutil.rmtree(self.folder)
+        _take_back(self)
+
+# %% ../nbs/runs.ipynb #e5c4r001
+def _take_back(run: Run) -> None:
+    "Remove a folder whose settings or teacher were refused before anything was done in it."
+    made = {path.name for path in run.folder.iterdir()}
+    run.release()
+    if made <= {CONFIG, ".lock", ".owner.json"}:
+        shutil.rmtree(run.folder)
 
 # %% ../nbs/runs.ipynb #run00014
 def distilled_from(run: Run) -> dict | None:

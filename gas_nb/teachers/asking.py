@@ -258,7 +258,7 @@ class JointAsking(Asking):
     def __deepcopy__(self, memo: dict) -> Any:
         return copied_beside(self, AskingBeside)
 
-
+# %% ../../nbs/teachers/asking.ipynb #20b6a44b
 class AskingBeside(Stepping):
     "The scheduler of the second state: its step completes the answer that `main` holds."
 
@@ -387,8 +387,42 @@ def _leave_all() -> None:
     for session in list(_OPEN):
         session.close()
 
+# %% ../../nbs/teachers/asking.ipynb #e5c4e001
+class _Entry:
+    "A pipeline's thread: what it says is heard, and it is left."
+
+    pipe: Any
+    talk: Talk
+    _thread: threading.Thread | None = None
+
+    def _heard(self) -> Answer:
+        try:
+            return self.talk.hear()
+        except BaseException:  # an interrupt, or the pipeline's own error, at which it ended
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        if self._thread is not None:
+            self.talk.questions.put(None)
+
+    def close(self) -> None:
+        "Leave the pipeline; a later question enters it again."
+        if self._thread is not None:
+            self.talk.questions.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def require_left(self) -> None:
+        "ValueError if the pipeline did not let itself be left."
+        if self.talk.caught:
+            raise ValueError(
+                f"{type(self.pipe).__name__} catches every exception in its loop, also the one "
+                "by which it is left: let it catch Exception at most"
+            )
+
 # %% ../../nbs/teachers/asking.ipynb #cc27cc6e
-class Session:
+class Session(_Entry):
     """A pipeline that has been entered with `call`, for as many samples as there are `seeds`.
 
     `first` is its answer at the time 1 to the state that it drew for the seeds. ValueError, or
@@ -398,7 +432,6 @@ class Session:
         self, pipe: Any, call: Mapping[str, Any], reading: Reading, seeds: Sequence[int] = (0,)
     ):
         self.pipe, self.call, self.reading, self.seeds = pipe, call, reading, tuple(seeds)
-        self._thread: threading.Thread | None = None
         try:
             self.first = self._enter()
         except BaseException:
@@ -422,13 +455,6 @@ class Session:
         self.scheduler.__dict__["_step_index"] = begun
         return replace(answer, state=answer.state.clone())
 
-    def _heard(self) -> Answer:
-        try:
-            return self.talk.hear()
-        except BaseException:  # an interrupt, or the pipeline's own error, at which it ended
-            self.close()
-            raise
-
     def ask(self, state: Tensor, time: float) -> Tensor:
         "The model output at a state of the pipeline's shape and a time of the network's counting."
         if self._thread is None or self.scheduler._step_index + 1 >= QUESTIONS:
@@ -440,25 +466,6 @@ class Session:
         self.talk.questions.put(Question(given, time, level, gradient))
         self.last = self._heard()
         return self.last.output
-
-    def __del__(self) -> None:
-        if self.__dict__.get("_thread") is not None:
-            self.talk.questions.put(None)
-
-    def close(self) -> None:
-        "Leave the pipeline; a later question enters it again."
-        if self._thread is not None:
-            self.talk.questions.put(None)
-            self._thread.join()
-            self._thread = None
-
-    def require_left(self) -> None:
-        "ValueError if the pipeline did not let itself be left."
-        if self.talk.caught:
-            raise ValueError(
-                f"{type(self.pipe).__name__} catches every exception in its loop, also the one "
-                "by which it is left: let it catch Exception at most"
-            )
 
 # %% ../../nbs/teachers/asking.ipynb #3f4d935f
 @contextmanager

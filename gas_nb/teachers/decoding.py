@@ -48,14 +48,14 @@ class Ending(Stepping):
     def __deepcopy__(self, memo: dict) -> Any:
         return copied_beside(self, EndingBeside)
 
-
+# %% ../../nbs/teachers/decoding.ipynb #b4116282
 class EndingBeside(Ending):
     "The scheduler of the second state."
 
     def part(self, sample: Tensor) -> Tensor:
         return self.state.flatten(1)[:, -sample[0].numel() :].reshape(sample.shape)
 
-
+# %% ../../nbs/teachers/decoding.ipynb #a8f46e17
 def output_of(pipe: Any, call: Mapping[str, Any], reading: Reading, states: Tensor) -> Any:
     "What the pipeline makes of clean states (B, *shape): tensors, arrays or lists of images."
     ending = derived(getattr(pipe, scheduler_name(pipe)), Ending)

@@ -109,6 +109,16 @@ def _fields(network: PipelineNetwork, name: str, recipe: Any, tableau: Any) -> d
         make_tableau=tableau,
     )
 
+# %% ../../nbs/teachers/diffusers.ipynb #e5c4d001
+@contextmanager
+def _left_if_refused(network: PipelineNetwork) -> Iterator[None]:
+    "Leave the pipeline if what is tried with it fails."
+    try:
+        yield
+    except BaseException:
+        network.close()
+        raise
+
 # %% ../../nbs/teachers/diffusers.ipynb #0368af6b
 class _Asked(Teacher):
     "What a teacher asks of a pipeline."
@@ -151,17 +161,9 @@ class _Asked(Teacher):
     def check(self) -> None:
         "ValueError if the pipeline cannot be asked, or was misread; a few dozen evaluations, once."
         if "trial" not in self._measured:
-            with in_words(self.pipeline), self._left_if_refused():
+            with in_words(self.pipeline), _left_if_refused(self.network):
                 self._measured["trial"] = try_out(self.network)
         measured(self)
-
-    @contextmanager
-    def _left_if_refused(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.close()
-            raise
 
     @property
     def trial(self) -> Trial:

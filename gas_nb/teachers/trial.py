@@ -313,7 +313,7 @@ def _sees(timestep: Any, time: float) -> bool:
     "Whether the time that a pipeline told its scheduler is the one that it was asked at."
     return abs(float(torch.as_tensor(timestep).flatten()[0]) - time) <= 1e-2 * max(1.0, abs(time))
 
-
+# %% ../../nbs/teachers/trial.ipynb #e4b9f202
 def _check_untouched(network: PipelineNetwork, passed: list[Passed]) -> None:
     "ValueError if the pipeline changes what its scheduler returned before it hands it on."
     for now, then in zip(passed, passed[1:]):
