@@ -250,6 +250,11 @@ class JointAsking(Asking):
     def step(self, *args: Any, **given: Any) -> Any:
         if self.beside is None:
             return super().step(*args, **given)
+        if self.held is not None:
+            raise ValueError(
+                "the pipeline copies its scheduler and does not step the copy in turn: two solvers "
+                "in one loop are supported only for two states that go together"
+            )
         said = self.named(*args, **given)
         later = said["sample"].clone()
         self.__dict__["held"] = (said["model_output"], said["sample"], later)
