@@ -90,7 +90,8 @@ class Stepping:
     init_noise_sigma = 1.0
     reading: Reading
     timesteps: Any = None  # plain attributes, also where the pipeline's scheduler has properties
-    num_inference_steps = begin_index = None
+    sigmas: Any = None
+    num_inference_steps = begin_index = _begin_index = _step_index = None
 
     def prepare(self, times: Tensor, levels: Tensor) -> None:
         "Take the place of a real scheduler that was copied into this one."
