@@ -538,6 +538,6 @@ def other_prediction(
     for other in possible:
         if other != d.prediction and _fits(replace(d, prediction=other), probe):
             return other
-    if repeats and d.prediction not in possible:
+    if repeats == 1 and d.prediction not in possible:
         return " or ".join(possible)
     return None
