@@ -271,6 +271,8 @@ class PipelineNetwork(_Answering):
 # %% ../../nbs/teachers/network.ipynb #b1a8e28f
 def _size_of_noise(state: Tensor, reading: Reading) -> float:
     "What the pipeline's first state is divided by: the largest noise level, where it holds that."
+    if reading.schedule.config["kind"] != "edm":
+        return 1.0
     level = reading.level(float(reading.schedule.net_time(torch.ones((), dtype=torch.float64))))
     size = math.sqrt(level**2 + reading.unit**2)
     return size if abs(float(state.float().std()) / size - 1) < 0.3 else 1.0
