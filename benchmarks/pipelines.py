@@ -12,6 +12,7 @@ is not run again.
 
 import argparse
 import json
+import signal
 import sys
 import time
 import warnings
@@ -34,6 +35,14 @@ from gas_nb.schedule import spacing  # noqa: E402
 from gas_nb.teachers.diffusers import PipelineTeacher  # noqa: E402
 from gas_nb.teachers.reading import read_scheduler  # noqa: E402
 
+LONGEST = 180  # seconds that one class may take
+
+
+def too_long(*_):
+    raise TimeoutError(f"took more than {LONGEST} s")
+
+
+signal.signal(signal.SIGALRM, too_long)
 RESULTS = ROOT / "nbs" / "results" / "pipelines.json"
 
 
@@ -126,7 +135,9 @@ def main():
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            signal.alarm(LONGEST)
             rows[name] = measured(name, given.nfe)
+            signal.alarm(0)
         RESULTS.parent.mkdir(exist_ok=True)
         write_json_atomic(RESULTS, rows)
         print(json.dumps(rows[name])[:300], flush=True)
