@@ -67,10 +67,8 @@ def folder(tmp_path):
             calls=str(tmp_path / "calls.json") if kind == "classes" else "",
             nfe=3,
             preset="quick",
-            n_pairs=16,
-            n_eval=8,
-            batch_size=4,
-            iterations=2,
+            n_pairs=8,
+            n_eval=4,
             device="cpu",
             output_dir=str(tmp_path / "runs"),
         )
@@ -89,7 +87,7 @@ def check_run(tmp_path):
 # --- the doors
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["v", "classes", "text_flow"])
 def test_a_pipeline_goes_through_the_command(tmp_path, folder, kind):
     distil.main(
         [
@@ -101,7 +99,7 @@ def test_a_pipeline_goes_through_the_command(tmp_path, folder, kind):
     check_run(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["v", "classes", "text_flow"])
+@pytest.mark.parametrize("kind", ["text"])
 def test_a_pipeline_goes_through_the_notebook(tmp_path, folder, kind):
     options = [word for name, value in folder(kind).items() for word in ("-p", name, str(value))]
     command = [
@@ -118,7 +116,7 @@ def test_a_pipeline_goes_through_the_notebook(tmp_path, folder, kind):
     check_run(tmp_path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["epsilon", "text_v", "flow"])
 def test_a_pipeline_is_trained_and_compared_in_the_app(tmp_path, folder, kind):
     """The page's own functions, with `--teacher FOLDER`;
     solvers are among the rows by what the run's config says."""
