@@ -38,6 +38,8 @@ class Box(NamedTuple):
 def time_bounds(chart: Chart, schedule: NoiseSchedule, options: FitOptions = FitOptions()) -> Box:
     "The times' moves that a step allows."
     earliest, latest = options.time_range
+    if not schedule.alpha(latest) > 1e-12:
+        latest = 1.0  # a cosine table has nothing beyond its end
     low = (chart.s * (1 / options.max_stretch)).clamp(earliest, latest) - chart.s
     high = (chart.s * options.max_stretch).clamp(earliest, latest) - chart.s
     if first_stays(schedule):
