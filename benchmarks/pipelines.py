@@ -6,7 +6,7 @@ be distilled from it, and does the solver, put back, end where `sample` ends?
     python benchmarks/pipelines.py --table                # the table of what is there
 
 The pipelines are the tiny ones of tests/tiny, random weights of a fixed seed, float32, on the CPU.
-Results go to nbs/results/pipelines.json, one class after the other; a class that is there already
+Results go to benchmarks/results/pipelines.json, one class after the other; a class that is there already
 is not run again.
 """
 
@@ -43,7 +43,7 @@ def too_long(*_):
 
 
 signal.signal(signal.SIGALRM, too_long)
-RESULTS = ROOT / "nbs" / "results" / "pipelines.json"
+RESULTS = ROOT / "benchmarks" / "results" / "pipelines.json"
 
 
 def serve(pipe, name, nfe):

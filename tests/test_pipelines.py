@@ -33,7 +33,7 @@ MOST_USED = (
 )
 REST = [name for name in TINY if name not in MOST_USED]
 FAMILIES = sorted({TINY[name].family for name in REST})
-RESULTS = Path(__file__).resolve().parents[1] / "nbs" / "results" / "pipelines.json"
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "pipelines.json"
 ALIKE = 1e-5
 ON_DEMAND = pytest.mark.skipif(
     not os.environ.get("EVERY_PIPELINE"), reason="half an hour: with EVERY_PIPELINE=1"
