@@ -6,8 +6,8 @@ be distilled from it, and does the solver, put back, end where `sample` ends?
     python benchmarks/pipelines.py --table                # the table of what is there
 
 The pipelines are the tiny ones of tests/tiny, random weights of a fixed seed, float32, on the CPU.
-Results go to benchmarks/results/pipelines.json, one class after the other; a class that is there already
-is not run again.
+Results go to benchmarks/results/pipelines.json, one class after the other; a class that is there
+already is not run again.
 """
 
 import argparse
