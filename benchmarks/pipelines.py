@@ -130,7 +130,7 @@ def main():
     unknown = sorted(set(given.names) - set(TINY))
     if unknown:
         parser.error(f"{', '.join(unknown)}: there are {', '.join(TINY)}")
-    for name in given.names or [] if given.table else given.names or TINY:
+    for name in [] if given.table else given.names or TINY:
         if name in rows and not given.names:
             continue
         with warnings.catch_warnings():

@@ -14,9 +14,10 @@ from .scheduler import TableauScheduler, config_of, list_of_tableaus
 from ..schedule import NoiseSchedule
 from ..tableau import Tableau
 from ..teachers import diffusers as pipelines
+from ..teachers.asking import calls_step_twice
 
 # %% auto #0
-__all__ = ['scheduler_in', 'state_form', 'asks_twice', 'read_scheduler', 'looks_up_times', 'PipelineScheduler']
+__all__ = ['scheduler_in', 'state_form', 'read_scheduler', 'looks_up_times', 'PipelineScheduler']
 
 # %% ../../nbs/exchange/dropin.ipynb #exg01org
 def scheduler_in(pipe: Any, name: str = "scheduler") -> Any:
@@ -46,14 +47,6 @@ def state_form(scheduler: Any, prediction: str) -> dict[str, Any]:
 
 def _is_flow(scheduler: Any) -> bool:
     return hasattr(scheduler, "scale_noise") and not hasattr(scheduler, "alphas_cumprod")
-
-
-def asks_twice(pipe: Any) -> bool:
-    "Whether a pipeline mixes data predictions of its scheduler and hands them back, as Cosmos 1."
-    try:
-        return "pred_original_sample=" in inspect.getsource(type(pipe).__call__)
-    except (AttributeError, OSError, TypeError):
-        return False
 
 # %% ../../nbs/exchange/dropin.ipynb #exg03rea
 def read_scheduler(scheduler: Any, tableaus: Any) -> tuple[NoiseSchedule | None, str | None]:
@@ -113,14 +106,14 @@ class PipelineScheduler(TableauScheduler):
         if schedule is None and prediction is None:
             schedule, prediction = read_scheduler(original, tableaus)
         network = prediction
-        if asks_twice(pipe):
+        if calls_step_twice(pipe):
             prediction = "sample"
             if network in (None, "sample"):
                 network = read_scheduler(original, tableaus)[1]
         config = config_of(tableaus, schedule, prediction)
         prediction = config["prediction_type"]
         form = state_form(original, network or prediction) if form is None else form
-        if asks_twice(pipe):
+        if calls_step_twice(pipe):
             form = dict(form, mixed=network or "v_prediction")
         kind = type(original)
         drop_in = {"class": kind.__name__, "config": portable.config_as_json(original)}

@@ -22,9 +22,9 @@ from torch import Tensor
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'BATCH_ARGUMENTS', 'Left', 'Question', 'Answer', 'Talk', 'Step', 'Stepping', 'Asking', 'joined', 'parted',
-           'copied_beside', 'JointAsking', 'AskingBeside', 'derived', 'scheduler_name', 'twin_with', 'parameters_of',
-           'batch_argument', 'arguments', 'Session', 'same_draws', 'calls_step_twice', 'in_words']
+__all__ = ['QUESTIONS', 'BATCH_ARGUMENTS', 'Left', 'Question', 'Answer', 'Talk', 'Step', 'Stepping', 'own_class', 'Asking',
+           'joined', 'parted', 'copied_beside', 'JointAsking', 'AskingBeside', 'derived', 'scheduler_name', 'twin_with',
+           'parameters_of', 'batch_argument', 'arguments', 'Session', 'same_draws', 'calls_step_twice', 'in_words']
 
 # %% ../../nbs/teachers/asking.ipynb #aabc05e4
 class Left(BaseException):
@@ -119,8 +119,7 @@ class Stepping:
 
     def named(self, *args: Any, **given: Any) -> dict[str, Any]:
         "What `step` was called with, by the names that the pipeline's own scheduler has for it."
-        own = next(kind for kind in type(self).__mro__ if not issubclass(kind, Stepping))
-        return _by_name(own.step, self, args, given)
+        return _by_name(own_class(self).step, self, args, given)
 
     @staticmethod
     def packed(said: Mapping[str, Any], state: Tensor, clean: Tensor) -> Any:
@@ -157,6 +156,11 @@ _SECOND = (
     "the pipeline makes a second scheduler for a second state (sound beside pictures, for "
     "example): two solvers in one loop are not supported"
 )
+
+
+def own_class(scheduler: Stepping) -> Any:
+    "The class of the pipeline's own scheduler, which one of ours is derived from."
+    return next(kind for kind in type(scheduler).__mro__ if not issubclass(kind, Stepping))
 
 
 def _by_name(
@@ -233,8 +237,7 @@ def copied_beside(scheduler: Any, kind: type) -> Any:
             "the pipeline makes a third scheduler for a third state: more than two solvers in one "
             "loop are not supported"
         )
-    twin = copy.copy(scheduler)
-    own = next(one for one in type(scheduler).__mro__ if not issubclass(one, Stepping))
+    twin, own = copy.copy(scheduler), own_class(scheduler)
     twin.__class__ = type(own.__name__, (kind, own), {"__module__": own.__module__})
     twin.__dict__["main"] = scheduler
     scheduler.__dict__["beside"] = twin
@@ -516,7 +519,7 @@ def calls_step_twice(pipe: Any) -> bool:
     "Whether the pipeline guides data predictions that it asks its scheduler for, as Cosmos 1."
     try:
         return "pred_original_sample=" in inspect.getsource(type(pipe).__call__)
-    except (OSError, TypeError):
+    except (AttributeError, OSError, TypeError):
         return False
 
 

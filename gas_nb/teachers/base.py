@@ -386,8 +386,8 @@ class TeacherSpec:
     spacing and order that serve it best at few steps. `images()`: real ones (N, C, H, W)
     in [-1, 1]. `weights`: what to give as weights, "" if it brings its own. `presets`: values of
     `TrainConfig` that it puts in the place of a preset's. `check(weights, nfe, prompts)`:
-    ValueError for what shows before a network is loaded. `gradients`: whether they flow through its
-    network, which only the game and the published recipe need."""
+    ValueError for what shows before a network is loaded. `game`: whether presets
+    play the adversarial game, which needs gradients through its network."""
 
     name: str
     title: str
@@ -400,7 +400,7 @@ class TeacherSpec:
     weights: str = ""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
-    gradients: bool = True
+    game: bool = True
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -428,14 +428,14 @@ class TeacherForm:
 
     `words` names it in messages; `accepts(text)` knows it by sight; `load(text, device=...)`.
     With `objects` both get an object that is no text, and the device as the user gave it.
-    `gradients`: as in `TeacherSpec`."""
+    `game`: as in `TeacherSpec`."""
 
     kind: str
     words: str
     accepts: Callable[[Any], bool]
     load: Callable[..., Teacher]
     objects: bool = False
-    gradients: bool = True
+    game: bool = True
 
 
 FORMS: dict[str, TeacherForm] = {}
@@ -457,7 +457,7 @@ def teacher_spec(name: str | Path | Callable[..., Any]) -> TeacherSpec:
     for form in FORMS.values():
         if text and not form.objects and form.accepts(text):
             load = partial(form.load, text)
-            return TeacherSpec(text, Path(text).name, load, form.kind, gradients=form.gradients)
+            return TeacherSpec(text, Path(text).name, load, form.kind, game=form.game)
     known = ", ".join(TEACHERS)
     given = ", ".join(form.words for form in FORMS.values() if not form.objects)
     raise ValueError(f"teacher {text!r}: choose {known}, or give {given}")

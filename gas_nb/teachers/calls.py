@@ -136,7 +136,7 @@ def _check_call(pipe: Any, taken: Mapping[str, Any], k: int, call: Mapping[str, 
         name
         for name, parameter in taken.items()
         if parameter.default is inspect.Parameter.empty
-        and parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         and name not in ("self", *OURS, *call)
     ]
     if missing:

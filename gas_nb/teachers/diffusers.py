@@ -22,7 +22,7 @@ from ..denoiser import Denoiser, fingerprint
 from ..runtime.device import default_device
 from .asking import in_words, parameters_of, scheduler_name
 from .base import RECIPE, Teacher, TeacherForm, measured, plain, register_form
-from .calls import OURS, calls_digest, checked_calls, checked_prompts
+from .calls import calls_digest, checked_calls, checked_prompts
 from .decoding import output_of, pictures
 from .network import PipelineNetwork, sizes
 from .reading import diffusers_betas, schedule_from_scheduler  # noqa: F401
@@ -384,18 +384,6 @@ def require_prompts(
             )
 
 # %% ../../nbs/teachers/diffusers.ipynb #d1f0ca11e
-def _require_arguments(pipe: Any, k: int, call: Mapping[str, Any]) -> None:
-    "ValueError for an argument without a default that call number `k` lacks."
-    for name, parameter in parameters_of(pipe).items():
-        is_named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        is_needed = is_named and parameter.default is parameter.empty and name != "self"
-        if is_needed and name not in OURS and name not in call:
-            raise ValueError(
-                f"call {k} lacks {name}, which {type(pipe).__name__} needs: give calls=FILE, a "
-                "JSON list of what it is called with"
-            )
-
-
 def check_saved_calls(
     folder: str | Path, calls: Sequence[Mapping[str, Any]] = (), prompts: Sequence[str] = ()
 ) -> None:
@@ -403,8 +391,7 @@ def check_saved_calls(
     kind, _ = _described(Path(folder))
     unmade = object.__new__(kind)  # its class has all that is looked at
     require_prompts(unmade, calls, prompts)
-    for k, call in enumerate(checked_calls(unmade, calls, prompts)):
-        _require_arguments(unmade, k, call)
+    checked_calls(unmade, calls, prompts)
 
 # %% ../../nbs/teachers/diffusers.ipynb #f3f00003
 def _is_pipeline_folder(text: str) -> bool:
@@ -424,10 +411,8 @@ for _form in (
         "a folder of a diffusers pipeline",
         _is_pipeline_folder,
         load_diffusers_teacher,
-        gradients=False,
+        game=False,
     ),
-    TeacherForm(
-        "hub", "a hub id (owner/name)", _is_hub_id, load_diffusers_teacher, gradients=False
-    ),
+    TeacherForm("hub", "a hub id (owner/name)", _is_hub_id, load_diffusers_teacher, game=False),
 ):
     register_form(_form)

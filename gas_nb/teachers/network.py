@@ -134,6 +134,7 @@ class _Entered(nn.Module):
         self.parts = nn.ModuleDict(_asked_modules(pipeline))
         self._open: OrderedDict[tuple[int, int], Session] = OrderedDict()
         self._processors = _processors(self.parts)
+        self._draws: dict[int, Draw | None] = {}
         self._turn = threading.RLock()
 
     @property
@@ -226,16 +227,6 @@ class PipelineNetwork(_Answering):
 
     `evaluations` counts rows that were asked about, `entered` those of entering a pipeline.
     ValueError for what the pipeline's calls do not agree on."""
-
-    def __init__(
-        self,
-        pipeline: Any,
-        calls: Sequence[Mapping[str, Any]],
-        reading: Reading,
-        batch_size: int,
-    ):
-        super().__init__(pipeline, calls, reading, batch_size)
-        self._draws: dict[int, Draw | None] = {}
 
     def __reduce__(self) -> tuple:
         return PipelineNetwork, (self.pipeline, self.calls, self.reading, self.batch_size)

@@ -87,7 +87,7 @@ def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
         raise ValueError(f"preset {preset!r}: choose auto, {', '.join(PRESETS)}")
     spec = teacher_spec(teacher)
     own = spec.presets.get(name, {})
-    only_asked = {} if spec.gradients else dict(adversarial_weight=0.0)
+    only_asked = {} if spec.game else dict(adversarial_weight=0.0)
     return TrainConfig(**{**PRESETS[name], **own, **setting, **only_asked, **given})
 
 

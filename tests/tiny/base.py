@@ -31,6 +31,8 @@ def tiny(family, call, begins="noise", batches="num_images_per_prompt"):
     "Register the function below, called like the pipeline class that it builds."
 
     def register(make):
+        if make.__name__ in TINY:
+            raise ValueError(f"{make.__name__} is registered twice")
         TINY[make.__name__] = Tiny(make.__name__, family, make, call, begins, batches)
         return make
 

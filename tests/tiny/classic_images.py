@@ -28,8 +28,6 @@ from tiny.texts import (
     clip_text,
     clip_tokenizer,
     clip_vision,
-    gemma2_text,
-    gemma_tokenizer,
     t5_text,
     t5_tokenizer,
     xlm_roberta_tokenizer,
@@ -583,25 +581,6 @@ def StableDiffusionXLControlNetPAGImg2ImgPipeline():
     return controlled_xl("StableDiffusionXLControlNetPAGImg2ImgPipeline")
 
 
-# diffusers takes num_videos_per_prompt here, and makes one whatever it says
-@tiny("pag", asks_text(num_frames=2, **PAG, **SIZE), batches="")
-def AnimateDiffPAGPipeline():
-    adapter = diffusers.MotionAdapter(
-        block_out_channels=(8, 16),
-        motion_layers_per_block=1,
-        motion_norm_num_groups=4,
-        motion_num_attention_heads=2,
-    )
-    return diffusers.AnimateDiffPAGPipeline(
-        vae=vae(),
-        text_encoder=clip_text(),
-        tokenizer=clip_tokenizer(),
-        unet=unet(),
-        motion_adapter=adapter,
-        scheduler=ddim(beta_schedule="linear"),
-    )
-
-
 # Kolors
 
 
@@ -751,84 +730,6 @@ def HunyuanDiTControlNetPipeline():
 @tiny("pag", asks_text(**PAG, **FREE))
 def HunyuanDiTPAGPipeline():
     return hunyuan_dit("HunyuanDiTPAGPipeline")
-
-
-@tiny("pag", asks_text(complex_human_instruction=None, **PAG, **{**PLAIN, **LARGER}))
-def SanaPAGPipeline():
-    net = diffusers.SanaTransformer2DModel(
-        in_channels=4,
-        out_channels=4,
-        num_layers=1,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=8,
-        cross_attention_dim=16,
-        caption_channels=16,
-        sample_size=8,
-    )
-    autoencoder = diffusers.AutoencoderDC(
-        latent_channels=4,
-        attention_head_dim=2,
-        encoder_block_types=("ResBlock", "EfficientViTBlock"),
-        decoder_block_types=("ResBlock", "EfficientViTBlock"),
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)),
-        encoder_layers_per_block=(1, 1),
-        decoder_layers_per_block=(1, 1),
-        downsample_block_type="conv",
-        upsample_block_type="interpolate",
-        decoder_norm_types="rms_norm",
-        decoder_act_fns="silu",
-        scaling_factor=0.41407,
-    )
-    return diffusers.SanaPAGPipeline(
-        tokenizer=gemma_tokenizer(),
-        text_encoder=gemma2_text(),
-        vae=autoencoder,
-        transformer=shrink(net, layer="proj_out"),
-        scheduler=diffusers.DPMSolverMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
-    )
-
-
-def stable_diffusion_3(kind):
-    net = diffusers.SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        caption_projection_dim=16,
-        pooled_projection_dim=32,
-        out_channels=4,
-    )
-    return getattr(diffusers, kind)(
-        transformer=shrink(net, layer="proj_out"),
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae(shift_factor=0.1),
-        text_encoder=clip_text(projection=True),
-        tokenizer=clip_tokenizer(),
-        text_encoder_2=clip_text(projection=True),
-        tokenizer_2=clip_tokenizer(),
-        text_encoder_3=t5_text(32),
-        tokenizer_3=t5_tokenizer(),
-    )
-
-
-@tiny("pag", asks_text(**PAG, **SIZE))
-def StableDiffusion3PAGPipeline():
-    return stable_diffusion_3("StableDiffusion3PAGPipeline")
-
-
-@tiny("pag", asks_text(image=picture, strength=0.8, **PAG, **SIZE), begins="image")
-def StableDiffusion3PAGImg2ImgPipeline():
-    return stable_diffusion_3("StableDiffusion3PAGImg2ImgPipeline")
 
 
 # DeepFloyd IF, which works on pixels
