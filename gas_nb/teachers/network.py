@@ -126,9 +126,8 @@ class _Entered(nn.Module):
         batch_size: int,
     ):
         super().__init__()
-        self.pipeline = pipeline
+        self.pipeline, self.reading = pipeline, reading
         self.calls = list(calls)
-        self.reading = reading
         self.batch_size = batch_size if batch_argument(pipeline, self.calls[0]) else 1
         self.evaluations = self.entered = 0
         self.parts = nn.ModuleDict(_asked_modules(pipeline))
