@@ -53,6 +53,11 @@ _NUMBERS = dict(
     leverage_medians=_POSITIVE,
     cutoff_medians=_Allowed(1),
     difference=_Allowed(_TINY, 0.1),
+    largest_difference=_Allowed(_TINY, 0.5),
+    rounding_pairs=_Allowed(0, whole=True),
+    sided_error=_POSITIVE,
+    coarse=_POSITIVE,
+    left_out=_Allowed(0, 0.9),
     smallest_time=_Allowed(_TINY, 1),
     newton_terms=_Allowed(0, whole=True),
     newton_gap=_POSITIVE,
@@ -134,7 +139,12 @@ class FitOptions:
     leverage_medians: float = 3.0  # sensitivity at which a sample keeps half of its weight
     cutoff_medians: float = 8.0  # where a sample's distance is cut off
     # Derivatives and coordinates
-    difference: float = 1e-3  # share by which a difference quotient moves the network's input
+    difference: float = 1e-3  # least share by which a difference quotient moves an input
+    largest_difference: float = 0.1  # and the largest, for a network that rounds coarsely
+    rounding_pairs: int = 1  # pairs that its rounding is measured on; 0: the least step is taken
+    sided_error: float = 0.2  # error of a one-sided quotient from which both sides are asked
+    coarse: float = 1.0  # error of a quotient from which a network is too coarse to follow
+    left_out: float = 0.0  # share of the directions' size that is not asked about; 0: all are
     smallest_time: float = 0.01  # a time is moved by that share of this at least
     newton_terms: int = 6  # terms of a row in Newton's form; the others are plain predictions
     newton_gap: float = 0.02  # distance in lambda that this form needs

@@ -15,13 +15,14 @@ from torch.utils import _pytree as pytree
 
 from ..data import Pairs
 from .chart import Chart, starts_without_signal
+from .differences import Difference
 from .distance import Distance
 from .options import FitOptions
 from ..runtime.processes import in_order
 from ..tableau import weighted_sum
 
 # %% auto #0
-__all__ = ['sensitivities', 'Equations', 'normal_equations']
+__all__ = ['sensitivities', 'Equations', 'normal_equations', 'through_features']
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf005
 def _parameters(n: int) -> list[tuple]:
@@ -34,7 +35,7 @@ def _parameters(n: int) -> list[tuple]:
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf006
 def _rms(x: Tensor) -> float:
-    return x.float().square().mean().sqrt().item()
+    return x.double().square().mean().sqrt().item()
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf008
 @torch.no_grad()
@@ -45,19 +46,21 @@ def sensitivities(
     condition: Any = None,
     max_batch: int = 1000,
     options: FitOptions = FitOptions(),
+    differences: tuple[Difference, ...] = (),
 ) -> tuple[Tensor, Tensor]:
     """x_N (B, ...) and its derivative by every number of the chart (P, B, ...), in the order of
-    `Chart.vector`; by forward differences. Network batches stay below `max_batch`."""
+    `Chart.vector`; by differences whose steps are `differences`, one per evaluation, or those of
+    `options`. Network batches stay below `max_batch`."""
     x, predictions = x_T, []
     v: dict[tuple, Tensor] = {}  # parameter: its derivative of x_k
     dD: dict[tuple, dict[int, Tensor]] = {}  # parameter: its derivatives of D_0, D_1, ...
     for k in range(chart.nfe):
-        steps = _step_sizes(denoiser, chart, k, x, v, options)
-        inputs, times = _moved(chart.s[k], x, v, steps)
-        answers = _in_batches(denoiser, inputs, times, condition, max_batch)
-        predictions.append(answers[0])
-        for p, answer in zip(steps, answers[1:]):
-            dD.setdefault(p, {})[k] = (answer - answers[0]) / steps[p]
+        how = differences[k] if differences else Difference(options.difference, options.difference)
+        at = denoiser, x, chart.s[k].item(), condition
+        D, derivatives = _differentiated(*at, list(v.values()), how, max_batch, options)
+        predictions.append(D)
+        for p, derivative in zip([*v, ("s", k)], derivatives):
+            dD.setdefault(p, {})[k] = derivative
         v = _through_row(chart, k, v, dD, x.dtype)
         v |= {("a", k): x} | {("C", k, j): D for j, D in enumerate(predictions)}
         terms = [(chart.a[k].item(), x), *zip(chart.C[k].tolist(), predictions)]
@@ -65,34 +68,120 @@ def sensitivities(
     return x, torch.stack([v[p] for p in _parameters(chart.nfe)])
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf010
-def _step_sizes(
-    denoiser: Callable,
-    chart: Chart,
-    k: int,
-    x: Tensor,
-    v: dict[tuple, Tensor],
-    options: FitOptions,
-) -> dict[tuple, float]:
-    "h of every parameter that evaluation k depends on; its own time is the last."
-    size = options.difference * _rms(x)
-    steps = {p: size / max(_rms(direction), 1e-12) for p, direction in v.items()}
-    sign = -1 if starts_without_signal(denoiser.schedule) else 1
-    time = max(chart.s[k].item(), options.smallest_time)
-    steps[("s", k)] = sign * options.difference * time
-    return steps
+class _Span(NamedTuple):
+    "Directions (R, ...) of rms 1 of one sample, and how much of each makes up each of P (P, R)."
+
+    along: Tensor
+    shares: Tensor
+
+
+def _span(V: Tensor, left_out: float) -> _Span:
+    "Of one sample's directions V (P, ...): themselves, or the few that nearly make them up."
+    flat = V.flatten(1).double()
+    sizes = flat.square().mean(1).sqrt().clamp_min(1e-12)
+    unit = flat / sizes[:, None]
+    if not left_out:
+        return _Span(unit.view_as(V), sizes.diag())
+    squares, U = torch.linalg.eigh(unit @ unit.T / unit.shape[1])
+    squares, U = squares.flip(0).clamp_min(0), U.flip(1)
+    rest = squares.flip(0).cumsum(0).flip(0)  # entry r: what is left without the first r
+    r = max(1, int((rest > left_out**2 * len(V)).sum()))
+    lengths = squares[:r].sqrt()
+    along = (U[:, :r] / lengths).T @ unit
+    return _Span(along.view(r, *V.shape[1:]), sizes[:, None] * U[:, :r] * lengths)
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf011
-def _moved(
-    s: Tensor, x: Tensor, v: dict[tuple, Tensor], steps: dict[tuple, float]
-) -> tuple[Tensor, Tensor]:
-    "Inputs (1 + P, B, ...) and times (1 + P,) of one evaluation: as it is, and moved."
-    inputs, shifts = [x], [0.0]
-    for p, h in steps.items():
-        inputs.append(x + h * v[p] if p in v else x)
-        shifts.append(0.0 if p in v else h)
-    return torch.stack(inputs), s + torch.tensor(shifts, dtype=torch.float64)
+def _put_together(span: _Span, slopes: Tensor, V: Tensor) -> Tensor:
+    "The derivatives (P, ...) along V from the slopes (R, ...) along the span of one sample."
+    along, slopes_flat = span.along.flatten(1), slopes.flatten(1).double()
+    derivatives = span.shares @ slopes_flat
+    weaker = len(along) // 2
+    if weaker and len(along) < len(V):
+        factor = (along[weaker:] * slopes_flat[weaker:]).mean()
+        derivatives += factor * (V.flatten(1).double() - span.shares @ along)
+    return derivatives.view_as(V)
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf012
+class _Questions(NamedTuple):
+    "What one evaluation is asked: parts of inputs, one time for each part, and whose they are."
+
+    inputs: list[Tensor]
+    times: list[float]
+    samples: list[list[int]]
+
+    def add(self, inputs: Tensor, time: float, samples: list[int]) -> None:
+        self.inputs.append(inputs)
+        self.times.append(time)
+        self.samples.append(samples)
+
+    def answers(self, denoiser: Callable, condition: Any, max_batch: int) -> list[Tensor]:
+        "D for each part; network batches of at most `max_batch`."
+        sizes = [len(part) for part in self.inputs]
+        whose = torch.tensor([i for samples in self.samples for i in samples])
+        times = torch.tensor(self.times, dtype=torch.float64)
+        times = times.repeat_interleave(torch.tensor(sizes))
+        x, answers = torch.cat(self.inputs), []
+        for i in range(0, len(x), max_batch):
+            rows = slice(i, i + max_batch)
+            given = _of_samples(condition, whose[rows])
+            answers.append(denoiser(x[rows], times[rows], 0.0, given))
+        return list(torch.cat(answers).split(sizes))
+
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf013
+def _of_samples(condition: Any, samples: Tensor) -> Any:
+    "The rows of a condition that belong to these samples."
+    if condition is None:
+        return None
+    return pytree.tree_map(lambda c: c[samples.to(c.device)], condition)
+
+
+def _time_step(denoiser: Callable, s: float, how: Difference, options: FitOptions) -> float:
+    sign = -1 if starts_without_signal(denoiser.schedule) else 1
+    return sign * how.by_time * max(s, options.smallest_time)
+
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf014
+def _differentiated(
+    denoiser: Callable,
+    x: Tensor,
+    s: float,
+    condition: Any,
+    v: list[Tensor],
+    how: Difference,
+    max_batch: int,
+    options: FitOptions,
+) -> tuple[Tensor, Tensor]:
+    "D (B, ...) of x at s, and its derivatives (P + 1, B, ...) along each of `v` and by the time."
+    everyone, h = list(range(len(x))), _time_step(denoiser, s, how, options)
+    asked = _Questions([x, x], [s, s + h], [everyone, everyone])
+    directions = torch.stack(v, 1).unbind() if v else ()
+    spans = [_span(V, options.left_out) for V in directions]
+    for b, span in enumerate(spans):
+        _add_moved(asked, x[b], s, b, span, how)
+    D, later, *moved = asked.answers(denoiser, condition, max_batch)
+    by_time = (later - D) / h
+    if not v:
+        return D, by_time[None]
+    sides = len(moved) // len(spans)
+    rows = []
+    for b, (V, span) in enumerate(zip(directions, spans)):
+        ahead, *behind = moved[sides * b : sides * (b + 1)]
+        width = sides * how.by_input * _rms(x[b])
+        slopes = (ahead - (behind[0] if behind else D[b])) / width
+        rows.append(_put_together(span, slopes, V))
+    along = torch.stack(rows, 1).to(D.dtype)
+    return D, torch.cat([along, by_time[None]])
+
+
+def _add_moved(
+    asked: _Questions, x: Tensor, s: float, b: int, span: _Span, how: Difference
+) -> None:
+    "Sample b, moved along its directions, on one side or on both."
+    step = how.by_input * _rms(x)
+    for sign in (1, -1) if how.central else (1,):
+        moved = (x.double() + sign * step * span.along).to(x.dtype)
+        asked.add(moved, s, [b] * len(moved))
+
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf01r
 def _through_row(
     chart: Chart,
     k: int,
@@ -109,28 +198,6 @@ def _through_row(
             terms.append((a, v[p]))
         following[p] = weighted_sum(terms, dtype)
     return following
-
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf013
-def _in_batches(
-    denoiser: Callable, inputs: Tensor, times: Tensor, condition: Any, max_batch: int
-) -> Tensor:
-    "D for inputs (V, B, ...) at times (V,), a few variants per network call."
-    samples = inputs.shape[1]
-    per_call = max(1, max_batch // samples)
-    answers = []
-    for i in range(0, len(inputs), per_call):
-        x, t = inputs[i : i + per_call], times[i : i + per_call]
-        repeated = _repeated(condition, len(x))
-        answer = denoiser(x.flatten(0, 1), t.repeat_interleave(samples), 0.0, repeated)
-        answers.append(answer.unflatten(0, x.shape[:2]))
-    return torch.cat(answers)
-
-# %% ../../nbs/fitting/sensitivities.ipynb #sensf014
-def _repeated(condition: Any, times: int) -> Any:
-    "Every tensor of a condition, so many times one after the other."
-    if condition is None:
-        return None
-    return pytree.tree_map(lambda c: c.repeat(times, *[1] * (c.ndim - 1)), condition)
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf018
 class Equations(NamedTuple):
@@ -153,17 +220,19 @@ def normal_equations(
     max_batch: int = 1000,
     far: float = math.inf,
     options: FitOptions = FitOptions(),
+    differences: tuple[Difference, ...] = (),
 ) -> Equations:
     """The equations of `chart` on `pairs`; `typical`, `far`: sizes that `distance.weights` reckons
-    with."""
+    with; `differences` as in `sensitivities`."""
     chunk = max(1, _CHUNK * max_batch // (len(chart.vector()) * chart.nfe))
 
     def summand(i: int) -> Equations:
         part = pairs[i : i + chunk]
-        x, J = sensitivities(denoiser, chart, part.x_T, part.condition, max_batch, options)
+        facts = part.x_T, part.condition, max_batch, options, differences
+        x, J = sensitivities(denoiser, chart, *facts)
         r = distance.residual(x, part.x_0)
         if distance.features is not None:
-            J = _through_features(distance, x, J, options)
+            J = through_features(distance, x, J, options)
         weights = distance.weights(r, typical, J, far, options).flatten().double()
         J = J.flatten(1).double()
         weighted = J * weights
@@ -175,7 +244,8 @@ def normal_equations(
     return Equations(G / len(pairs), g / len(pairs), loss / len(pairs))
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf021
-def _through_features(distance: Distance, x: Tensor, J: Tensor, options: FitOptions) -> Tensor:
+def through_features(distance: Distance, x: Tensor, J: Tensor, options: FitOptions) -> Tensor:
+    "The columns J (P, B, ...) of x, as derivatives (P, B, F) of what the distance looks at."
     base, columns = distance.read(x), []
     for column in J:
         h = options.difference * _rms(x) / max(_rms(column), 1e-12)
