@@ -106,6 +106,7 @@ class Denoiser:
     null_condition: Any = None
     autocast: torch.dtype | None = None
     _known: dict[tuple[float, float], _Numbers] = field(default_factory=dict, init=False)
+    _asked: list[int] = field(default_factory=lambda: [0], init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance_scale", _checked_scale(self.guidance_scale))
@@ -117,6 +118,11 @@ class Denoiser:
         p, q, net_time = _weights(self, x, t, offset)
         return p * x + q * self.network_output(x, net_time, condition).to(x.dtype)
 
+    @property
+    def evaluations(self) -> int:
+        "How many samples it has been asked about; guided ones count once."
+        return self._asked[0]
+
     def with_guidance(self, scale: float) -> Denoiser:
         "The same network under another guidance scale; ValueError without a null condition."
         return replace(self, guidance_scale=scale)
@@ -125,6 +131,7 @@ class Denoiser:
         "The raw network output, guided if asked for."
         dtype = torch.promote_types(x.dtype, torch.float32)
         time = torch.as_tensor(net_time, dtype=dtype, device=x.device).expand(len(x))
+        self._asked[0] += len(x)
         before = _versions((x, condition))
         out = _guided_output(self, x, time, condition)
         if _versions((x, condition)) != before:

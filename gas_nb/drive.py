@@ -26,7 +26,8 @@ from .runtime.trackers import Tracker
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
 from .training import StepRecord, TrainConfig, TrainState, check_calls, load_state
-from .training import make_distance, resolve, teacher_of, train
+from .training import make_distance, planned, resolve, teacher_of, train
+from .training.pairs import pairs_wanted, split_pairs
 
 # %% auto #0
 __all__ = ['Events', 'Event', 'SEARCHED', 'HEADER', 'Opened', 'PairsProgress', 'PairsMade', 'Bar', 'Step', 'Saved', 'Judged',
@@ -184,9 +185,10 @@ def _pairs(
 def _training_pairs(
     run: Run, config: TrainConfig, teacher: Teacher
 ) -> Generator[Event, None, PairsMade]:
-    seeds = train_seeds(config.n_pairs + config.n_val)
+    config = planned(config, teacher)
+    seeds = train_seeds(pairs_wanted(config))
     pairs = yield from _pairs("training pairs", seeds, run, config, teacher)
-    made = PairsMade(*pairs.split(config.n_val))
+    made = PairsMade(*split_pairs(config, pairs))
     yield made
     return made
 

@@ -71,6 +71,8 @@ _NUMBERS = dict(
     enough=_Allowed(_TINY, 1),
     max_stretch=_Allowed(1),
     flow_latest=_Allowed(_TINY, 1),
+    pass_pairs=_COUNT,
+    closing_steps=_Allowed(0, whole=True),
     late_pairs=_Allowed(0, whole=True),
     late_judges=_COUNT,
     late_fine_steps=_COUNT,
@@ -161,6 +163,9 @@ class FitOptions:
     max_stretch: float = 1.1  # factor by which an evaluation time moves in a step, at most
     time_range: tuple[float, float] = (5e-4, 1.3)  # of evaluation times
     flow_latest: float = 0.999  # latest one of a flow model, the first apart, which stays at 1
+    # The first pass of a fit within a budget
+    pass_pairs: int = 8  # new pairs of a step
+    closing_steps: int = 2  # steps on what is remembered when all pairs have been seen, at most
     # Starts in the middle
     late_pairs: int = 64  # pairs that late rows are fitted on; 0: none, such starts take DDIM's
     late_judges: int = 32  # and judged on

@@ -22,7 +22,7 @@ from ..runtime.processes import in_order
 from ..tableau import weighted_sum
 
 # %% auto #0
-__all__ = ['sensitivities', 'Equations', 'normal_equations', 'through_features']
+__all__ = ['sensitivities', 'evaluations_of', 'Equations', 'normal_equations', 'through_features']
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf005
 def _parameters(n: int) -> list[tuple]:
@@ -198,6 +198,16 @@ def _through_row(
             terms.append((a, v[p]))
         following[p] = weighted_sum(terms, dtype)
     return following
+
+# %% ../../nbs/fitting/sensitivities.ipynb #sensf01c
+def evaluations_of(nfe: int, differences: tuple[Difference, ...] = ()) -> int:
+    "Network evaluations of one pair's derivatives, at most; `left_out` saves some of them."
+    total = 0
+    for k in range(nfe):
+        directions = k * (k + 5) // 2  # times and rows before: k + sum of 2 .. k + 1
+        sides = 2 if differences and differences[k].central else 1
+        total += 2 + sides * directions
+    return total
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf018
 class Equations(NamedTuple):

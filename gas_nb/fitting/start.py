@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from ..classic import classic_tableau
 from ..data import Pairs
 from ..denoiser import Remembering
 from .chart import Chart, first_stays, to_chart
+from .differences import Difference, measure_differences
 from .distance import Distance, robust_summary, sample_losses
 from .options import FitOptions
 from .rows import fit_rows
@@ -25,7 +26,7 @@ from ..tableau import Trajectory
 
 # %% auto #0
 __all__ = ['usual_grids', 'start_grids', 'GridTrial', 'search_grid', 'try_classics', 'comparable', 'choose_grid', 'Outcome',
-           'FitStep', 'start_fit']
+           'Memory', 'FitStep', 'start_fit', 'start_within']
 
 # %% ../../nbs/fitting/start.ipynb #starf005
 def usual_grids(options: FitOptions = FitOptions()) -> tuple[dict, ...]:
@@ -111,24 +112,31 @@ def try_classics(
     distance: Distance,
     batch_size: int = 500,
     options: FitOptions = FitOptions(),
+    recipes: Sequence[dict] | None = None,
 ) -> list[GridTrial]:
-    """The training-free solvers of the options on every usual spacing, as charts, judged on `val`;
-    best first."""
-    schedule, order = denoiser.schedule, min(options.classic_order, nfe)
+    """Training-free solvers as charts, judged on `val`; best first. `recipes`: solver, spacing and
+    order of each; None: those of the options on every usual spacing."""
+    schedule = denoiser.schedule
 
     def trial(recipe: dict) -> GridTrial | None:
         try:
-            table = classic_tableau(schedule=schedule, nfe=nfe, t_eps=t_eps, order=order, **recipe)
+            table = classic_tableau(schedule=schedule, nfe=nfe, t_eps=t_eps, **recipe)
             chart = to_chart(table, schedule)
         except ValueError:
             return None  # for instance a spacing that a flow schedule does not have
         losses = sample_losses(denoiser, chart, val, distance, batch_size)
         return GridTrial(recipe, losses.mean().item(), chart, losses)
 
-    recipes = [
-        dict(solver=solver, spacing=kind) for solver in options.classic_solvers for kind in SPACINGS
+    return _best_first(list(in_order(trial, recipes or _usual_recipes(nfe, options))))
+
+
+def _usual_recipes(nfe: int, options: FitOptions) -> list[dict]:
+    order = min(options.classic_order, nfe)
+    return [
+        dict(solver=solver, spacing=kind, order=order)
+        for solver in options.classic_solvers
+        for kind in SPACINGS
     ]
-    return _best_first(list(in_order(trial, recipes)))
 
 # %% ../../nbs/fitting/start.ipynb #starf016
 def comparable(trial: GridTrial, best: GridTrial, options: FitOptions = FitOptions()) -> bool:
@@ -158,8 +166,17 @@ class Outcome(StrEnum):
     STUCK = "not accepted, no damping was better: the next step looks at more pairs"
     ARRIVED = "not accepted, no damping was better with all pairs: the fit has arrived"
     EXACT = "nothing but rounding is left: the fit has arrived"
+    SPENT = "not taken: the budget does not hold it"
+    FREE = "the budget holds no fit, or none that is better: the training-free solver stays"
 
 # %% ../../nbs/fitting/start.ipynb #starf021
+class Memory(NamedTuple):
+    "Of pairs that were differentiated: J (P, n, d) by the chart's numbers, and residuals r (n, d)."
+
+    J: Tensor
+    r: Tensor
+
+
 class FitStep(NamedTuple):
     """One step: mean losses on the fitted and on held-out pairs, damping, the solver so far,
     whether it moved, pairs of the next step, and the held-out losses' median and capped mean."""
@@ -174,6 +191,12 @@ class FitStep(NamedTuple):
     typical: float = math.inf
     capped: float = math.inf
     outcome: str = ""  # an Outcome; empty where a file does not say
+    differences: tuple[Difference, ...] = ()  # how each evaluation is differentiated; see there
+    tie: float = 0.0  # a difference of losses that the network's rounding explains
+    seen: int = 0  # pairs that the first pass has differentiated
+    memory: Memory | None = None  # and what it remembers of them
+    free: Chart | None = None  # the best training-free solver that was tried
+    free_loss: float = math.inf  # and its mean loss on the held-out pairs
 
 # %% ../../nbs/fitting/start.ipynb #starf022
 def start_fit(
@@ -210,7 +233,8 @@ def start_fit(
         if comparable(classic, rows, options):
             candidates.append(_judged(classic, asked, val, distance, batch_size))
     best = min(candidates, key=lambda trial: trial.loss)
-    return _step_zero(best, len(train), options)
+    begun = _step_zero(best, len(train), options)
+    return _with_differences(denoiser, begun, train, options)
 
 # %% ../../nbs/fitting/start.ipynb #starf023
 def _part(path: Trajectory, n: int) -> Trajectory:
@@ -233,3 +257,51 @@ def _step_zero(trial: GridTrial, pairs: int, options: FitOptions) -> FitStep:
         capped=summary.capped,
         outcome=Outcome.STARTED,
     )
+
+# %% ../../nbs/fitting/start.ipynb #starf025
+def _with_differences(
+    denoiser: Callable, begun: FitStep, train: Pairs, options: FitOptions
+) -> FitStep:
+    "The same, with difference steps measured at its solver, and the loss that rounding makes."
+    few = train[: options.rounding_pairs]
+    if not len(few):
+        return begun
+    differences = measure_differences(denoiser, begun.chart, few, options)
+    rounding = differences[-1].rounding * few.x_0.double().square().mean().sqrt().item()
+    tie = rounding / (few.x_0[0].numel() * len(train)) ** 0.5
+    return begun._replace(differences=differences, tie=tie)
+
+# %% ../../nbs/fitting/start.ipynb #starf027
+def start_within(
+    denoiser: Callable,
+    nfe: int,
+    t_eps: float,
+    train: Pairs,
+    val: Pairs,
+    path: Trajectory | None,
+    distance: Distance,
+    recipes: Sequence[dict],
+    batch_size: int = 500,
+    options: FitOptions = FitOptions(),
+) -> FitStep:
+    """Step 0 of a first pass: rows on the best of the options' grids, by `path`, the teacher's run
+    of `train`, or the best training-free solver of `recipes` where `path` is None."""
+    facts: dict[str, Any] = dict(distance=distance, batch_size=batch_size, options=options)
+    judged = dict(facts, recipes=recipes)
+    rivals = try_classics(Remembering(denoiser), nfe, t_eps, val, **judged)
+    if path is None:
+        return _free_step(rivals[0], options)
+    grids = start_grids(denoiser.schedule, nfe, options)
+    asked = Remembering(denoiser)
+    trials = search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
+    begun = _with_differences(denoiser, _step_zero(trials[0], 0, options), train, options)
+    if not rivals:
+        return begun
+    return begun._replace(free=rivals[0].chart, free_loss=rivals[0].loss)
+
+
+def _free_step(free: GridTrial, options: FitOptions) -> FitStep:
+    "A fit that ends before it begins: the training-free solver is the answer."
+    begun = _step_zero(free, 0, options)
+    ended = dict(damping=options.arrived, outcome=Outcome.FREE)
+    return begun._replace(free=free.chart, free_loss=free.loss, **ended)

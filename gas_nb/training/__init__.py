@@ -5,6 +5,7 @@
 
 from ..runs import PHASES, RunLog, open_run, results_folder, run_name
 from ..runtime.checks import check_flag, check_number, check_text, check_whole
+from .budget import plan_of, planned
 from .checkpoint import load_state, save_state
 from .config import TrainConfig
 from .distance import check_lpips, lpips_features, make_distance
@@ -41,6 +42,8 @@ __all__ = [
     "make_eval_pairs",
     "make_training_pairs",
     "open_run",
+    "plan_of",
+    "planned",
     "preset_config",
     "rehearse",
     "resolve",

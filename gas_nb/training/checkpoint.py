@@ -16,10 +16,12 @@ from torch import Tensor
 
 from ..data import teacher_differences
 from ..fitting.chart import Chart
-from ..fitting.start import FitStep
+from ..fitting.differences import Difference
+from ..fitting.start import FitStep, Memory
 from ..runs import PHASES, Run
 from ..runtime.files import save_safetensors_atomic
 from ..teacher import Teacher
+from .budget import planned
 from .config import TrainConfig, settings_that_differ
 from .state import TrainState
 
@@ -49,14 +51,25 @@ def _header(state: TrainState) -> dict[str, Any]:
         phase=state.phase,
         step=state.step,
         seconds=state.seconds,
+        spent=state.spent,
         teacher=state.teacher.config,
         late={name: _rows_to_json(late) for name, late in state.late.items()},
     )
     if state.fit is not None:
-        header["fit"] = {k: v for k, v in state.fit._asdict().items() if k != "chart"}
+        named = state.fit._asdict().items()
+        header["fit"] = {k: v for k, v in named if k not in ("chart", "memory", "free")}
     if state.reported is not None:
         header["reported"] = state.reported
     return header
+
+
+def _fit_tensors(fit: FitStep) -> dict[str, Tensor]:
+    tensors = dict(vector=fit.chart.vector())
+    if fit.memory is not None:
+        tensors |= dict(J=fit.memory.J, r=fit.memory.r)
+    if fit.free is not None:
+        tensors["free"] = fit.free.vector()
+    return tensors
 
 
 def _rows_to_json(late: dict) -> dict[str, list]:
@@ -68,7 +81,7 @@ def save_state(state: TrainState, path: str | Path) -> None:
     groups = tensor_groups(state)
     tensors = {f"{group}.{name}": v for group, own in groups.items() for name, v in own.items()}
     if state.fit is not None:
-        tensors["fit.vector"] = state.fit.chart.vector()
+        tensors |= {f"fit.{name}": v for name, v in _fit_tensors(state.fit).items()}
     # A copy each: safetensors refuses tensors that share their memory.
     copies = {name: v.detach().contiguous().cpu().clone() for name, v in tensors.items()}
     save_safetensors_atomic(path, copies, dict(state=json.dumps(_header(state))))
@@ -141,6 +154,7 @@ def restore(state: TrainState, path: str | Path) -> None:
 def _restore_solver(state: TrainState, saved: Checkpoint) -> None:
     header = saved.header
     state.phase, state.step, state.seconds = header["phase"], header["step"], header["seconds"]
+    state.spent = header.get("spent", 0)
     state.solver.load_state_dict(saved.group("solver"))
     state.ema, state.gs = saved.group("ema"), saved.group("gs")
     _load_moments(state.optimizer, saved.group("adam"))
@@ -168,8 +182,17 @@ def _restore_fit(state: TrainState, saved: Checkpoint) -> None:
     if "reported" in header:
         state.reported = tuple(header["reported"])
     if "fit" in header:
-        chart = Chart.from_vector(saved.tensors["fit.vector"], state.config.nfe)
-        state.fit = FitStep(chart=chart, **header["fit"])
+        state.fit = _fit_step(header["fit"], saved.group("fit"), state.config.nfe)
+
+
+def _fit_step(facts: dict[str, Any], tensors: dict[str, Tensor], nfe: int) -> FitStep:
+    parts: dict[str, Any] = dict(chart=Chart.from_vector(tensors["vector"], nfe))
+    if "free" in tensors:
+        parts["free"] = Chart.from_vector(tensors["free"], nfe)
+    if "J" in tensors:
+        parts["memory"] = Memory(tensors["J"], tensors["r"])
+    differences = tuple(Difference(*d) for d in facts.get("differences", ()))
+    return FitStep(**{**facts, **parts, "differences": differences})
 
 
 def _restore_discriminator(state: TrainState, saved: Checkpoint) -> None:
@@ -187,6 +210,6 @@ def load_state(config: TrainConfig, teacher: Teacher, run_dir: str | Path) -> Tr
     path = Run(Path(run_dir)).checkpoint
     if not path.is_file():
         raise ValueError(f"{run_dir} has no {path.name}: train first")
-    state = TrainState(config, teacher)
+    state = TrainState(planned(config, teacher), teacher)
     restore(state, path)
     return state

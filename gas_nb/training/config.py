@@ -62,12 +62,15 @@ class TrainConfig:
     loss: str = checked("l1", check_choice, choices=("l1", "l2", "features", "lpips"))
     condition: str = checked("random", check_choice, choices=("random", "none"))
     iterations: int = checked(10_000, check_whole, least=1)  # Adam steps of method adam
-    fit_steps: int = checked(40, check_whole, least=1)  # Gauss-Newton steps, at most
+    # Network evaluations for everything until the solver is there; 0: as many as it takes. It
+    # decides pairs, steps and what they look at: see `gas_nb.fitting.plan`.
+    budget: int = checked(0, check_whole, least=0)
+    fit_steps: int = checked(40, check_whole, least=0)  # Gauss-Newton steps, at most
     fit_pairs: int = checked(
         32, check_whole, least=8
     )  # of the first; more once it gains too little
     fit: FitOptions = checked(FitOptions(), check_fit)  # and all other numbers of the fit
-    n_pairs: int = checked(1_000, check_whole, least=8)  # training pairs
+    n_pairs: int = checked(1_000, check_whole, least=1)  # training pairs
     n_val: int = checked(500, check_whole, least=1)  # held-out pairs: half choose, half report
     batch_size: int = checked(24, check_whole, least=1)
     lr: float = checked(1e-3, check_number, above=0)
@@ -97,7 +100,7 @@ def _check_together(c: TrainConfig) -> None:
             f"order={c.order}: the Gauss-Newton fit uses all points (order {c.nfe}); "
             "use method='adam' for a lower order"
         )
-    if fit and c.n_val < 2:
+    if fit and not c.budget and c.n_val < 2:
         raise ValueError(
             "n_val=1: the Gauss-Newton fit needs 2 held-out pairs, one to choose by "
             "and one to report"

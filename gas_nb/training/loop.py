@@ -20,6 +20,7 @@ from ..runtime.processes import is_main, on_main, share
 from ..tableau import Tableau
 from ..teacher import Teacher, plain
 from .checkpoint import restore, save_state
+from .budget import planned
 from .config import TrainConfig
 from .distance import make_distance
 from .pairs import make_training_pairs, split_held_out
@@ -159,6 +160,7 @@ def train(
     `run_dir`, come before any work. NonFiniteLoss stops it.
     """
     teacher = teacher or teacher_of(config)
+    config = planned(config, teacher)
     distance = make_distance(config.loss, teacher)
     rehearse(config, teacher, distance, pairs)
     if run_dir is None:

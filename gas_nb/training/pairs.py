@@ -22,10 +22,11 @@ from gas_nb.data import (
 )
 from ..runs import kept_pairs
 from ..teacher import Teacher
+from .budget import planned
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['make_training_pairs', 'make_eval_pairs', 'split_held_out', 'draw_batch', 'draw_fresh']
+__all__ = ['make_training_pairs', 'pairs_wanted', 'split_pairs', 'make_eval_pairs', 'split_held_out', 'draw_batch', 'draw_fresh']
 
 # %% ../../nbs/training/pairs.ipynb #e0ebd005
 def make_training_pairs(
@@ -35,8 +36,19 @@ def make_training_pairs(
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Pairs, Pairs]:
     """(training, held-out) pairs; with `run_dir` they are kept beside it, for all its runs."""
-    seeds = train_seeds(config.n_pairs + config.n_val)
-    return _make_pairs(config, teacher, seeds, run_dir, progress).split(config.n_val)
+    config = planned(config, teacher)
+    seeds = train_seeds(pairs_wanted(config))
+    return split_pairs(config, _make_pairs(config, teacher, seeds, run_dir, progress))
+
+
+def pairs_wanted(config: TrainConfig) -> int:
+    """How many pairs a run makes; one that fits nothing needs held-out ones only."""
+    return config.n_pairs * bool(config.fit_steps) + config.n_val
+
+
+def split_pairs(config: TrainConfig, pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """(training, held-out) pairs; the same ones where nothing is fitted."""
+    return pairs.split(config.n_val) if config.fit_steps else (pairs, pairs)
 
 
 def make_eval_pairs(
@@ -66,9 +78,9 @@ def _make_pairs(
 def split_held_out(config: TrainConfig, held_out: Pairs) -> tuple[Pairs, Pairs]:
     """(pairs that choose between solvers, pairs that only report): the first and the second half.
 
-    Adam chooses nothing, so all report.
+    Adam chooses nothing, so all report; within a budget they choose once, at the end.
     """
-    if config.method == "adam":
+    if config.method == "adam" or config.budget:
         return held_out, held_out
     if len(held_out) < 2:
         raise ValueError(

@@ -11,16 +11,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..classic import unipc
 from ..data import Pairs
 from ..discriminator import discriminator_loss, generator_loss
 from ..fitting.chart import to_tableau
 from ..fitting.distance import Distance, robust_summary, sample_losses
 from ..fitting.late import fit_late_starts
-from ..fitting.start import FitStep, start_fit
+from ..fitting.first_pass import first_pass_step
+from ..fitting.options import FitOptions
+from ..fitting.start import FitStep, Outcome, start_fit, start_within
 from ..fitting.step import gauss_newton_step
 from ..runs import PHASES
 from ..runtime.processes import agree, in_order, share, sum_gradients, total
-from ..tableau import sample
+from ..tableau import Tableau, sample
+from ..teacher import Teacher
+from .budget import plan_of
 from .config import TrainConfig
 from .pairs import draw_batch, draw_fresh
 from .state import TrainState
@@ -98,9 +103,10 @@ class FitPhase(Phase):
         return config.fit_steps + 1 if config.method == "gauss_newton" else 0
 
     def step(self, state: TrainState, lesson: Lesson) -> dict[str, float]:
-        last = state.fit
+        last, before = state.fit, state.teacher.denoiser.evaluations
         fit = agree(_first_fit(state, lesson) if last is None else _next_fit(state, last, lesson))
         state.fit = fit
+        state.spent += state.teacher.denoiser.evaluations - before
         state.reported = _report(state, fit, lesson)
         table = to_tableau(fit.chart, state.teacher.schedule, state.solver.t_eps)
         state.solver.load_tableau(table)
@@ -109,8 +115,9 @@ class FitPhase(Phase):
         return dict(
             loss=fit.train_loss,
             damping=fit.damping,
-            pairs=fit.pairs,
+            pairs=fit.seen if state.config.budget else fit.pairs,
             val_error=state.reported[1],
+            evaluations=state.spent,
         )
 
     def settled(self, state: TrainState) -> bool:
@@ -131,6 +138,8 @@ def _arrived(state: TrainState) -> bool:
 def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
     """The grid and the rows that the teacher's own paths suggest."""
     config, teacher = state.config, state.teacher
+    if config.budget:
+        return _first_within(state, lesson)
     part = lesson.training[: config.fit_pairs]
     with torch.no_grad():
         _, path = sample(
@@ -152,6 +161,8 @@ def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
 def _next_fit(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
     """One Gauss-Newton step from the last."""
     teacher = state.teacher
+    if state.config.budget:
+        return _next_within(state, before, lesson)
     if state.reported is None:  # a checkpoint from before the held-out pairs were split
         losses = _losses(state, before, lesson.choosing, lesson.distance)
         typical, capped = robust_summary(losses, options=state.config.fit)
@@ -173,9 +184,70 @@ def _losses(state: TrainState, fit: FitStep, pairs: Pairs, distance: Distance) -
     teacher = state.teacher
     return sample_losses(teacher.denoiser, fit.chart, pairs, distance, teacher.batch_size)
 
+# %% ../../nbs/training/phases.ipynb #86f290b1
+def _half_as_long(teacher: Teacher) -> Tableau:
+    """UniPC on every second time of the teacher's: near enough for rows to begin with."""
+    times = teacher.tableau.times
+    steps = torch.arange(len(times) - 1, -1, -2).flip(0)
+    if steps[0] != 0:
+        steps = torch.cat([steps.new_zeros(1), steps])
+    few = times[steps]
+    return unipc(teacher.schedule, few, order=min(3, len(few) - 1))
+
+
+def _first_within(state: TrainState, lesson: Lesson) -> FitStep:
+    config, teacher = state.config, state.teacher
+    plan = plan_of(config, teacher)
+    state.spent = plan.made
+    train, path = lesson.training[: config.fit.trial_pairs], None
+    if plan.pairs:
+        with torch.no_grad():
+            given = teacher.denoiser, train.x_T, _half_as_long(teacher), train.condition
+            _, path = sample(*given, return_trajectory=True)
+    return start_within(
+        teacher.denoiser,
+        config.nfe,
+        state.solver.t_eps,
+        train,
+        lesson.choosing,
+        path,
+        lesson.distance,
+        plan.recipes,
+        teacher.batch_size,
+        config.fit,
+    )
+
+# %% ../../nbs/training/phases.ipynb #86f290b2
+def _next_within(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
+    config, teacher = state.config, state.teacher
+    denoiser, size, begun = teacher.denoiser, teacher.batch_size, teacher.denoiser.evaluations
+    kept = len(lesson.choosing) * config.nfe  # for the last comparison
+
+    def left() -> float:
+        return config.budget - state.spent - kept - (denoiser.evaluations - begun)
+
+    facts = lesson.training, lesson.distance, state.solver.t_eps, size, config.fit, left
+    fit = first_pass_step(denoiser, before, *facts)
+    ends = fit.damping >= config.fit.arrived or fit.outcome == Outcome.SPENT
+    if not ends and state.step < config.fit_steps:
+        return fit
+    return _compared(fit, _losses(state, fit, lesson.choosing, lesson.distance), config.fit)
+
+
+def _compared(fit: FitStep, losses: Tensor, options: FitOptions) -> FitStep:
+    "The end of a fit within a budget: the solver, or the training-free one that is closer."
+    found = losses.mean().item()
+    ended = dict(damping=options.arrived, memory=None)
+    if fit.free is None or found <= fit.free_loss:
+        return fit._replace(val_loss=found, **ended)
+    kept = dict(chart=fit.free, val_loss=fit.free_loss, outcome=Outcome.FREE, accepted=True)
+    return fit._replace(**kept, **ended)
+
 # %% ../../nbs/training/phases.ipynb #86f2900c
 def _report(state: TrainState, fit: FitStep, lesson: Lesson) -> tuple[float, float]:
     """The loss of the fit on the reporting pairs and its standard error; asked if it moved."""
+    if state.config.budget:
+        return fit.val_loss, 0.0
     if state.reported is not None and not fit.accepted:
         return state.reported
     losses = _losses(state, fit, lesson.reporting, lesson.distance)

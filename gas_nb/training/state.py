@@ -46,6 +46,7 @@ class TrainState:
         self.phase = "fit" if config.method == "gauss_newton" else "gs"
         self.step = 0
         self.seconds = 0.0
+        self.spent = 0  # network evaluations of the fit, those of its pairs included
         self.fit: FitStep | None = None
         self.reported: tuple[float, float] | None = None  # the fit's held-out loss, and its error
         self.solver = starting_solver(config, teacher)
