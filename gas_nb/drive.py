@@ -23,6 +23,7 @@ from .registry import solver_title
 from .runs import CONFIG, Run, RunLog, claim_run, kept_pairs
 from .runtime.processes import agree, is_main, on_main, processes, require_shared, share
 from .runtime.trackers import Tracker
+from .schedule import SPACINGS
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
 from .training import StepRecord, TrainConfig, TrainState, check_calls, load_state
@@ -121,10 +122,15 @@ Event = Opened | PairsProgress | PairsMade | Bar | Step | Saved | Judged | Pause
 SEARCHED = 32  # held-out pairs that choose the rivals' orders and spacings
 
 
+_LIKELIEST = ("time_uniform", "time_quadratic")  # spacings that are best most often
+
+
 def training_free(teacher: Teacher, nfe: int, pairs: Pairs) -> dict[str, Tableau]:
-    "Each training-free solver with the order and spacing that suit `teacher` best on `pairs`."
+    """Each training-free solver with the order and spacing that suit `teacher` best on `pairs`; of
+    few pairs, of a run within a budget, only the likeliest spacings are tried."""
     remembering = teacher.remembering()
-    return {name: best_classic(remembering, name, nfe, pairs) for name in SOLVER_ORDERS}
+    spacings = SPACINGS if len(pairs) >= SEARCHED else _LIKELIEST
+    return {name: best_classic(remembering, name, nfe, pairs, spacings) for name in SOLVER_ORDERS}
 
 # %% ../nbs/03_train_gas.ipynb #drive011
 @dataclass(frozen=True)

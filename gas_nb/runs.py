@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from safetensors import safe_open
 
+from .data import CHUNK, MANIFEST, read_manifest
 from .data import Pairs, pairs_folder, pairs_in_steps
 from .runtime.checks import check_text
 from .runtime.files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
@@ -319,6 +320,18 @@ def _claim_in_turn(folder: Path) -> bool:
         print(f"waiting for {owner}, which is making the pairs in {folder}", flush=True)
         return claim_folder(folder, wait=-1)
 
+# %% ../nbs/runs.ipynb #runchunk1
+_CHUNKS = (50, 25, 20, 10, 5)  # parts of a shard
+
+
+def _chunk_for(folder: Path, n: int) -> int:
+    "Rows of a batch that fill up fewest for n pairs; those of a folder that is there."
+    if (folder / MANIFEST).is_file():
+        return read_manifest(folder)["chunk"]
+    if n > 2 * CHUNK:
+        return CHUNK
+    return min(_CHUNKS, key=lambda rows: -(-n // rows) * rows)
+
 # %% ../nbs/runs.ipynb #run00034
 def kept_pairs(
     root: str | Path, teacher: Teacher, seeds: range, conditions: str | None = None
@@ -330,7 +343,8 @@ def kept_pairs(
     folder = on_main(pairs_folder, Path(root) / PAIRS, teacher, seeds, conditions)
     mine = on_main(_claim_in_turn, folder)
     try:
-        data = yield from pairs_in_steps(teacher, seeds, folder, conditions)
+        chunk = on_main(_chunk_for, folder, len(seeds))
+        data = yield from pairs_in_steps(teacher, seeds, folder, conditions, chunk=chunk)
         return data.tensors()
     finally:
         if mine and is_main():

@@ -3,7 +3,7 @@
 from .folder import PairDataset, generate_pairs, pairs_folder, pairs_in_steps
 from .identity import MEASURED, answers_gap, teacher_differences, told
 from .making import CHUNK, LARGE, PairTeacher, finish, make_pairs, noise_for
-from .manifest import FORMAT, MANIFEST, VERSION
+from .manifest import FORMAT, MANIFEST, VERSION, read_manifest
 from .pairs import Pairs, batch_indices, concatenate
 from .seeds import (
     EVAL_SEED,
@@ -49,4 +49,5 @@ __all__ = [
     "teacher_differences",
     "told",
     "train_seeds",
+    "read_manifest",
 ]

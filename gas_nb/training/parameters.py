@@ -23,7 +23,7 @@ __all__ = ['resolve']
 # %% ../../nbs/training/parameters.ipynb #071df005
 # Settings that are taken as they are, and those that a blank leaves to the preset.
 _AS_GIVEN = ("teacher", "weights", "prompts", "calls", "nfe", "condition", "seed", "device")
-_OR_PRESET = ("method", "loss", "iterations", "batch_size", "n_pairs", "n_eval", "lr")
+_OR_PRESET = ("method", "loss", "budget", "iterations", "batch_size", "n_pairs", "n_eval", "lr")
 # What a parameter is; those of the training are what the setting's default is.
 _KINDS: dict[str, type] = dict(preset=str, adversarial=float, output_dir=str, tracker=str)
 _KINDS |= {name: type(getattr(TrainConfig, name)) for name in (*_AS_GIVEN, *_OR_PRESET)}
@@ -33,8 +33,8 @@ _MAY_BE_EMPTY = ("weights", "prompts", "calls", "method", "loss", "tracker")
 
 # %% ../../nbs/training/parameters.ipynb #071df006
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, each of the right kind; `tracker` and `calls` may be absent."""
-    given = {"tracker": "", "calls": "", **settings}
+    """The parameters, each of the right kind; `tracker`, `calls` and `budget` may be absent."""
+    given = {"tracker": "", "calls": "", "budget": 0, **settings}
     unknown = sorted(given.keys() - _KINDS.keys())
     if unknown:
         raise ValueError(f"unknown settings: {', '.join(unknown)}")
@@ -59,6 +59,11 @@ def resolve(settings: Mapping[str, Any]) -> TrainConfig:
     """
     given = _checked(settings)
     weight = given["adversarial"]
+    if given["budget"] and given["n_pairs"]:
+        raise ValueError(
+            f"budget={given['budget']} and n_pairs={given['n_pairs']}: a budget decides how many "
+            "pairs there are, give one of the two"
+        )
     config = preset_config(
         given["preset"],
         **{name: given[name] for name in _AS_GIVEN},

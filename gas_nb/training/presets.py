@@ -5,6 +5,7 @@
 # %% ../../nbs/training/presets.ipynb #565a6003
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,20 +34,17 @@ _QUICK = dict(
     n_eval=24,
 )
 _CPU = dict(
-    fit_steps=3,
-    fit_pairs=32,
-    n_pairs=160,
-    n_val=80,
-    adversarial_iterations=20,
+    budget=400,  # for each of the solver's evaluations
+    adversarial_iterations=8,
     batch_size=12,
     discriminator_lr=2e-4,
     discriminator_width=16,
     lr=2e-4,
     ema=0.95,
     adversarial_weight=0.1,
-    val_every=10,
-    checkpoint_every=10,
-    n_eval=120,
+    val_every=4,
+    checkpoint_every=4,
+    n_eval=100,
 )
 
 # %% ../../nbs/training/presets.ipynb #565a6006
@@ -88,7 +86,18 @@ def preset_config(preset: str = "auto", **overrides: Any) -> TrainConfig:
     spec = teacher_spec(teacher)
     own = spec.presets.get(name, {})
     only_asked = {} if spec.game else dict(adversarial_weight=0.0)
-    return TrainConfig(**{**PRESETS[name], **own, **setting, **only_asked, **given})
+    return TrainConfig(**_with_budget(PRESETS[name], own, setting, only_asked, given))
+
+
+def _with_budget(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    "One set of settings, the last word first; who names pairs or Adam wants no budget."
+    settings: dict[str, Any] = {}
+    for layer in layers:
+        sized = "n_pairs" in layer or layer.get("method") == "adam"
+        settings |= (dict(budget=0) if sized else {}) | dict(layer)
+        if "budget" in layer and layer is layers[0]:
+            settings["budget"] *= layers[-1].get("nfe", TrainConfig.nfe)
+    return settings
 
 
 def _preset_of_device(device: Any) -> str:
