@@ -6,61 +6,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from .data import Pairs, make_pairs, require_whole, train_seeds
-from .metrics.distances import l1
-from .metrics.samples import sample_pairs
-from .metrics.search import SOLVER_ORDERS, best_classic
-from .fitting.options import FitOptions
+from .data import Pairs, even_chunk, make_pairs, require_whole, train_seeds
+from .fitting.differences import differences_in_words, too_coarse
+from .fitting.plan import FitPlan, plan_fits
+from .fitting.start import Outcome
 from .interop import GASScheduler
 from .schedule import NoiseSchedule
 from .tableau import Tableau
-from .teacher import Teacher, load_teacher, plain
+from .teacher import Teacher, load_teacher
 from .teachers.diffusers import PipelineTeacher
 from .teachers.experts import experts_of
 from .training import TrainConfig, train
 
 # %% auto #0
-__all__ = ['Size', 'size_for', 'Distilled', 'load_solver', 'distil_solver']
-
-# %% ../nbs/front.ipynb #1eb7407f
-@dataclass(frozen=True)
-class Size:
-    "How large a fit is: training pairs, held-out pairs, Gauss-Newton steps."
-
-    pairs: int = 32
-    held_out: int = 16
-    steps: int = 3
-
-    def cost(self, nfes: Sequence[int], teacher_nfe: int) -> int:
-        "About how many evaluations it takes."
-        made = (self.pairs + self.held_out) * teacher_nfe
-        fits = sum(self.pairs * (15 * n + 3.2 * n * n * self.steps) for n in nfes)
-        rivals = sum(self.held_out * 12 * n for n in nfes)
-        return round(made + fits + rivals)
-
-
-def size_for(budget: int | None, nfes: Sequence[int], teacher_nfe: int) -> Size:
-    "The largest size within a budget of evaluations. ValueError names the smallest budget."
-    if budget is None:
-        return Size()
-    require_whole(budget=budget)
-    sizes = [Size(p, max(4, p // 2), 3) for p in range(256, 7, -4)]
-    sizes += [Size(8, 4, steps) for steps in (2, 1)]
-    for size in sizes:
-        if size.cost(nfes, teacher_nfe) <= budget:
-            return size
-    least = sizes[-1].cost(nfes, teacher_nfe)
-    raise ValueError(
-        f"budget={budget}: solvers for {', '.join(map(str, nfes))} evaluations take at least "
-        f"{least}; give more, or fewer numbers of evaluations"
-    )
+__all__ = ['Distilled', 'load_solver', 'distil_solver']
 
 # %% ../nbs/front.ipynb #6fb01a40
 @dataclass(frozen=True)
@@ -136,18 +100,10 @@ def _teacher(pipe: Any, calls: Any, prompts: Any, options: dict[str, Any]) -> Te
         return load_teacher(place, **asked, **options)
     return PipelineTeacher(pipe, calls=calls, prompts=prompts, **options)
 
-
-class _Counting:
-    "A network that counts the rows that it is asked about."
-
-    def __init__(self, net: Callable):
-        self.net, self.rows = net, 0
-
-    def __call__(self, x: Tensor, *given: Any) -> Tensor:
-        self.rows += len(x)
-        return self.net(x, *given)
-
 # %% ../nbs/front.ipynb #5a7f1357
+_PER_STEP = 400  # evaluations for each of a solver's own, where no budget is given
+
+
 def distil_solver(
     pipe: Any,
     nfe: int | Iterable[int] = (4, 8),
@@ -162,24 +118,26 @@ def distil_solver(
     teacher.
 
     `calls` are what the pipeline is called with (a list of dicts), `prompts` the short form;
-    `budget`: about how many evaluations may be spent in all (None: 32 pairs, three steps).
+    `budget`: how many evaluations may be spent in all (None: 400 for each of a solver's own).
     `options` go to the teacher (guidance_scale, size, batch_size, recipe). ValueError, before any
     long work, for what cannot be asked or distilled."""
     nfes, tell = _nfes(nfe), progress or _silent
+    budget = _PER_STEP * sum(nfes) if budget is None else budget
     teacher = _teacher(pipe, calls, prompts, options)
-    size = size_for(budget, nfes, teacher.tableau.nfe)
-    configs = {n: _config(teacher, n, size, seed) for n in nfes}
-    teacher, spent = _counted(teacher)
+    plans = plan_fits(budget, nfes, teacher.tableau.nfe)
+    configs = [_config(teacher, plan, seed) for plan in plans]
     try:
         teacher.check()
-        pairs = _pairs(teacher, size, tell)
-        found = {n: _fitted(teacher, configs[n], pairs, tell) for n in nfes}
+        before = teacher.denoiser.evaluations
+        pairs = _pairs(teacher, plans[0], tell)
+        found = [_fitted(teacher, config, pairs, tell) for config in configs]
+        spent = teacher.denoiser.evaluations - before
     finally:
         if isinstance(teacher, PipelineTeacher):
             teacher.close()
-    told = dict(teacher=teacher.name, evaluations=spent(), pairs=size.pairs)
-    tableaus = {n: table for n, (table, _) in found.items()}
-    figures = [row | _sides(teacher, table) for table, row in found.values()]
+    told = dict(teacher=teacher.name, evaluations=spent, budget=budget, pairs=plans[0].pairs)
+    tableaus = dict(zip(nfes, [table for table, _ in found]))
+    figures = [row | _sides(teacher, table) for table, row in found]
     return Distilled(tableaus, teacher.schedule, teacher.denoiser.prediction, figures, told)
 
 # %% ../nbs/front.ipynb #c4d9dd5c
@@ -194,48 +152,28 @@ def _sides(teacher: Teacher, table: Tableau) -> dict[str, Any]:
 def _silent(text: str) -> None:
     "Says nothing."
 
-# %% ../nbs/front.ipynb #f3ab6ddc
-def _counted(teacher: Teacher) -> tuple[Teacher, Callable[[], int]]:
-    "A teacher whose evaluations are counted, and how many there were since."
-    if isinstance(teacher, PipelineTeacher):
-        network = teacher.network
-        before = network.evaluations + network.entered
-        return teacher, lambda: network.evaluations + network.entered - before
-    denoiser = plain(teacher.denoiser)
-    count = _Counting(denoiser.net)
-    counted = replace(teacher, denoiser=replace(denoiser, net=count))
-    return counted, lambda: count.rows
-
 # %% ../nbs/front.ipynb #31d86843
-def _config(teacher: Teacher, nfe: int, size: Size, seed: int) -> TrainConfig:
+def _config(teacher: Teacher, plan: FitPlan, seed: int) -> TrainConfig:
     "The settings of one fit, which check themselves."
-    fit = FitOptions(
-        trial_pairs=min(size.pairs, 32),
-        damping_pairs=size.held_out,
-        late_pairs=0,
-    )
     return TrainConfig(
         teacher=teacher.name,
-        nfe=nfe,
-        n_pairs=size.pairs,
-        n_val=size.held_out,
-        fit_pairs=size.pairs,
-        fit_steps=size.steps,
+        nfe=plan.nfe,
+        budget=plan.cost,
         adversarial_weight=0.0,
         val_every=1,
         seed=seed,
-        fit=fit,
         device=str(teacher.device),
     )
 
 
-def _pairs(teacher: Teacher, size: Size, tell: Callable[[str], None]) -> tuple[Pairs, Pairs]:
+def _pairs(teacher: Teacher, plan: FitPlan, tell: Callable[[str], None]) -> tuple[Pairs, Pairs]:
     "Training and held-out pairs, for all numbers of evaluations."
-    total = size.pairs + size.held_out
+    total = plan.pairs + plan.held_out
     conditions = "random" if teacher.n_classes else None
-    pairs = make_pairs(teacher, train_seeds(total), conditions)  # type: ignore[arg-type]
+    seeds, chunk = train_seeds(total), even_chunk(total)
+    pairs = make_pairs(teacher, seeds, conditions, chunk)  # type: ignore[arg-type]
     tell(f"{total} pairs made, {total * teacher.tableau.nfe} evaluations of {teacher.name}")
-    return pairs.split(size.held_out)
+    return pairs.split(plan.held_out) if plan.pairs else (pairs, pairs)
 
 # %% ../nbs/front.ipynb #91bd9c89
 def _fitted(
@@ -245,27 +183,19 @@ def _fitted(
     tell: Callable[[str], None],
 ) -> tuple[Tableau, dict[str, Any]]:
     "The solver of one number of evaluations, and the row of its figures."
-    table = None
-    for record in train(config, teacher, pairs=pairs):
-        table = record.tableau
-    held_out = pairs[1]
-    remembering = teacher.remembering()
-    rivals = {name: best_classic(remembering, name, config.nfe, held_out) for name in SOLVER_ORDERS}
-    off = {name: _l1(remembering, rival, held_out) for name, rival in rivals.items()}
-    best = min(off, key=lambda name: off[name])
-    ours = off[best] if table is None else _l1(teacher, table, held_out)
-    if table is None or not ours < off[best]:
-        table, ours = rivals[best], off[best]
-    row = dict(solver=table.name, nfe=config.nfe, l1=ours, n_eval=len(held_out))
-    row |= dict(training_free=best, training_free_l1=off[best])
-    won = "" if table is not rivals[best] else f": the training-free {best} is kept"
-    tell(f"NFE {config.nfe}: L1 {ours:.4f}, best training-free ({best}) {off[best]:.4f}{won}")
+    *_, last = train(config, teacher, pairs=pairs)
+    fit, table = last.state.fit, last.tableau
+    row = dict(solver=table.name, nfe=config.nfe, l1=fit.val_loss, n_eval=len(pairs[1]))
+    row |= dict(training_free=fit.free_name, training_free_l1=fit.free_loss)
+    row |= dict(difference_steps=[step.by_input for step in fit.differences])
+    won = ": it is kept" if fit.outcome == Outcome.FREE else ""
+    tell(
+        f"NFE {config.nfe}: L1 {fit.val_loss:.4f}, best training-free ({fit.free_name}) "
+        f"{fit.free_loss:.4f}{won}; {differences_in_words(fit.differences)}"
+    )
+    if too_coarse(fit.differences):
+        tell("the network rounds so coarsely that its derivatives hold little: use more bits")
     return _said(table, teacher), row
-
-
-def _l1(teacher: Teacher, table: Tableau, pairs: Pairs) -> float:
-    samples = sample_pairs(teacher, table, pairs, teacher.batch_size)
-    return float(l1(samples, pairs.x_0.cpu()).mean())
 
 
 def _said(table: Tableau, teacher: Teacher) -> Tableau:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from safetensors import safe_open
 
-from .data import CHUNK, MANIFEST, read_manifest
+from .data import MANIFEST, even_chunk, read_manifest
 from .data import Pairs, pairs_folder, pairs_in_steps
 from .runtime.checks import check_text
 from .runtime.files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
@@ -321,16 +321,11 @@ def _claim_in_turn(folder: Path) -> bool:
         return claim_folder(folder, wait=-1)
 
 # %% ../nbs/runs.ipynb #runchunk1
-_CHUNKS = (50, 25, 20, 10, 5)  # parts of a shard
-
-
 def _chunk_for(folder: Path, n: int) -> int:
-    "Rows of a batch that fill up fewest for n pairs; those of a folder that is there."
+    "Rows of a batch: those that suit n pairs, or those of a folder that is there."
     if (folder / MANIFEST).is_file():
         return read_manifest(folder)["chunk"]
-    if n > 2 * CHUNK:
-        return CHUNK
-    return min(_CHUNKS, key=lambda rows: -(-n // rows) * rows)
+    return even_chunk(n)
 
 # %% ../nbs/runs.ipynb #run00034
 def kept_pairs(

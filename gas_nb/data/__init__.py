@@ -2,7 +2,7 @@
 
 from .folder import PairDataset, generate_pairs, pairs_folder, pairs_in_steps
 from .identity import MEASURED, answers_gap, teacher_differences, told
-from .making import CHUNK, LARGE, PairTeacher, finish, make_pairs, noise_for
+from .making import CHUNK, LARGE, PairTeacher, even_chunk, finish, make_pairs, noise_for
 from .manifest import FORMAT, MANIFEST, VERSION, read_manifest
 from .pairs import Pairs, batch_indices, concatenate
 from .seeds import (
@@ -36,6 +36,7 @@ __all__ = [
     "check_shape",
     "concatenate",
     "eval_seeds",
+    "even_chunk",
     "finish",
     "generate_pairs",
     "is_whole",

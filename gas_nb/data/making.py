@@ -18,7 +18,7 @@ from ..runtime.processes import in_order
 
 # %% auto #0
 __all__ = ['CHUNK', 'LARGE', 'Progress', 'Steps', 'PairTeacher', 'let_check', 'noise_for', 'chunk_for', 'is_padded', 'kind_of',
-           'check_conditions', 'chunks', 'finish', 'make_pairs']
+           'check_conditions', 'even_chunk', 'chunks', 'finish', 'make_pairs']
 
 # %% ../../nbs/data/making.ipynb #dmak051f4
 class PairTeacher(Protocol):
@@ -100,6 +100,16 @@ def _make_chunk(teacher: PairTeacher, seeds: list[int], condition: Any, chunk: i
     _look_at_samples(x_0, seeds)
     kept = map_condition(lambda column: column.cpu().clone(), condition)
     return Pairs(torch.tensor(seeds), x_T, x_0, kept)
+
+# %% ../../nbs/data/making.ipynb #dmakeven
+_ROWS = (CHUNK, 25, 20, 10, 5)  # parts of a shard
+
+
+def even_chunk(n: int) -> int:
+    "Rows of a batch with which fewest are filled up, for n pairs; `CHUNK` for many."
+    if n > 2 * CHUNK:
+        return CHUNK
+    return min(_ROWS, key=lambda rows: -(-n // rows) * rows)
 
 # %% ../../nbs/data/making.ipynb #dmak12c1f
 LARGE = 30.0

@@ -18,12 +18,12 @@ __all__ = ['RIVALS', 'FitPlan', 'jacobian_cost', 'plan_fit', 'plan_fits', 'total
 
 # %% ../../nbs/fitting/plan.ipynb #044156c4
 RIVALS: tuple[dict[str, Any], ...] = (
-    dict(solver="unipc", spacing="time_quadratic", order=2),
-    dict(solver="ipndm", spacing="time_quadratic", order=3),
-    dict(solver="unipc", spacing="time_quadratic", order=3),
-    dict(solver="dpm_solver_pp", spacing="time_quadratic", order=2),
-    dict(solver="unipc", spacing="logSNR", order=3),
     dict(solver="unipc", spacing="time_uniform", order=2),
+    dict(solver="ipndm", spacing="time_quadratic", order=3),
+    dict(solver="unipc", spacing="time_quadratic", order=2),
+    dict(solver="ipndm", spacing="time_uniform", order=2),
+    dict(solver="ipndm", spacing="logSNR", order=3),
+    dict(solver="unipc", spacing="logSNR", order=3),
 )
 _FEW = 5  # evaluations up to which late times come earlier
 _POWERS = {True: (2.5, 2.0, 1.75), False: (1.75, 2.0, 1.5)}  # grids to begin with, if few or not
@@ -57,8 +57,12 @@ class FitPlan:
     @property
     def recipes(self) -> tuple[dict[str, Any], ...]:
         "The training-free solvers that are tried."
-        chosen = RIVALS[: self.rivals]
-        return tuple(recipe | dict(order=min(recipe["order"], self.nfe)) for recipe in chosen)
+        ranked = RIVALS if self.nfe < self.teacher_nfe else RIVALS[::-1]
+        highest = 2 if self.nfe <= 4 else 3
+        return tuple(
+            recipe | dict(order=min(recipe["order"], highest, self.nfe))
+            for recipe in ranked[: self.rivals]
+        )
 
     @property
     def path_nfe(self) -> int:

@@ -196,7 +196,8 @@ class FitStep(NamedTuple):
     seen: int = 0  # pairs that the first pass has differentiated
     memory: Memory | None = None  # and what it remembers of them
     free: Chart | None = None  # the best training-free solver that was tried
-    free_loss: float = math.inf  # and its mean loss on the held-out pairs
+    free_loss: float = math.inf  # its mean loss on the held-out pairs
+    free_name: str = ""  # and what it is
 
 # %% ../../nbs/fitting/start.ipynb #starf022
 def start_fit(
@@ -297,11 +298,16 @@ def start_within(
     begun = _with_differences(denoiser, _step_zero(trials[0], 0, options), train, options)
     if not rivals:
         return begun
-    return begun._replace(free=rivals[0].chart, free_loss=rivals[0].loss)
+    return begun._replace(**_as_rival(rivals[0]))
 
 
 def _free_step(free: GridTrial, options: FitOptions) -> FitStep:
     "A fit that ends before it begins: the training-free solver is the answer."
     begun = _step_zero(free, 0, options)
-    ended = dict(damping=options.arrived, outcome=Outcome.FREE)
-    return begun._replace(free=free.chart, free_loss=free.loss, **ended)
+    return begun._replace(damping=options.arrived, outcome=Outcome.FREE, **_as_rival(free))
+
+
+def _as_rival(trial: GridTrial) -> dict[str, Any]:
+    recipe = trial.grid
+    name = f"{recipe['solver']} of order {recipe['order']} on {recipe['spacing']}"
+    return dict(free=trial.chart, free_loss=trial.loss, free_name=name)
