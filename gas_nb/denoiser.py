@@ -359,7 +359,9 @@ def _check_repeats(
     again = _ask(d, x[:n], times[:n], few, n)
     size = out[:n].square().mean().sqrt()
     apart = (again - out[:n]).square().mean().sqrt()
-    if apart > tolerance(d) * size + 1e-12:
+    # A function may round coarsely, and with scales that are its batch's own, as int8 often does.
+    allowed = tolerance(d) if isinstance(d.net, nn.Module) else 10 * TOLERANCE
+    if apart > allowed * size + 1e-12:
         raise ValueError(
             "the network answers the same question differently when asked again: "
             "it is in training mode (dropout) or looks at other rows of the batch; "
