@@ -360,7 +360,8 @@ def _check_repeats(
     size = out[:n].square().mean().sqrt()
     apart = (again - out[:n]).square().mean().sqrt()
     # A function may round coarsely, and with scales that are its batch's own, as int8 often does.
-    allowed = tolerance(d) if isinstance(d.net, nn.Module) else 10 * TOLERANCE
+    said = isinstance(d.net, nn.Module) or hasattr(d.net, "tolerance")
+    allowed = tolerance(d) if said else 10 * TOLERANCE
     if apart > allowed * size + 1e-12:
         raise ValueError(
             "the network answers the same question differently when asked again: "

@@ -85,11 +85,13 @@ class Step:
 # %% ../nbs/03_train_gas.ipynb #drive007
 @dataclass(frozen=True)
 class Saved:
-    "The learned solvers (gs, gas), in the run's folder now; `seconds` of training behind them."
+    """The learned solvers (gs, gas), in the run's folder now; `seconds` of training behind them,
+    and network `evaluations` of the fit and its pairs, where they were counted."""
 
     run: Run
     tables: dict[str, Tableau]
     seconds: float
+    evaluations: int = 0
 
 
 @dataclass(frozen=True)
@@ -250,7 +252,7 @@ class _Training:
             self.state = load_state(self.job.config, self.teacher, self.run.folder)
         tables = learned(self.state)
         self.run.save_solvers(tables)
-        return Saved(self.run, tables, self.state.seconds)
+        return Saved(self.run, tables, self.state.seconds, self.state.spent)
 
 # %% ../nbs/03_train_gas.ipynb #drive021
 def judge(
@@ -281,7 +283,7 @@ def _judgement(
 
 # %% ../nbs/03_train_gas.ipynb #drive023
 def _report(
-    config: TrainConfig, teacher: Teacher, rows: list[dict], n: int, seconds: dict[str, float]
+    config: TrainConfig, teacher: Teacher, rows: list[dict], n: int, spent: dict[str, float]
 ) -> dict[str, Any]:
     "What metrics.json says."
     return dict(
@@ -291,7 +293,7 @@ def _report(
         n_eval=n,
         device=str(teacher.device),
         processes=processes(),
-        **seconds,
+        **spent,
         features=teacher.features_name,
         rows=rows,
     )
@@ -363,8 +365,9 @@ def _with_teacher(
             rows, n = yield from _judgement(job, run, teacher, pairs.held_out, tables)
             if training.ended:
                 passed = time.perf_counter() - begun
-                seconds = dict(seconds=passed, training_seconds=saved.seconds)
-                yield _finish(training, _report(job.config, teacher, rows, n, seconds))
+                spent = dict(seconds=passed, training_seconds=saved.seconds)
+                spent |= dict(evaluations=saved.evaluations)
+                yield _finish(training, _report(job.config, teacher, rows, n, spent))
             elif pause is not None:
                 yield Paused(run)
                 pause.clear()
@@ -471,7 +474,9 @@ def _title(row: dict) -> str:
 def _step_in_words(record: StepRecord) -> str:
     bar = progress_bar(record.step, record.steps)
     held_out = "" if record.val_loss is None else f", held-out {record.val_loss:.4f}"
-    loss = f"loss {record.loss:.4f}{held_out}"
+    spent = record.extras.get("evaluations")
+    asked = f", {spent:,} evaluations" if spent else ""
+    loss = f"loss {record.loss:.4f}{held_out}{asked}"
     return f"{record.phase:16} {bar} {loss} ({record.seconds:.0f} s)"
 
 

@@ -27,7 +27,7 @@ from ..tableau import Tableau, sample
 from ..teacher import Teacher
 from .budget import plan_of
 from .config import TrainConfig
-from .pairs import draw_batch, draw_fresh
+from .pairs import draw_batch, draw_fresh, pairs_wanted
 from .state import TrainState
 
 # %% auto #0
@@ -140,6 +140,7 @@ def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
     config, teacher = state.config, state.teacher
     if config.budget:
         return _first_within(state, lesson)
+    state.spent = pairs_wanted(config) * teacher.tableau.nfe
     part = lesson.training[: config.fit_pairs]
     with torch.no_grad():
         _, path = sample(
