@@ -82,6 +82,9 @@ def load_solver(folder: str | os.PathLike) -> Distilled:
     return Distilled(tableaus, scheduler.schedule, scheduler.prediction, figures, card)
 
 # %% ../nbs/front.ipynb #101d29ff
+_PER_STEP = 400  # evaluations for each of a solver's own, where no budget is given
+
+
 def _nfes(nfe: Any) -> list[int]:
     listed = [nfe] if isinstance(nfe, int) else list(nfe)
     for one in listed:
@@ -101,9 +104,6 @@ def _teacher(pipe: Any, calls: Any, prompts: Any, options: dict[str, Any]) -> Te
     return PipelineTeacher(pipe, calls=calls, prompts=prompts, **options)
 
 # %% ../nbs/front.ipynb #5a7f1357
-_PER_STEP = 400  # evaluations for each of a solver's own, where no budget is given
-
-
 def distil_solver(
     pipe: Any,
     nfe: int | Iterable[int] = (4, 8),
@@ -112,6 +112,7 @@ def distil_solver(
     budget: int | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = print,
+    init: Any = None,
     **options: Any,
 ) -> Distilled:
     """Solvers with `nfe` network evaluations for a pipeline (an object, a folder, a hub id) or a
@@ -119,13 +120,15 @@ def distil_solver(
 
     `calls` are what the pipeline is called with (a list of dicts), `prompts` the short form;
     `budget`: how many evaluations may be spent in all (None: 400 for each of a solver's own).
-    `options` go to the teacher (guidance_scale, size, batch_size, recipe). ValueError, before any
+    `init`: a solver to begin with, what `distil_solver` or `load_solver` gave or a Tableau, of
+    another checkpoint, guidance or number of evaluations. `options` go to the teacher
+    (guidance_scale, size, batch_size, recipe). ValueError, before any
     long work, for what cannot be asked or distilled."""
     nfes, tell = _nfes(nfe), progress or _silent
     budget = _PER_STEP * sum(nfes) if budget is None else budget
     teacher = _teacher(pipe, calls, prompts, options)
     plans = plan_fits(budget, nfes, teacher.tableau.nfe)
-    configs = [_config(teacher, plan, seed) for plan in plans]
+    configs = [_config(teacher, plan, seed, _begin_with(init, plan.nfe)) for plan in plans]
     try:
         teacher.check()
         before = teacher.denoiser.evaluations
@@ -135,8 +138,8 @@ def distil_solver(
     finally:
         if isinstance(teacher, PipelineTeacher):
             teacher.close()
-    told = dict(teacher=teacher.name, evaluations=spent, budget=budget, pairs=plans[0].pairs)
-    tableaus = dict(zip(nfes, [table for table, _ in found]))
+    told = dict(teacher=teacher.name, evaluations=spent, budget=budget, pairs=len(pairs[0]))
+    tableaus = {row["nfe"]: table for table, row in found}
     figures = [row | _sides(teacher, table) for table, row in found]
     return Distilled(tableaus, teacher.schedule, teacher.denoiser.prediction, figures, told)
 
@@ -153,12 +156,24 @@ def _silent(text: str) -> None:
     "Says nothing."
 
 # %% ../nbs/front.ipynb #31d86843
-def _config(teacher: Teacher, plan: FitPlan, seed: int) -> TrainConfig:
+def _begin_with(init: Any, nfe: int) -> str:
+    "The solver to begin with, as JSON text: of several the one with the nearest number."
+    if init is None:
+        return ""
+    if isinstance(init, Distilled):
+        init = init.tableaus[min(init.nfes, key=lambda known: abs(known - nfe))]
+    if not isinstance(init, Tableau):
+        raise ValueError(f"init={init!r}: give a Tableau or what distil_solver returned")
+    return init.to_json()
+
+
+def _config(teacher: Teacher, plan: FitPlan, seed: int, init: str) -> TrainConfig:
     "The settings of one fit, which check themselves."
     return TrainConfig(
         teacher=teacher.name,
         nfe=plan.nfe,
         budget=plan.cost,
+        init=init,
         adversarial_weight=0.0,
         val_every=1,
         seed=seed,
@@ -185,6 +200,7 @@ def _fitted(
     "The solver of one number of evaluations, and the row of its figures."
     *_, last = train(config, teacher, pairs=pairs)
     fit, table = last.state.fit, last.tableau
+    assert fit is not None
     row = dict(solver=table.name, nfe=config.nfe, l1=fit.val_loss, n_eval=len(pairs[1]))
     row |= dict(training_free=fit.free_name, training_free_l1=fit.free_loss)
     row |= dict(difference_steps=[step.by_input for step in fit.differences])

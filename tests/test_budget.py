@@ -15,7 +15,8 @@ from gas_nb.fitting.distance import Distance, evaluate
 from gas_nb.fitting.first_pass import corrected, differentiate, first_pass_step
 from gas_nb.fitting.plan import plan_fit, plan_fits, total_cost
 from gas_nb.fitting.sensitivities import evaluations_of, sensitivities
-from gas_nb.fitting.start import Memory, Outcome
+from gas_nb.fitting.start import Memory, Outcome, times_like
+from gas_nb.schedule import NoiseSchedule
 from gas_nb.teacher import load_teacher
 from gas_nb.tableau import sample
 from gas_nb.classic import classic_tableau
@@ -220,3 +221,36 @@ def test_the_front_door_keeps_its_budget_and_says_so(digits):
     assert any("difference steps" in line for line in told)
     x_T = digits.noise(range(4))
     assert sample(digits.denoiser, x_T, solver.tableaus[4]).isfinite().all()
+
+
+@pytest.mark.parametrize("nfe", [3, 4])
+def test_a_fit_begins_with_a_neighbours_solver(digits, nfe):
+    other = load_teacher("digits", "cpu", bandwidth=0.3)
+    record, _ = spent_by(config(budget=900), other)
+    init = record.tableau
+    begun = next(train(config(nfe=nfe, budget=900, init=init.to_json()), digits)).state.fit
+    if nfe == init.nfe:  # taken as it is
+        torch.testing.assert_close(begun.chart.s, to_chart(init, digits.schedule).s)
+    record, _ = spent_by(config(nfe=nfe, budget=900, init=init.to_json()), digits)
+    assert record.state.spent <= 900 and record.state.fit.val_loss < record.state.fit.free_loss
+
+
+def test_times_of_a_neighbour_keep_their_places(digits):
+    table = classic_tableau("unipc", digits.schedule, 4, "time_quadratic", 1e-3, order=2)
+    torch.testing.assert_close(times_like(table, digits.schedule, 4, 1e-3), table.times)
+    denser = times_like(table, digits.schedule, 8, 1e-3)
+    torch.testing.assert_close(denser[::2], table.times)
+    flow = times_like(table, NoiseSchedule.flow(), 4, 1e-3)
+    assert (flow.diff() < 0).all() and 0.9 < flow[0] <= 1
+
+
+def test_what_cannot_be_begun_with_is_refused(digits):
+    with pytest.raises(ValueError, match="init"):
+        config(init="{}")
+    table = classic_tableau("ddim", digits.schedule, 4, "logSNR", 1e-3)
+    with pytest.raises(ValueError, match="give a budget"):
+        config(budget=0, init=table.to_json())
+    with pytest.raises(ValueError, match="give a Tableau"):
+        distil_solver(digits, nfe=4, init=3, progress=None)
+    again = distil_solver(digits, nfe=4, budget=800, init=table, progress=None)
+    assert again.card["evaluations"] <= 800

@@ -132,7 +132,7 @@ def choose_damping(
         found.append(unseen.clamp(max=cap).mean().item())
     return min(range(len(found)), key=found.__getitem__)
 
-# %% ../../nbs/fitting/first_pass.ipynb #8674ec54
+# %% ../../nbs/fitting/first_pass.ipynb #fpwalk1
 _TRIALS = 3
 _RUNGS = 3  # of the ladder from one trial to the next
 
@@ -146,18 +146,27 @@ class _Walk(NamedTuple):
     damping: float
 
 
+class _Ground(NamedTuple):
+    "What a step is taken on: the network, the pairs that are remembered, and how far it may go."
+
+    denoiser: Callable
+    pairs: Pairs
+    distance: Distance
+    max_batch: int
+    left: Callable[[], float]
+
+    def affords(self, chart: Chart) -> bool:
+        return self.left() >= len(self.pairs) * chart.nfe
+
+    def residuals(self, chart: Chart) -> Tensor:
+        return residuals(self.denoiser, chart, self.pairs, self.distance, self.max_batch)
+
+# %% ../../nbs/fitting/first_pass.ipynb #fpwalk2
 def _walk(
-    denoiser: Callable,
-    start: FitStep,
-    memory: Memory,
-    pairs: Pairs,
-    distance: Distance,
-    t_eps: float,
-    max_batch: int,
-    options: FitOptions,
-    left: Callable[[], float],
+    ground: _Ground, start: FitStep, memory: Memory, t_eps: float, options: FitOptions
 ) -> _Walk:
-    chart, schedule = start.chart, denoiser.schedule
+    "The step from `start` whose damping cross-validation chooses, or a shorter one."
+    chart, distance, schedule = start.chart, ground.distance, ground.denoiser.schedule
     losses = _losses(distance, memory.r)
     cap = robust_summary(losses, options=options).median * options.cutoff_medians
     place = coordinates(chart, schedule, t_eps, options)
@@ -166,21 +175,21 @@ def _walk(
     weights = distance.weights(memory.r, typical, memory.J, cap, options)
     equations = _equations(memory, T, weights)
     rung = choose_damping(memory, equations, T, box, distance, cap)
-    everyone = torch.ones(len(pairs), dtype=torch.bool)
-    best = _Walk(chart, memory, False, start.damping)
-    for _ in range(_TRIALS):
-        if left() < len(pairs) * chart.nfe or rung >= len(_LADDER):
+    everyone = torch.ones(len(losses), dtype=torch.bool)
+    before = losses.clamp(max=cap).mean()
+    J = memory.J
+    for damping in _LADDER[rung::_RUNGS][:_TRIALS]:
+        if not ground.affords(chart):
             break
-        step = equations.step(everyone, _LADDER[rung], box)
+        step = equations.step(everyone, damping, box)
         moved = place.to_chart(place.origin + step)
-        r = residuals(denoiser, moved, pairs, distance, max_batch)
-        gained = losses.clamp(max=cap).mean() - _losses(distance, r).clamp(max=cap).mean()
-        updated = corrected(best.memory, moved.vector() - chart.vector(), r)
-        if gained > start.tie:
-            return _Walk(moved, updated, True, _LADDER[rung])
-        best = best._replace(memory=Memory(updated.J, memory.r))
-        rung += _RUNGS
-    return best
+        r = ground.residuals(moved)
+        after = _losses(distance, r).clamp(max=cap).mean()
+        move = moved.vector() - chart.vector()
+        J = corrected(Memory(J, memory.r), move, r).J
+        if before - after > start.tie:
+            return _Walk(moved, Memory(J, r), True, damping)
+    return _Walk(chart, Memory(J, memory.r), False, start.damping)
 
 # %% ../../nbs/fitting/first_pass.ipynb #cb57ebd1
 def first_pass_step(
@@ -209,8 +218,8 @@ def first_pass_step(
     if memory is None:
         return previous._replace(step=previous.step + 1, accepted=False, outcome=Outcome.SPENT)
     seen = train[: previous.seen + max(n, 0)]
-    facts = distance, t_eps, max_batch, options, left
-    walk = _walk(denoiser, previous, memory, seen, *facts)
+    ground = _Ground(denoiser, seen, distance, max_batch, left)
+    walk = _walk(ground, previous, memory, t_eps, options)
     return _passed(previous, walk, len(seen), n > 0, fresh, distance, options)
 
 # %% ../../nbs/fitting/first_pass.ipynb #8c6c2243

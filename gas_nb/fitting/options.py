@@ -55,7 +55,6 @@ _NUMBERS = dict(
     difference=_Allowed(_TINY, 0.1),
     largest_difference=_Allowed(_TINY, 0.5),
     rounding_pairs=_Allowed(0, whole=True),
-    sided_error=_POSITIVE,
     coarse=_POSITIVE,
     left_out=_Allowed(0, 0.9),
     smallest_time=_Allowed(_TINY, 1),
@@ -71,8 +70,11 @@ _NUMBERS = dict(
     enough=_Allowed(_TINY, 1),
     max_stretch=_Allowed(1),
     flow_latest=_Allowed(_TINY, 1),
+)
+
+# %% ../../nbs/fitting/options.ipynb #optif06b
+_NUMBERS |= dict(
     pass_pairs=_COUNT,
-    closing_steps=_Allowed(0, whole=True),
     late_pairs=_Allowed(0, whole=True),
     late_judges=_COUNT,
     late_fine_steps=_COUNT,
@@ -116,11 +118,10 @@ def _check_times_and_dampings(options: FitOptions) -> None:
             f"damping_ladder={ladder!r}: give one damping or more, all below {options.arrived:g}"
         )
 
-# %% ../../nbs/fitting/options.ipynb #optif013
+# %% ../../nbs/fitting/options.ipynb #optif13a
 @dataclass(frozen=True, repr=False)
-class FitOptions:
-    """Every number that decides a fit. Checks itself: ValueError names the value and what is
-    allowed. `medians`: in units of a median over samples."""
+class _StartOptions:
+    "Those of a fit's beginning."
 
     # The start: grids, and what competes with their rows
     grid_powers: tuple[float, ...] = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5)  # power grids that are tried
@@ -136,6 +137,13 @@ class FitOptions:
     last_row_ridge: float = 1e-9
     last_row_pairs: int = 256  # pairs that the last row is refitted on, at most
     last_row_equations: int = 2**18  # and numbers of theirs, at most
+
+# %% ../../nbs/fitting/options.ipynb #optif013
+@dataclass(frozen=True, repr=False)
+class FitOptions(_StartOptions):
+    """Every number that decides a fit. Checks itself: ValueError names the value and what is
+    allowed. `medians`: in units of a median over samples."""
+
     # Weights of residuals and of samples
     softening: float = 0.3  # of l1 near zero, in units of the typical residual
     leverage_medians: float = 3.0  # sensitivity at which a sample keeps half of its weight
@@ -144,7 +152,6 @@ class FitOptions:
     difference: float = 1e-3  # least share by which a difference quotient moves an input
     largest_difference: float = 0.1  # and the largest, for a network that rounds coarsely
     rounding_pairs: int = 1  # pairs that its rounding is measured on; 0: the least step is taken
-    sided_error: float = 0.2  # error of a one-sided quotient from which both sides are asked
     coarse: float = 1.0  # error of a quotient from which a network is too coarse to follow
     left_out: float = 0.0  # share of the directions' size that is not asked about; 0: all are
     smallest_time: float = 0.01  # a time is moved by that share of this at least
@@ -165,7 +172,6 @@ class FitOptions:
     flow_latest: float = 0.999  # latest one of a flow model, the first apart, which stays at 1
     # The first pass of a fit within a budget
     pass_pairs: int = 8  # new pairs of a step
-    closing_steps: int = 2  # steps on what is remembered when all pairs have been seen, at most
     # Starts in the middle
     late_pairs: int = 64  # pairs that late rows are fitted on; 0: none, such starts take DDIM's
     late_judges: int = 32  # and judged on

@@ -82,22 +82,25 @@ def _span(V: Tensor, left_out: float) -> _Span:
     unit = flat / sizes[:, None]
     if not left_out:
         return _Span(unit.view_as(V), sizes.diag())
-    squares, U = torch.linalg.eigh(unit @ unit.T / unit.shape[1])
-    squares, U = squares.flip(0).clamp_min(0), U.flip(1)
-    rest = squares.flip(0).cumsum(0).flip(0)  # entry r: what is left without the first r
-    r = max(1, int((rest > left_out**2 * len(V)).sum()))
-    lengths = squares[:r].sqrt()
-    along = (U[:, :r] / lengths).T @ unit
-    return _Span(along.view(r, *V.shape[1:]), sizes[:, None] * U[:, :r] * lengths)
+    similar = unit @ unit.T / unit.shape[1]
+    squares, U = torch.linalg.eigh(similar)
+    rest = squares.clamp_min(0).cumsum(0).flip(0)  # entry r: what is left without the r largest
+    most = left_out**2 * len(V)
+    r = max(1, int((rest > most).sum()))
+    lengths = squares[-r:].sqrt()
+    U = U[:, -r:]
+    along = (U / lengths).T @ unit
+    shares = sizes[:, None] * U * lengths
+    return _Span(along.view(r, *V.shape[1:]), shares)
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf011
 def _put_together(span: _Span, slopes: Tensor, V: Tensor) -> Tensor:
     "The derivatives (P, ...) along V from the slopes (R, ...) along the span of one sample."
     along, slopes_flat = span.along.flatten(1), slopes.flatten(1).double()
     derivatives = span.shares @ slopes_flat
-    weaker = len(along) // 2
+    weaker = len(along) // 2  # those of the smaller singular values come first
     if weaker and len(along) < len(V):
-        factor = (along[weaker:] * slopes_flat[weaker:]).mean()
+        factor = (along[:weaker] * slopes_flat[:weaker]).mean()
         derivatives += factor * (V.flatten(1).double() - span.shares @ along)
     return derivatives.view_as(V)
 

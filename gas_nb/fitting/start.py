@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..classic import classic_tableau
@@ -22,11 +24,11 @@ from .options import FitOptions
 from .rows import fit_rows
 from ..runtime.processes import in_order
 from ..schedule import SPACINGS, NoiseSchedule, spacing
-from ..tableau import Trajectory
+from ..tableau import Tableau, Trajectory
 
 # %% auto #0
 __all__ = ['usual_grids', 'start_grids', 'GridTrial', 'search_grid', 'try_classics', 'comparable', 'choose_grid', 'Outcome',
-           'Memory', 'FitStep', 'start_fit', 'start_within']
+           'Memory', 'FitStep', 'start_fit', 'start_within', 'times_like']
 
 # %% ../../nbs/fitting/start.ipynb #starf005
 def usual_grids(options: FitOptions = FitOptions()) -> tuple[dict, ...]:
@@ -284,23 +286,27 @@ def start_within(
     recipes: Sequence[dict],
     batch_size: int = 500,
     options: FitOptions = FitOptions(),
+    init: Tableau | None = None,
 ) -> FitStep:
     """Step 0 of a first pass: rows on the best of the options' grids, by `path`, the teacher's run
-    of `train`, or the best training-free solver of `recipes` where `path` is None."""
+    of `train`, or the best training-free solver of `recipes` where `path` is None. `init`: a solver
+    to begin with, or to take the times from."""
     facts: dict[str, Any] = dict(distance=distance, batch_size=batch_size, options=options)
-    judged = dict(facts, recipes=recipes)
-    rivals = try_classics(Remembering(denoiser), nfe, t_eps, val, **judged)
+    asked = Remembering(denoiser)
+    rivals = try_classics(asked, nfe, t_eps, val, recipes=recipes, **facts)
     if path is None:
         return _free_step(rivals[0], options)
-    grids = start_grids(denoiser.schedule, nfe, options)
-    asked = Remembering(denoiser)
-    trials = search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
+    if init is None:
+        grids = start_grids(denoiser.schedule, nfe, options)
+        trials = search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
+    else:
+        trials = [_neighbour(asked, init, nfe, t_eps, train, val, path, distance, options)]
     begun = _with_differences(denoiser, _step_zero(trials[0], 0, options), train, options)
     if not rivals:
         return begun
     return begun._replace(**_as_rival(rivals[0]))
 
-
+# %% ../../nbs/fitting/start.ipynb #starf27b
 def _free_step(free: GridTrial, options: FitOptions) -> FitStep:
     "A fit that ends before it begins: the training-free solver is the answer."
     begun = _step_zero(free, 0, options)
@@ -311,3 +317,41 @@ def _as_rival(trial: GridTrial) -> dict[str, Any]:
     recipe = trial.grid
     name = f"{recipe['solver']} of order {recipe['order']} on {recipe['spacing']}"
     return dict(free=trial.chart, free_loss=trial.loss, free_name=name)
+
+# %% ../../nbs/fitting/start.ipynb #starf029
+def times_like(init: Tableau, schedule: NoiseSchedule, nfe: int, t_eps: float) -> Tensor:
+    "Times (nfe + 1,) of `schedule` that lie as those at which `init` asks."
+    asked = init.times.clone()
+    asked[:-1] += init.offsets
+    own = init.meta.get("schedule")
+    if own is not None and own != schedule.config and schedule.alpha(1.0) > 0:
+        lam = NoiseSchedule.from_config(own).lambda_(asked)
+        asked = schedule.t_of_lambda(lam.clamp(*schedule.lambda_(torch.tensor([1.0, t_eps]))))
+    asked[-1] = t_eps
+    roots = asked.clamp(max=1.0).sqrt().numpy()
+    places = np.linspace(0, init.nfe, nfe + 1)
+    return torch.from_numpy(np.interp(places, np.arange(init.nfe + 1), roots)).square()
+
+# %% ../../nbs/fitting/start.ipynb #starf030
+def _neighbour(
+    denoiser: Callable,
+    init: Tableau,
+    nfe: int,
+    t_eps: float,
+    train: Pairs,
+    val: Pairs,
+    path: Trajectory,
+    distance: Distance,
+    options: FitOptions,
+) -> GridTrial:
+    "The solver `init` itself, or rows on times like its own; judged on `val`."
+    schedule = denoiser.schedule
+    same = init.meta.get("schedule") in (None, schedule.config)
+    if init.nfe == nfe and same:
+        chart = to_chart(init, schedule)
+    else:
+        times = times_like(init, schedule, nfe, t_eps)
+        given = train.x_T, train.x_0, path, train.condition, None
+        chart = fit_rows(denoiser, times, *given, distance, options)
+    losses = sample_losses(denoiser, chart, val, distance)
+    return GridTrial(dict(kind="neighbour"), losses.mean().item(), chart, losses)

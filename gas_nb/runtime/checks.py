@@ -81,12 +81,12 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
     return text
 
 # %% ../../nbs/runtime/checks.ipynb #efc3500e
-def checked(default: Any, check: Callable[..., Any], **bounds: Any) -> Any:
+def checked(default: Any, check: Callable[..., Any], shown: bool = True, **bounds: Any) -> Any:
     """A dataclass field with `default` that `check(name, value, **bounds)` looks at.
 
-    None is allowed where it is the default.
+    None is allowed where it is the default; one that is not `shown` is left out of the repr.
     """
-    return field(default=default, metadata={"check": partial(check, **bounds)})
+    return field(default=default, repr=shown, metadata={"check": partial(check, **bounds)})
 
 
 def check_fields(settings: Any) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..fitting.plan import FitPlan, plan_fit
+from ..fitting.plan import FitPlan, options_of, plan_fit
 from ..teacher import Teacher
 from .config import TrainConfig
 
@@ -31,5 +31,5 @@ def planned(config: TrainConfig, teacher: Teacher) -> TrainConfig:
         n_val=plan.held_out,
         fit_pairs=max(plan.batch, 8),
         fit_steps=plan.steps,
-        fit=plan.options(config.fit),
+        fit=options_of(plan, config.fit),
     )

@@ -21,9 +21,10 @@ from gas_nb.runtime.checks import (
     checked,
 )
 from ..runtime.device import default_device
+from ..tableau import Tableau
 
 # %% auto #0
-__all__ = ['check_fit', 'check_device', 'TrainConfig', 'settings_that_differ']
+__all__ = ['check_fit', 'check_init', 'check_device', 'TrainConfig', 'settings_that_differ']
 
 # %% ../../nbs/training/config.ipynb #18aa7006
 def check_fit(name: str, value: Any) -> FitOptions:
@@ -36,6 +37,17 @@ def check_fit(name: str, value: Any) -> FitOptions:
         return FitOptions.from_dict(dict(value))
     except ValueError as e:
         raise ValueError(f"{name}: {e}") from None
+
+
+def check_init(name: str, value: Any) -> str:
+    """`value`, a solver's JSON text or an empty one; ValueError for anything else."""
+    text = check_text(name, value)
+    if text:
+        try:
+            Tableau.from_json(text)
+        except ValueError as e:
+            raise ValueError(f"{name}: {e}") from None
+    return text
 
 
 def check_device(name: str, value: Any) -> str:
@@ -65,6 +77,8 @@ class TrainConfig:
     # Network evaluations for everything until the solver is there; 0: as many as it takes. It
     # decides pairs, steps and what they look at: see `gas_nb.fitting.plan`.
     budget: int = checked(0, check_whole, least=0)
+    # A solver to begin with, as JSON text: of another checkpoint, guidance or NFE.
+    init: str = checked("", check_init, shown=False)
     fit_steps: int = checked(40, check_whole, least=0)  # Gauss-Newton steps, at most
     fit_pairs: int = checked(
         32, check_whole, least=8
@@ -99,6 +113,11 @@ def _check_together(c: TrainConfig) -> None:
         raise ValueError(
             f"order={c.order}: the Gauss-Newton fit uses all points (order {c.nfe}); "
             "use method='adam' for a lower order"
+        )
+    if c.init and not (fit and c.budget):
+        raise ValueError(
+            "init: a fit within a budget can begin with another solver; give a budget, and leave "
+            "method at gauss_newton"
         )
     if fit and not c.budget and c.n_val < 2:
         raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 from ..runs import results_folder
 from ..runtime.checks import check_number, check_text, check_whole
 from ..runtime.trackers import tracker_names
+from ..tableau import Tableau
 from ..teacher import check_options, teacher_kind
 from ..teachers.presets import check_setting
 from .config import TrainConfig
@@ -25,16 +26,16 @@ __all__ = ['resolve']
 _AS_GIVEN = ("teacher", "weights", "prompts", "calls", "nfe", "condition", "seed", "device")
 _OR_PRESET = ("method", "loss", "budget", "iterations", "batch_size", "n_pairs", "n_eval", "lr")
 # What a parameter is; those of the training are what the setting's default is.
-_KINDS: dict[str, type] = dict(preset=str, adversarial=float, output_dir=str, tracker=str)
+_KINDS: dict[str, type] = dict(preset=str, adversarial=float, output_dir=str, tracker=str, init=str)
 _KINDS |= {name: type(getattr(TrainConfig, name)) for name in (*_AS_GIVEN, *_OR_PRESET)}
 _CHECKS: dict[type, Callable[[str, Any], Any]]
 _CHECKS = {str: check_text, int: check_whole, float: check_number}
-_MAY_BE_EMPTY = ("weights", "prompts", "calls", "method", "loss", "tracker")
+_MAY_BE_EMPTY = ("weights", "prompts", "calls", "init", "method", "loss", "tracker")
 
 # %% ../../nbs/training/parameters.ipynb #071df006
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters, each of the right kind; `tracker`, `calls` and `budget` may be absent."""
-    given = {"tracker": "", "calls": "", "budget": 0, **settings}
+    """The parameters, each of the right kind; those that came later may be absent."""
+    given = {"tracker": "", "calls": "", "budget": 0, "init": "", **settings}
     unknown = sorted(given.keys() - _KINDS.keys())
     if unknown:
         raise ValueError(f"unknown settings: {', '.join(unknown)}")
@@ -68,6 +69,7 @@ def resolve(settings: Mapping[str, Any]) -> TrainConfig:
         given["preset"],
         **{name: given[name] for name in _AS_GIVEN},
         **{name: given[name] or None for name in _OR_PRESET},
+        init=Tableau.load(given["init"]).to_json() if given["init"] else None,
         adversarial_iterations=given["iterations"] or None,
         adversarial_weight=None if weight < 0 else float(weight),
     )

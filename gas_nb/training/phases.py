@@ -19,6 +19,7 @@ from ..fitting.distance import Distance, robust_summary, sample_losses
 from ..fitting.late import fit_late_starts
 from ..fitting.first_pass import first_pass_step
 from ..fitting.options import FitOptions
+from ..fitting.plan import recipes_of
 from ..fitting.start import FitStep, Outcome, start_fit, start_within
 from ..fitting.step import gauss_newton_step
 from ..runs import PHASES
@@ -213,9 +214,10 @@ def _first_within(state: TrainState, lesson: Lesson) -> FitStep:
         lesson.choosing,
         path,
         lesson.distance,
-        plan.recipes,
+        recipes_of(plan),
         teacher.batch_size,
         config.fit,
+        Tableau.from_json(config.init) if config.init else None,
     )
 
 # %% ../../nbs/training/phases.ipynb #86f290b2
