@@ -133,6 +133,7 @@ def choose_damping(
     return min(range(len(found)), key=found.__getitem__)
 
 # %% ../../nbs/fitting/first_pass.ipynb #fpwalk1
+_FEWEST = 4  # pairs that a step looks at, at least
 _TRIALS = 3
 _RUNGS = 3  # of the ladder from one trial to the next
 
@@ -208,6 +209,8 @@ def first_pass_step(
     ahead = previous.seen * previous.chart.nfe
     affordable = int(max(0.0, min(left() - ahead, 1e9)) // each)
     n = min(options.pass_pairs, len(train) - previous.seen, affordable)
+    if previous.seen + n < min(_FEWEST, len(train)):
+        n = 0
     memory, fresh = previous.memory, previous.val_loss
     if n > 0:
         part = train[previous.seen : previous.seen + n]

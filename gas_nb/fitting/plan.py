@@ -44,6 +44,7 @@ class FitPlan:
     held_out: int
     rivals: int
     grids: int = 0
+    differentiated: bool = True  # False: the rows of the start are all there is money for
 
     @property
     def batch(self) -> int:
@@ -53,7 +54,9 @@ class FitPlan:
     @property
     def steps(self) -> int:
         "Steps at most: those on new pairs, and those that close the fit."
-        return -(-self.pairs // self.batch) + _CLOSING if self.pairs else 0
+        if not self.pairs:
+            return 0
+        return -(-self.pairs // self.batch) + _CLOSING if self.differentiated else 1
 
     @property
     def path_nfe(self) -> int:
@@ -74,7 +77,7 @@ class FitPlan:
             return self.made + self.held_out * n * self.rivals
         start = few * (self.path_nfe + n * (self.grids + 1)) + 7 * n
         start += self.held_out * n * self.grids
-        each = jacobian_cost(n) + n * (_WALKS + 1.5)
+        each = jacobian_cost(n) + n * (_WALKS + 1.5) if self.differentiated else 0
         return round(self.made + judged + start + self.pairs * each)
 
 # %% ../../nbs/fitting/plan.ipynb #planopts
@@ -117,8 +120,12 @@ def plan_fits(budget: int, nfes: Sequence[int], teacher_nfe: int) -> list[FitPla
     """Plans for solvers of each of `nfes` on the same pairs, within one budget. ValueError names
     the smallest budget that leads to any."""
     require_whole(budget=budget)
-    for pairs in range(512, 3, -1):
+    for pairs in range(512, _START - 1, -1):
         plans = [_fitted(nfe, teacher_nfe, pairs) for nfe in nfes]
+        if total_cost(plans) <= budget:
+            return plans
+    for pairs, held_out in ((_START, 4), (6, 3), (4, 2), (3, 1)):
+        plans = [FitPlan(nfe, teacher_nfe, pairs, held_out, 2, 1, False) for nfe in nfes]
         if total_cost(plans) <= budget:
             return plans
     for held_out, rivals in _CHOICES:
