@@ -28,7 +28,7 @@ from ..tableau import Tableau, Trajectory
 
 # %% auto #0
 __all__ = ['usual_grids', 'start_grids', 'GridTrial', 'search_grid', 'try_classics', 'comparable', 'choose_grid', 'Outcome',
-           'Memory', 'FitStep', 'start_fit', 'start_within', 'times_like']
+           'Memory', 'FitStep', 'start_fit', 'is_closer', 'start_within', 'times_like']
 
 # %% ../../nbs/fitting/start.ipynb #starf005
 def usual_grids(options: FitOptions = FitOptions()) -> tuple[dict, ...]:
@@ -198,8 +198,13 @@ class FitStep(NamedTuple):
     seen: int = 0  # pairs that the first pass has differentiated
     memory: Memory | None = None  # and what it remembers of them
     free: Chart | None = None  # the best training-free solver that was tried
-    free_loss: float = math.inf  # its mean loss on the held-out pairs
+    free_losses: tuple[float, ...] = ()  # its losses on the held-out pairs
     free_name: str = ""  # and what it is
+
+    @property
+    def free_loss(self) -> float:
+        "The mean of `free_losses`; infinite where no training-free solver was tried."
+        return sum(self.free_losses) / len(self.free_losses) if self.free_losses else math.inf
 
 # %% ../../nbs/fitting/start.ipynb #starf022
 def start_fit(
@@ -274,6 +279,13 @@ def _with_differences(
     tie = rounding / (few.x_0[0].numel() * len(train)) ** 0.5
     return begun._replace(differences=differences, tie=tie)
 
+# %% ../../nbs/fitting/start.ipynb #starf26c
+def is_closer(losses: Tensor, others: Tensor | Sequence[float]) -> bool:
+    "Whether `losses` (n,) beat those of `others` on the same pairs, in the mean and in the log."
+    theirs = torch.as_tensor(others, dtype=torch.float64)
+    ratios = losses.clamp_min(1e-12) / theirs.clamp_min(1e-12)
+    return bool(losses.mean() <= theirs.mean() and ratios.log().mean() <= 0)
+
 # %% ../../nbs/fitting/start.ipynb #starf027
 def start_within(
     denoiser: Callable,
@@ -301,7 +313,10 @@ def start_within(
         trials = search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
     else:
         trials = [_neighbour(asked, init, nfe, t_eps, train, val, path, distance, options)]
-    begun = _with_differences(denoiser, _step_zero(trials[0], 0, options), train, options)
+    first = trials[0]
+    if rivals and not is_closer(first.losses, rivals[0].losses):
+        first = rivals[0]
+    begun = _with_differences(denoiser, _step_zero(first, 0, options), train, options)
     if not rivals:
         return begun
     return begun._replace(**_as_rival(rivals[0]))
@@ -316,7 +331,7 @@ def _free_step(free: GridTrial, options: FitOptions) -> FitStep:
 def _as_rival(trial: GridTrial) -> dict[str, Any]:
     recipe = trial.grid
     name = f"{recipe['solver']} of order {recipe['order']} on {recipe['spacing']}"
-    return dict(free=trial.chart, free_loss=trial.loss, free_name=name)
+    return dict(free=trial.chart, free_losses=tuple(trial.losses.tolist()), free_name=name)
 
 # %% ../../nbs/fitting/start.ipynb #starf029
 def times_like(init: Tableau, schedule: NoiseSchedule, nfe: int, t_eps: float) -> Tensor:

@@ -192,7 +192,8 @@ def _fit_step(facts: dict[str, Any], tensors: dict[str, Tensor], nfe: int) -> Fi
     if "J" in tensors:
         parts["memory"] = Memory(tensors["J"], tensors["r"])
     differences = tuple(Difference(*d) for d in facts.get("differences", ()))
-    return FitStep(**{**facts, **parts, "differences": differences})
+    free = tuple(facts.get("free_losses", ()))
+    return FitStep(**{**facts, **parts, "differences": differences, "free_losses": free})
 
 
 def _restore_discriminator(state: TrainState, saved: Checkpoint) -> None:

@@ -20,7 +20,7 @@ from ..fitting.late import fit_late_starts
 from ..fitting.first_pass import first_pass_step
 from ..fitting.options import FitOptions
 from ..fitting.plan import recipes_of
-from ..fitting.start import FitStep, Outcome, start_fit, start_within
+from ..fitting.start import FitStep, Outcome, is_closer, start_fit, start_within
 from ..fitting.step import gauss_newton_step
 from ..runs import PHASES
 from ..runtime.processes import agree, in_order, share, sum_gradients, total
@@ -241,7 +241,7 @@ def _compared(fit: FitStep, losses: Tensor, options: FitOptions) -> FitStep:
     "The end of a fit within a budget: the solver, or the training-free one that is closer."
     found = losses.mean().item()
     ended = dict(damping=options.arrived, memory=None)
-    if fit.free is None or found <= fit.free_loss:
+    if fit.free is None or is_closer(losses, fit.free_losses):
         return fit._replace(val_loss=found, **ended)
     kept = dict(chart=fit.free, val_loss=fit.free_loss, outcome=Outcome.FREE, accepted=True)
     return fit._replace(**kept, **ended)
