@@ -26,11 +26,11 @@ RIVALS: tuple[dict[str, Any], ...] = (
     dict(solver="unipc", spacing="logSNR", order=3),
 )
 _FEW = 5  # evaluations up to which late times come earlier
-_POWERS = {True: (2.5, 2.0, 1.75), False: (1.75, 2.0, 1.5)}  # grids to begin with, if few or not
+_POWERS = {True: (2.5, 2.0), False: (1.75, 2.0)}  # grids to begin with, if few or not
 _START = 8  # pairs that they are tried on
 _CHOICES = ((16, 6), (8, 6), (8, 4), (4, 4), (4, 3), (2, 3), (2, 2), (1, 2), (1, 1))
 _CLOSING = 2  # steps on what is remembered when all pairs have been seen, at most
-_WALKS = 2.5  # runs of all pairs that four steps on growing numbers of them take
+_WALKS = 2.5  # runs of all pairs that the steps on growing numbers of them take
 
 # %% ../../nbs/fitting/plan.ipynb #9df8c156
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class FitPlan:
 
     @property
     def batch(self) -> int:
-        "New pairs of a step: four steps see all of them."
-        return max(8, -(-self.pairs // 4))
+        "New pairs of a step: six steps see all of them, at most."
+        return max(8, -(-self.pairs // 6))
 
     @property
     def steps(self) -> int:
@@ -57,11 +57,6 @@ class FitPlan:
         if not self.pairs:
             return 0
         return -(-self.pairs // self.batch) + _CLOSING if self.differentiated else 1
-
-    @property
-    def path_nfe(self) -> int:
-        "Evaluations of the runs that the rows of the start follow: half of the teacher's."
-        return -(-self.teacher_nfe // 2)
 
     @property
     def made(self) -> int:
@@ -75,8 +70,9 @@ class FitPlan:
         judged = self.held_out * n * (self.rivals + 1)
         if not self.pairs:
             return self.made + self.held_out * n * self.rivals
-        start = few * (self.path_nfe + n * (self.grids + 1)) + 7 * n
-        start += self.held_out * n * self.grids
+        grids = self.grids + 1  # and the times that a projection keeps
+        start = few * (self.teacher_nfe + n * grids) + 7 * n
+        start += self.held_out * n * grids
         each = jacobian_cost(n) + n * (_WALKS + 1.5) if self.differentiated else 0
         return round(self.made + judged + start + self.pairs * each)
 
@@ -142,7 +138,7 @@ def plan_fits(budget: int, nfes: Sequence[int], teacher_nfe: int) -> list[FitPla
 def _fitted(nfe: int, teacher_nfe: int, pairs: int) -> FitPlan:
     held_out = max(4, min(pairs // 7, 32))
     rivals = max(2, min(len(RIVALS), pairs // 5))
-    return FitPlan(nfe, teacher_nfe, pairs, held_out, rivals, min(3, 1 + pairs // 8))
+    return FitPlan(nfe, teacher_nfe, pairs, held_out, rivals, min(2, 1 + pairs // 16))
 
 
 def total_cost(plans: Sequence[FitPlan]) -> int:

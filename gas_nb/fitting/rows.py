@@ -21,7 +21,7 @@ from ..schedule import NoiseSchedule
 from ..tableau import Trajectory, weighted_sum
 
 # %% auto #0
-__all__ = ['dense_output', 'least_squares', 'solve_symmetric', 'fit_rows', 'refit_last_row']
+__all__ = ['dense_output', 'least_squares', 'solve_symmetric', 'fit_rows', 'kept_steps', 'refit_last_row']
 
 # %% ../../nbs/fitting/rows.ipynb #rowsf005
 def dense_output(path: Trajectory, schedule: NoiseSchedule, t: float) -> Tensor:
@@ -111,6 +111,48 @@ def fit_rows(
         rows.append(row)
         x = weighted_sum(list(zip(row.tolist(), columns)), x_T.dtype)
     return Chart.from_vector(torch.cat([s, *rows]), n)
+
+# %% ../../nbs/fitting/rows.ipynb #rowsolss1
+def _projection_error(path: Trajectory, kept: list[int], to: int) -> float:
+    "How far the state `to` is from the span of x_T and the kept predictions, relative to its size."
+    columns = [path.states[0], *[path.predictions[k] for k in kept]]
+    target = path.states[to]
+    weights = least_squares(columns, target, FitOptions.last_row_ridge)
+    found = weighted_sum(list(zip(weights.tolist(), columns)), target.dtype)
+    off = (found - target).double().norm() / target.double().norm()
+    return off.item()
+
+
+def _walk_within(path: Trajectory, allowed: float) -> list[int]:
+    "Steps, each as long as a projection's error allows."
+    kept, here, last = [], 0, len(path.predictions)
+    while here < last:
+        kept.append(here)
+        following = here + 1
+        for to in range(here + 2, last + 1):
+            if _projection_error(path, kept, to) <= allowed:
+                following = to
+        here = following
+    return kept
+
+# %% ../../nbs/fitting/rows.ipynb #rowsolss2
+def kept_steps(path: Trajectory, nfe: int) -> list[int]:
+    """The `nfe` steps of a recorded run from whose predictions its states are best put together
+    (arXiv 2305.14677, path optimisation). ValueError for more steps than the run has."""
+    last = len(path.predictions)
+    if nfe > last:
+        raise ValueError(f"nfe={nfe}: the run that is recorded has {last} evaluations")
+    low, high = 0.0, 2.0
+    for _ in range(16):
+        middle = (low + high) / 2
+        if len(_walk_within(path, middle)) > nfe:
+            low = middle
+        else:
+            high = middle
+    kept = _walk_within(path, high)
+    others = [k for k in range(1, last) if k not in kept]
+    missing = nfe - len(kept)
+    return sorted(kept + others[len(others) - missing :])
 
 # %% ../../nbs/fitting/rows.ipynb #rowsf015
 @torch.no_grad()

@@ -21,7 +21,7 @@ from .chart import Chart, first_stays, to_chart
 from .differences import Difference, measure_differences
 from .distance import Distance, robust_summary, sample_losses
 from .options import FitOptions
-from .rows import fit_rows
+from .rows import fit_rows, kept_steps
 from ..runtime.processes import in_order
 from ..schedule import SPACINGS, NoiseSchedule, spacing
 from ..tableau import Tableau, Trajectory
@@ -311,15 +311,43 @@ def start_within(
     if init is None:
         grids = start_grids(denoiser.schedule, nfe, options)
         trials = search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
+        trials += _on_kept_times(asked, nfe, train, val, path, distance, options)
     else:
         trials = [_neighbour(asked, init, nfe, t_eps, train, val, path, distance, options)]
-    first = trials[0]
+    first = _best_of(trials)
     if rivals and not is_closer(first.losses, rivals[0].losses):
         first = rivals[0]
     begun = _with_differences(denoiser, _step_zero(first, 0, options), train, options)
     if not rivals:
         return begun
     return begun._replace(**_as_rival(rivals[0]))
+
+# %% ../../nbs/fitting/start.ipynb #starf27c
+def _on_kept_times(
+    denoiser: Callable,
+    nfe: int,
+    train: Pairs,
+    val: Pairs,
+    path: Trajectory,
+    distance: Distance,
+    options: FitOptions,
+) -> list[GridTrial]:
+    "Rows on the times that a projection of the teacher's run would keep; none for a shorter run."
+    if nfe >= len(path.predictions):
+        return []
+    times = path.times[[*kept_steps(path, nfe), len(path.predictions)]]
+    first = None
+    if nfe > 1 and not first_stays(denoiser.schedule):
+        first = (times[0] * times[1]).sqrt().item()
+    given = train.x_T, train.x_0, path, train.condition, first
+    chart = fit_rows(denoiser, times, *given, distance, options)
+    losses = sample_losses(denoiser, chart, val, distance)
+    return [GridTrial(dict(kind="kept"), losses.mean().item(), chart, losses)]
+
+
+def _best_of(trials: list[GridTrial]) -> GridTrial:
+    "The one of the least mean logarithm of its losses."
+    return min(trials, key=lambda trial: trial.losses.clamp_min(1e-12).log().mean().item())
 
 # %% ../../nbs/fitting/start.ipynb #starf27b
 def _free_step(free: GridTrial, options: FitOptions) -> FitStep:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..classic import unipc
 from ..data import Pairs
 from ..discriminator import discriminator_loss, generator_loss
 from ..fitting.chart import to_tableau
@@ -25,7 +24,6 @@ from ..fitting.step import gauss_newton_step
 from ..runs import PHASES
 from ..runtime.processes import agree, in_order, share, sum_gradients, total
 from ..tableau import Tableau, sample
-from ..teacher import Teacher
 from .budget import plan_of
 from .config import TrainConfig
 from .pairs import draw_batch, draw_fresh, pairs_wanted
@@ -187,16 +185,6 @@ def _losses(state: TrainState, fit: FitStep, pairs: Pairs, distance: Distance) -
     return sample_losses(teacher.denoiser, fit.chart, pairs, distance, teacher.batch_size)
 
 # %% ../../nbs/training/phases.ipynb #86f290b1
-def _half_as_long(teacher: Teacher) -> Tableau:
-    """UniPC on every second time of the teacher's: near enough for rows to begin with."""
-    times = teacher.tableau.times
-    steps = torch.arange(len(times) - 1, -1, -2).flip(0)
-    if steps[0] != 0:
-        steps = torch.cat([steps.new_zeros(1), steps])
-    few = times[steps]
-    return unipc(teacher.schedule, few, order=min(3, len(few) - 1))
-
-
 def _first_within(state: TrainState, lesson: Lesson) -> FitStep:
     config, teacher = state.config, state.teacher
     plan = plan_of(config, teacher)
@@ -204,7 +192,7 @@ def _first_within(state: TrainState, lesson: Lesson) -> FitStep:
     train, path = lesson.training[: config.fit.trial_pairs], None
     if plan.pairs:
         with torch.no_grad():
-            given = teacher.denoiser, train.x_T, _half_as_long(teacher), train.condition
+            given = teacher.denoiser, train.x_T, teacher.tableau, train.condition
             _, path = sample(*given, return_trajectory=True)
     return start_within(
         teacher.denoiser,
