@@ -237,8 +237,8 @@ def _passed(
 ) -> FitStep:
     losses = _losses(distance, walk.memory.r)
     summary = robust_summary(losses, options=options)
-    outcome = Outcome.IMPROVED if walk.closer else Outcome.STUCK
-    if not walk.closer and not learned:
+    outcome = Outcome.CLOSER if walk.closer else Outcome.STAYED
+    if not learned and summary.capped > options.enough * previous.capped:
         outcome = Outcome.ARRIVED
     return previous._replace(
         step=previous.step + 1,

@@ -59,6 +59,12 @@ class FitPlan:
         return -(-self.pairs // self.batch) + _CLOSING if self.differentiated else 1
 
     @property
+    def path_nfe(self) -> int:
+        "Evaluations of each run that the start follows: the teacher's, or half of them."
+        half = -(-self.teacher_nfe // 2)
+        return half if 2 * self.nfe < half and not self.differentiated else self.teacher_nfe
+
+    @property
     def made(self) -> int:
         "Evaluations of the teacher for the pairs."
         return (self.pairs + self.held_out) * self.teacher_nfe
@@ -71,7 +77,7 @@ class FitPlan:
         if not self.pairs:
             return self.made + self.held_out * n * self.rivals
         grids = self.grids + 1  # and the times that a projection keeps
-        start = few * (self.teacher_nfe + n * grids) + 7 * n
+        start = few * (self.path_nfe + n * grids) + 7 * n
         start += self.held_out * n * grids
         each = jacobian_cost(n) + n * (_WALKS + 1.5) if self.differentiated else 0
         return round(self.made + judged + start + self.pairs * each)

@@ -168,6 +168,8 @@ class Outcome(StrEnum):
     STUCK = "not accepted, no damping was better: the next step looks at more pairs"
     ARRIVED = "not accepted, no damping was better with all pairs: the fit has arrived"
     EXACT = "nothing but rounding is left: the fit has arrived"
+    CLOSER = "accepted: all pairs so far are closer"
+    STAYED = "not accepted: no damping brought the pairs closer"
     SPENT = "not taken: the budget does not hold it"
     FREE = "the budget holds no fit, or none that is better: the training-free solver stays"
 
