@@ -254,3 +254,28 @@ def test_what_cannot_be_begun_with_is_refused(digits):
         distil_solver(digits, nfe=4, init=3, progress=None)
     again = distil_solver(digits, nfe=4, budget=800, init=table, progress=None)
     assert again.card["evaluations"] <= 800
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_pipeline_in_its_own_precision(dtype):
+    from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=8,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    scheduler = DDIMScheduler(prediction_type="v_prediction", clip_sample=False)
+    pipe = DDIMPipeline(unet.eval().to(dtype), scheduler)
+    pipe.set_progress_bar_config(disable=True)
+    solver = distil_solver(pipe, nfe=4, budget=1500, progress=None, batch_size=16)
+    (row,) = solver.figures
+    assert solver.card["evaluations"] <= 1500 and row["l1"] < 0.2 * row["training_free_l1"]
+    coarse = max(row["difference_steps"]) > 0.01
+    assert coarse == (dtype is torch.bfloat16)
