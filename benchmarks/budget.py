@@ -35,6 +35,7 @@ from gas_nb.runtime.files import write_json_atomic, write_text_atomic
 from gas_nb.tableau import Tableau, sample
 from gas_nb.teacher import load_teacher
 from gas_nb.training import TrainConfig, planned, train
+from gas_nb.training.pairs import split_pairs
 
 PRECISIONS = (
     "float32",
@@ -122,9 +123,8 @@ def within_budgets(teacher, nfe: int, seed: int, judge, budgets: list[int]):
     for budget in budgets:
         asked = TrainConfig(teacher=teacher.name, nfe=nfe, budget=budget, adversarial_weight=0.0)
         config = planned(replace(asked, device="cpu"), teacher)
-        fitted = config.n_pairs * bool(config.fit_steps)
-        pairs = pairs_of(teacher, seed, fitted + config.n_val)
-        split = pairs.split(config.n_val) if fitted else (pairs, pairs)
+        pairs = pairs_of(teacher, seed, config.n_pairs + config.n_val)
+        split = split_pairs(config, pairs)
         *_, record = train(config, teacher, pairs=split)
         fit = record.state.fit
         if fit.free_name not in rivals:

@@ -138,7 +138,7 @@ def distil_solver(
     finally:
         if isinstance(teacher, PipelineTeacher):
             teacher.close()
-    told = dict(teacher=teacher.name, evaluations=spent, budget=budget, pairs=len(pairs[0]))
+    told = dict(teacher=teacher.name, evaluations=spent, budget=budget, pairs=plans[0].pairs)
     tableaus = {row["nfe"]: table for table, row in found}
     figures = [row | _sides(teacher, table) for table, row in found]
     return Distilled(tableaus, teacher.schedule, teacher.denoiser.prediction, figures, told)
@@ -183,12 +183,13 @@ def _config(teacher: Teacher, plan: FitPlan, seed: int, init: str) -> TrainConfi
 
 def _pairs(teacher: Teacher, plan: FitPlan, tell: Callable[[str], None]) -> tuple[Pairs, Pairs]:
     "Training and held-out pairs, for all numbers of evaluations."
-    total = plan.pairs + plan.held_out
+    fitted = plan.pairs - plan.begun
+    total = fitted + plan.held_out
     conditions = "random" if teacher.n_classes else None
     seeds, chunk = train_seeds(total), even_chunk(total)
     pairs = make_pairs(teacher, seeds, conditions, chunk)  # type: ignore[arg-type]
     tell(f"{total} pairs made, {total * teacher.tableau.nfe} evaluations of {teacher.name}")
-    return pairs.split(plan.held_out) if plan.pairs else (pairs, pairs)
+    return pairs.split(plan.held_out) if fitted else (pairs, pairs)
 
 # %% ../nbs/front.ipynb #91bd9c89
 def _fitted(

@@ -321,11 +321,13 @@ def _claim_in_turn(folder: Path) -> bool:
         return claim_folder(folder, wait=-1)
 
 # %% ../nbs/runs.ipynb #runchunk1
-def _chunk_for(folder: Path, n: int) -> int:
-    "Rows of a batch: those that suit n pairs, or those of a folder that is there."
+def _sizes_for(folder: Path, n: int) -> tuple[int, int]:
+    "Rows of a shard and of a batch: those that suit n pairs, or those of a folder that is there."
     if (folder / MANIFEST).is_file():
-        return read_manifest(folder)["chunk"]
-    return even_chunk(n)
+        there = read_manifest(folder)
+        return there["shard_size"], there["chunk"]
+    chunk = even_chunk(n)
+    return 10 * chunk, chunk
 
 # %% ../nbs/runs.ipynb #run00034
 def kept_pairs(
@@ -338,8 +340,8 @@ def kept_pairs(
     folder = on_main(pairs_folder, Path(root) / PAIRS, teacher, seeds, conditions)
     mine = on_main(_claim_in_turn, folder)
     try:
-        chunk = on_main(_chunk_for, folder, len(seeds))
-        data = yield from pairs_in_steps(teacher, seeds, folder, conditions, chunk=chunk)
+        sizes = on_main(_sizes_for, folder, len(seeds))
+        data = yield from pairs_in_steps(teacher, seeds, folder, conditions, *sizes)
         return data.tensors()
     finally:
         if mine and is_main():

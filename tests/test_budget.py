@@ -20,7 +20,7 @@ from gas_nb.schedule import NoiseSchedule
 from gas_nb.teacher import load_teacher
 from gas_nb.tableau import sample
 from gas_nb.classic import classic_tableau
-from gas_nb.training import TrainConfig, planned, preset_config, resolve, train
+from gas_nb.training import TrainConfig, preset_config, resolve, train
 from gas_nb.distil import PARAMETERS
 
 
@@ -74,11 +74,7 @@ def test_a_run_never_spends_more_and_is_never_worse_than_a_training_free_solver(
 ):
     record, counted = spent_by(config(nfe=nfe, budget=budget), digits)
     fit = record.state.fit
-    # A batch of pairs may be filled up with copies, which the plan does not know.
-    filled = planned(config(nfe=nfe, budget=budget), digits)
-    pairs = filled.n_pairs * bool(filled.fit_steps) + filled.n_val
-    padding = (-pairs % 50) * digits.tableau.nfe
-    assert record.extras["evaluations"] == record.state.spent == counted - padding <= budget
+    assert record.extras["evaluations"] == record.state.spent == counted <= budget
     assert fit.val_loss <= fit.free_loss
     if fit.outcome is Outcome.FREE:
         torch.testing.assert_close(fit.chart.vector(), fit.free.vector())
@@ -185,7 +181,7 @@ def test_coarser_networks_get_longer_steps_and_are_told_apart(digits):
     assert not too_coarse(())
 
 
-@pytest.mark.parametrize("bits", [10, 7])
+@pytest.mark.parametrize("bits", [11, 9])
 def test_a_network_of_few_bits_is_fitted_to_its_own_teacher(digits, bits):
     denoiser = replace(digits.denoiser, net=rounded(digits.denoiser.net, bits))
     coarse = replace(digits, denoiser=denoiser)
@@ -225,8 +221,7 @@ def test_the_front_door_keeps_its_budget_and_says_so(digits):
 
 @pytest.mark.parametrize("nfe", [3, 4])
 def test_a_fit_begins_with_a_neighbours_solver(digits, nfe):
-    other = load_teacher("digits", "cpu", bandwidth=0.3)
-    record, _ = spent_by(config(budget=900), other)
+    record, _ = spent_by(config(budget=1500), digits)
     init = record.tableau
     begun = next(train(config(nfe=nfe, budget=900, init=init.to_json()), digits)).state.fit
     if nfe == init.nfe:  # taken as it is

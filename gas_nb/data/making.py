@@ -102,14 +102,11 @@ def _make_chunk(teacher: PairTeacher, seeds: list[int], condition: Any, chunk: i
     return Pairs(torch.tensor(seeds), x_T, x_0, kept)
 
 # %% ../../nbs/data/making.ipynb #dmakeven
-_ROWS = (CHUNK, 25, 20, 10, 5)  # parts of a shard
-
-
 def even_chunk(n: int) -> int:
     "Rows of a batch with which fewest are filled up, for n pairs; `CHUNK` for many."
-    if n > 2 * CHUNK:
-        return CHUNK
-    return min(_ROWS, key=lambda rows: -(-n // rows) * rows)
+    if n <= CHUNK or n > 20 * CHUNK:
+        return min(n, CHUNK)
+    return min(range(CHUNK, CHUNK // 2, -1), key=lambda rows: -n % rows)
 
 # %% ../../nbs/data/making.ipynb #dmak12c1f
 LARGE = 30.0

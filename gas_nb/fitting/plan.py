@@ -59,25 +59,24 @@ class FitPlan:
         return -(-self.pairs // self.batch) + _CLOSING if self.differentiated else 1
 
     @property
-    def path_nfe(self) -> int:
-        "Evaluations of each run that the start follows: the teacher's, or half of them."
-        half = -(-self.teacher_nfe // 2)
-        return half if 2 * self.nfe < half and not self.differentiated else self.teacher_nfe
+    def begun(self) -> int:
+        "Pairs that the start makes itself, as it follows the teacher's run of them."
+        return min(_START, self.pairs)
 
     @property
     def made(self) -> int:
-        "Evaluations of the teacher for the pairs."
-        return (self.pairs + self.held_out) * self.teacher_nfe
+        "Evaluations of the teacher for the other pairs, which several plans may share."
+        return (self.pairs - self.begun + self.held_out) * self.teacher_nfe
 
     @property
     def cost(self) -> int:
         "Evaluations that are to be expected in all."
-        n, few = self.nfe, min(_START, self.pairs)
+        n = self.nfe
         judged = self.held_out * n * (self.rivals + 1)
         if not self.pairs:
             return self.made + self.held_out * n * self.rivals
         grids = self.grids + 1  # and the times that a projection keeps
-        start = few * (self.path_nfe + n * grids) + 7 * n
+        start = self.begun * (self.teacher_nfe + n * grids) + 7 * n
         start += self.held_out * n * grids
         each = jacobian_cost(n) + n * (_WALKS + 1.5) if self.differentiated else 0
         return round(self.made + judged + start + self.pairs * each)

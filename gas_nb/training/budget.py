@@ -27,7 +27,7 @@ def planned(config: TrainConfig, teacher: Teacher) -> TrainConfig:
     plan = plan_of(config, teacher)
     return replace(
         config,
-        n_pairs=max(plan.pairs, 1),
+        n_pairs=plan.pairs - plan.begun,
         n_val=plan.held_out,
         fit_pairs=max(plan.batch, 8),
         fit_steps=plan.steps,

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..data import teacher_differences
+from ..data.pairs import columns_of, from_columns
 from ..fitting.chart import Chart
 from ..fitting.differences import Difference
 from ..fitting.start import FitStep, Memory
@@ -82,6 +83,8 @@ def save_state(state: TrainState, path: str | Path) -> None:
     tensors = {f"{group}.{name}": v for group, own in groups.items() for name, v in own.items()}
     if state.fit is not None:
         tensors |= {f"fit.{name}": v for name, v in _fit_tensors(state.fit).items()}
+    if state.begun is not None:
+        tensors |= {f"begun.{name}": v for name, v in columns_of(state.begun).items()}
     # A copy each: safetensors refuses tensors that share their memory.
     copies = {name: v.detach().contiguous().cpu().clone() for name, v in tensors.items()}
     save_safetensors_atomic(path, copies, dict(state=json.dumps(_header(state))))
@@ -155,6 +158,9 @@ def _restore_solver(state: TrainState, saved: Checkpoint) -> None:
     header = saved.header
     state.phase, state.step, state.seconds = header["phase"], header["step"], header["seconds"]
     state.spent = header.get("spent", 0)
+    begun = saved.group("begun")
+    if begun:
+        state.begun = from_columns(begun).to(state.teacher.device)
     state.solver.load_state_dict(saved.group("solver"))
     state.ema, state.gs = saved.group("ema"), saved.group("gs")
     _load_moments(state.optimizer, saved.group("adam"))

@@ -84,7 +84,7 @@ class TrainConfig:
         32, check_whole, least=8
     )  # of the first; more once it gains too little
     fit: FitOptions = checked(FitOptions(), check_fit)  # and all other numbers of the fit
-    n_pairs: int = checked(1_000, check_whole, least=1)  # training pairs
+    n_pairs: int = checked(1_000, check_whole, least=0)  # training pairs
     n_val: int = checked(500, check_whole, least=1)  # held-out pairs: half choose, half report
     batch_size: int = checked(24, check_whole, least=1)
     lr: float = checked(1e-3, check_number, above=0)
@@ -119,6 +119,8 @@ def _check_together(c: TrainConfig) -> None:
             "init: a fit within a budget can begin with another solver; give a budget, and leave "
             "method at gauss_newton"
         )
+    if c.n_pairs < 8 and not c.budget:
+        raise ValueError(f"n_pairs={c.n_pairs}: must be at least 8, or give a budget")
     if fit and not c.budget and c.n_val < 2:
         raise ValueError(
             "n_val=1: the Gauss-Newton fit needs 2 held-out pairs, one to choose by "

@@ -100,7 +100,8 @@ def rehearse(
         with torch.device("meta"):
             make_discriminator(config, teacher)
     if plays or config.method == "adam":
-        share(range(min(config.batch_size, len(pairs[0]) if pairs else config.n_pairs)))
+        n = len(pairs[0]) if pairs else config.n_pairs or config.n_val
+        share(range(min(config.batch_size, n)))
         _check_gradients(config, teacher)
     for part in pairs or ():
         _check_pairs(part, teacher)

@@ -11,22 +11,26 @@ from pathlib import Path
 
 import torch
 
+from ..data.pairs import map_condition
 from gas_nb.data import (
     Pairs,
     batch_indices,
     eval_seeds,
+    even_chunk,
     finish,
     make_pairs,
     noise_for,
     train_seeds,
 )
 from ..runs import kept_pairs
+from ..tableau import Trajectory, sample
 from ..teacher import Teacher
 from .budget import planned
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['make_training_pairs', 'pairs_wanted', 'split_pairs', 'make_eval_pairs', 'split_held_out', 'draw_batch', 'draw_fresh']
+__all__ = ['make_training_pairs', 'pairs_wanted', 'split_pairs', 'make_eval_pairs', 'split_held_out', 'draw_batch', 'begin_pairs',
+           'draw_fresh']
 
 # %% ../../nbs/training/pairs.ipynb #e0ebd005
 def make_training_pairs(
@@ -42,13 +46,13 @@ def make_training_pairs(
 
 
 def pairs_wanted(config: TrainConfig) -> int:
-    """How many pairs a run makes; one that fits nothing needs held-out ones only."""
-    return config.n_pairs * bool(config.fit_steps) + config.n_val
+    """How many pairs a run makes before it begins."""
+    return config.n_pairs + config.n_val
 
 
 def split_pairs(config: TrainConfig, pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """(training, held-out) pairs; the same ones where nothing is fitted."""
-    return pairs.split(config.n_val) if config.fit_steps else (pairs, pairs)
+    """(training, held-out) pairs; the same ones where a budget leaves none to train with."""
+    return pairs.split(config.n_val) if config.n_pairs else (pairs, pairs)
 
 
 def make_eval_pairs(
@@ -71,7 +75,7 @@ def _make_pairs(
     labels = config.condition == "random" and teacher.n_classes
     conditions = "random" if labels else None
     if run_dir is None:
-        return make_pairs(teacher, seeds, conditions, progress=progress)
+        return make_pairs(teacher, seeds, conditions, even_chunk(len(seeds)), progress)
     return finish(kept_pairs(Path(run_dir).parent, teacher, seeds, conditions), progress)
 
 # %% ../../nbs/training/pairs.ipynb #e0ebd008
@@ -94,6 +98,20 @@ def draw_batch(pairs: Pairs, config: TrainConfig, step: int) -> Pairs:
     """The pairs of one step: `batch_size` of them, without repeats, chosen by (seed, step)."""
     size = min(config.batch_size, len(pairs))
     return pairs[batch_indices(len(pairs), size, step, config.seed)]
+
+# %% ../../nbs/training/pairs.ipynb #e0ebdb02
+@torch.no_grad()
+def begin_pairs(config: TrainConfig, teacher: Teacher, n: int) -> tuple[Pairs, Trajectory]:
+    """`n` pairs from the seeds behind those of a run, and the teacher's run of them."""
+    others = pairs_wanted(config)
+    seeds = train_seeds(others + n)[others:]
+    labelled = config.condition == "random" and teacher.n_classes
+    condition = teacher.random_conditions(seeds) if labelled else None
+    x_T = noise_for(teacher, seeds, condition).to(teacher.device)
+    given = map_condition(lambda rows: rows.to(teacher.device), condition)
+    asked = teacher.denoiser, x_T, teacher.tableau, given
+    x_0, path = sample(*asked, return_trajectory=True)
+    return Pairs(torch.tensor(list(seeds)), x_T, x_0.float(), given), path
 
 # %% ../../nbs/training/pairs.ipynb #e0ebd00c
 _FRESH, _SPAN = 1 << 30, 1 << 29  # where the seeds of fresh noise begin, and how many there are

@@ -11,24 +11,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..classic import unipc
-from ..data import Pairs
+from ..data import Pairs, concatenate
 from ..discriminator import discriminator_loss, generator_loss
 from ..fitting.chart import to_tableau
 from ..fitting.distance import Distance, robust_summary, sample_losses
 from ..fitting.late import fit_late_starts
 from ..fitting.first_pass import first_pass_step
 from ..fitting.options import FitOptions
-from ..fitting.plan import FitPlan, recipes_of
+from ..fitting.plan import recipes_of
 from ..fitting.start import FitStep, Outcome, is_closer, start_fit, start_within
 from ..fitting.step import gauss_newton_step
 from ..runs import PHASES
 from ..runtime.processes import agree, in_order, share, sum_gradients, total
 from ..tableau import Tableau, sample
-from ..teacher import Teacher
 from .budget import plan_of
 from .config import TrainConfig
-from .pairs import draw_batch, draw_fresh, pairs_wanted
+from .pairs import begin_pairs, draw_batch, draw_fresh, pairs_wanted
 from .state import TrainState
 
 # %% auto #0
@@ -187,25 +185,14 @@ def _losses(state: TrainState, fit: FitStep, pairs: Pairs, distance: Distance) -
     return sample_losses(teacher.denoiser, fit.chart, pairs, distance, teacher.batch_size)
 
 # %% ../../nbs/training/phases.ipynb #86f290b1
-def _path_solver(plan: FitPlan, teacher: Teacher) -> Tableau:
-    """The teacher's solver, or UniPC on every second of its times where that has to do."""
-    if plan.path_nfe == teacher.tableau.nfe:
-        return teacher.tableau
-    times = teacher.tableau.times
-    kept = torch.arange(len(times) - 1, 0, -2).flip(0)
-    few = torch.cat([times[:1], times[kept]])
-    return unipc(teacher.schedule, few, order=min(3, len(few) - 1))
-
-
 def _first_within(state: TrainState, lesson: Lesson) -> FitStep:
     config, teacher = state.config, state.teacher
     plan = plan_of(config, teacher)
     state.spent = plan.made
-    train, path = lesson.training[: config.fit.trial_pairs], None
-    if plan.pairs:
-        with torch.no_grad():
-            given = teacher.denoiser, train.x_T, _path_solver(plan, teacher), train.condition
-            _, path = sample(*given, return_trajectory=True)
+    train, path = lesson.choosing, None
+    if plan.begun:
+        train, path = begin_pairs(config, teacher, plan.begun)
+        state.begun = train
     return start_within(
         teacher.denoiser,
         config.nfe,
@@ -221,6 +208,14 @@ def _first_within(state: TrainState, lesson: Lesson) -> FitStep:
     )
 
 # %% ../../nbs/training/phases.ipynb #86f290b2
+def _all_pairs(state: TrainState, lesson: Lesson) -> Pairs:
+    """Those of the start, then those that were made before."""
+    if state.begun is None:
+        return lesson.training
+    begun = state.begun.to(lesson.training.x_T.device)
+    return concatenate([begun, lesson.training]) if state.config.n_pairs else begun
+
+
 def _next_within(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
     config, teacher = state.config, state.teacher
     denoiser, size, begun = teacher.denoiser, teacher.batch_size, teacher.denoiser.evaluations
@@ -229,7 +224,8 @@ def _next_within(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
     def left() -> float:
         return config.budget - state.spent - kept - (denoiser.evaluations - begun)
 
-    facts = lesson.training, lesson.distance, state.solver.t_eps, size, config.fit, left
+    training = _all_pairs(state, lesson)
+    facts = training, lesson.distance, state.solver.t_eps, size, config.fit, left
     fit = first_pass_step(denoiser, before, *facts)
     ends = fit.damping >= config.fit.arrived or fit.outcome == Outcome.SPENT
     if not ends and state.step < config.fit_steps:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..classic import ddim
+from ..data import Pairs
 from ..discriminator import Discriminator
 from ..fitting.start import FitStep
 from ..solver import GeneralizedSolver
@@ -46,6 +47,7 @@ class TrainState:
         self.phase = "fit" if config.method == "gauss_newton" else "gs"
         self.step = 0
         self.seconds = 0.0
+        self.begun: Pairs | None = None  # pairs that the start of a fit within a budget made
         self.spent = 0  # network evaluations of the fit, those of its pairs included
         self.fit: FitStep | None = None
         self.reported: tuple[float, float] | None = None  # the fit's held-out loss, and its error
