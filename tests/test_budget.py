@@ -20,7 +20,7 @@ from gas_nb.schedule import NoiseSchedule
 from gas_nb.teacher import load_teacher
 from gas_nb.tableau import sample
 from gas_nb.classic import classic_tableau
-from gas_nb.training import TrainConfig, preset_config, resolve, train
+from gas_nb.training import TrainConfig, planned, preset_config, resolve, train
 from gas_nb.distil import PARAMETERS
 
 
@@ -76,6 +76,8 @@ def test_a_run_never_spends_more_and_is_never_worse_than_a_training_free_solver(
     fit = record.state.fit
     assert record.extras["evaluations"] == record.state.spent == counted <= budget
     assert fit.val_loss <= fit.free_loss
+    rows_only = planned(config(nfe=nfe, budget=budget), digits).fit_steps == 1
+    assert fit.seen == 0 or not rows_only or fit.outcome is not Outcome.ROWS
     if fit.outcome is Outcome.FREE:
         torch.testing.assert_close(fit.chart.vector(), fit.free.vector())
 

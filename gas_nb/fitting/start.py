@@ -171,6 +171,7 @@ class Outcome(StrEnum):
     CLOSER = "accepted: all pairs so far are closer"
     STAYED = "not accepted: no damping brought the pairs closer"
     SPENT = "not taken: the budget does not hold it"
+    ROWS = "the budget holds no derivatives: the rows of the start stay"
     FREE = "the budget holds no fit, or none that is better: the training-free solver stays"
 
 # %% ../../nbs/fitting/start.ipynb #starf021

@@ -238,7 +238,8 @@ def _compared(fit: FitStep, losses: Tensor, options: FitOptions) -> FitStep:
     found = losses.mean().item()
     ended = dict(damping=options.arrived, memory=None)
     if fit.free is None or is_closer(losses, fit.free_losses):
-        return fit._replace(val_loss=found, **ended)
+        outcome = fit.outcome if fit.seen else Outcome.ROWS
+        return fit._replace(val_loss=found, outcome=outcome, **ended)
     kept = dict(chart=fit.free, val_loss=fit.free_loss, outcome=Outcome.FREE, accepted=True)
     return fit._replace(**kept, **ended)
 
