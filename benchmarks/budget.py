@@ -122,7 +122,7 @@ def within_budgets(teacher, nfe: int, seed: int, judge, budgets: list[int]):
     rivals: dict[str, float] = {}  # many budgets come to the same one
     for budget in budgets:
         asked = TrainConfig(teacher=teacher.name, nfe=nfe, budget=budget, adversarial_weight=0.0)
-        config = planned(replace(asked, device="cpu"), teacher)
+        config = planned(replace(asked, device="cpu", seed=seed), teacher)
         pairs = pairs_of(teacher, seed, config.n_pairs + config.n_val)
         split = split_pairs(config, pairs)
         *_, record = train(config, teacher, pairs=split)

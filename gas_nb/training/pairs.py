@@ -103,8 +103,8 @@ def draw_batch(pairs: Pairs, config: TrainConfig, step: int) -> Pairs:
 @torch.no_grad()
 def begin_pairs(config: TrainConfig, teacher: Teacher, n: int) -> tuple[Pairs, Trajectory]:
     """`n` pairs from the seeds behind those of a run, and the teacher's run of them."""
-    others = pairs_wanted(config)
-    seeds = train_seeds(others + n)[others:]
+    first = pairs_wanted(config) + n * (config.seed % 1000)
+    seeds = train_seeds(first + n)[first:]
     labelled = config.condition == "random" and teacher.n_classes
     condition = teacher.random_conditions(seeds) if labelled else None
     x_T = noise_for(teacher, seeds, condition).to(teacher.device)
