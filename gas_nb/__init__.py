@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gas_nb.denoiser import Denoiser
     from gas_nb.discriminator import Discriminator
     from gas_nb.evaluation import Judge, best_classic
-    from gas_nb.front import Distilled, distil_solver, load_solver
+    from gas_nb.front import Distilled, distil_solver, join_solvers, load_solver
     from gas_nb.interop import GASScheduler, load_published_checkpoint, shipped_scheduler
     from gas_nb.registry import SolverSpec, register_solver
     from gas_nb.schedule import NoiseSchedule, spacing
@@ -44,6 +44,7 @@ __all__ = [
     "distil_solver",
     "dpm_solver_pp",
     "ipndm",
+    "join_solvers",
     "load_published_checkpoint",
     "load_solver",
     "load_teacher",
@@ -62,7 +63,7 @@ _ROOMS = {
     "denoiser": ("Denoiser",),
     "discriminator": ("Discriminator",),
     "evaluation": ("Judge", "best_classic"),
-    "front": ("Distilled", "distil_solver", "load_solver"),
+    "front": ("Distilled", "distil_solver", "join_solvers", "load_solver"),
     "interop": ("GASScheduler", "load_published_checkpoint", "shipped_scheduler"),
     "registry": ("SolverSpec", "register_solver"),
     "schedule": ("NoiseSchedule", "spacing"),

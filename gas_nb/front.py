@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from typing import Any
 from .data import Pairs, even_chunk, make_pairs, require_whole, train_seeds
 from .fitting.differences import differences_in_words, too_coarse
 from .fitting.plan import FitPlan, plan_fits
+from .fitting.family import INPUTS, family_of
 from .fitting.start import Outcome
 from .interop import GASScheduler
 from .schedule import NoiseSchedule
-from .tableau import Tableau
+from .tableau import Tableau, same_schedule
 from .teacher import Teacher, load_teacher
 from .teachers.diffusers import PipelineTeacher
 from .teachers.experts import experts_of
 from .training import TrainConfig, train
 
 # %% auto #0
-__all__ = ['Distilled', 'load_solver', 'distil_solver']
+__all__ = ['Distilled', 'load_solver', 'distil_solver', 'join_solvers']
 
 # %% ../nbs/front.ipynb #6fb01a40
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ class Distilled:
         lines = [f"Distilled({', '.join(map(str, self.nfes))} evaluations, {self.prediction})"]
         for row in self.figures:
             share = row["l1"] / row["training_free_l1"] if row["training_free_l1"] else 1.0
+            fitted = [f", {name} {row[name]:g}" for name in INPUTS if name in row]
             lines.append(
-                f"  NFE {row['nfe']}: L1 {row['l1']:.4f}, best training-free "
+                f"  NFE {row['nfe']}{''.join(fitted)}: L1 {row['l1']:.4f}, best training-free "
                 f"({row['training_free']}) {row['training_free_l1']:.4f}, ratio {share:.2f}"
             )
             for network, steps in row.get("experts", {}).items():
@@ -113,6 +115,7 @@ def distil_solver(
     seed: int = 0,
     progress: Callable[[str], None] | None = print,
     init: Any = None,
+    guidance: Iterable[float] = (),
     **options: Any,
 ) -> Distilled:
     """Solvers with `nfe` network evaluations for a pipeline (an object, a folder, a hub id) or a
@@ -121,13 +124,33 @@ def distil_solver(
     `calls` are what the pipeline is called with (a list of dicts), `prompts` the short form;
     `budget`: how many evaluations may be spent in all (None: 400 for each of a solver's own).
     `init`: a solver to begin with, what `distil_solver` or `load_solver` gave or a Tableau, of
-    another checkpoint, guidance or number of evaluations. `options` go to the teacher
-    (guidance_scale, size, batch_size, recipe). ValueError, before any
+    another checkpoint, guidance or number of evaluations. `guidance`: two values or more, for
+    solvers that serve all between; the budget is shared among them (None: as much for each).
+    `options` go to the teacher (guidance_scale, size, batch_size, recipe). ValueError, before any
     long work, for what cannot be asked or distilled."""
-    nfes, tell = _nfes(nfe), progress or _silent
-    budget = _PER_STEP * sum(nfes) if budget is None else budget
+    nfes, tell, values = _nfes(nfe), progress or _silent, _guidances(guidance)
+    each = _PER_STEP * sum(nfes) if budget is None else budget // max(1, len(values))
     teacher = _teacher(pipe, calls, prompts, options)
-    plans = plan_fits(budget, nfes, teacher.tableau.nfe)
+    if not values:
+        return _distilled(teacher, nfes, each, seed, tell, init)
+    found: dict[float, Distilled] = {}
+    for value in sorted(values, reverse=True):
+        tell(f"guidance {value:g}")
+        asked = teacher.with_guidance(value)
+        init = found[value] = _distilled(asked, nfes, each, seed, tell, init)
+    return join_solvers("guidance", found)
+
+# %% ../nbs/front.ipynb #5a7f1358
+def _distilled(
+    teacher: Teacher,
+    nfes: list[int],
+    budget: int,
+    seed: int,
+    tell: Callable[[str], None],
+    init: Any,
+) -> Distilled:
+    "Solvers of `nfes` for one teacher, all on the same pairs."
+    plans = plan_fits(budget, nfes, teacher.tableau.nfe, init is not None)
     configs = [_config(teacher, plan, seed, _begin_with(init, plan.nfe)) for plan in plans]
     try:
         teacher.check()
@@ -142,6 +165,45 @@ def distil_solver(
     tableaus = {row["nfe"]: table for table, row in found}
     figures = [row | _sides(teacher, table) for table, row in found]
     return Distilled(tableaus, teacher.schedule, teacher.denoiser.prediction, figures, told)
+
+# %% ../nbs/front.ipynb #5a7f135a
+def _guidances(values: Any) -> list[float]:
+    if isinstance(values, (int, float)):
+        raise ValueError(f"guidance={values}: give two or more, or one as guidance_scale={values}")
+    listed = list(values)
+    for value in listed:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 < value < 1000:
+            raise ValueError(f"guidance={listed}: {value!r} is no guidance scale; give numbers > 0")
+    if len(listed) == 1 or len(set(listed)) < len(listed):
+        raise ValueError(f"guidance={listed}: give two different ones or more, or none")
+    return [float(value) for value in listed]
+
+
+def join_solvers(
+    input: str, solvers: Mapping[float, Distilled], default: float | None = None
+) -> Distilled:
+    """What was distilled for several values of `input` ("guidance", or "shift") as one, which
+    serves those between too; `default`: where nobody says the value (None: the middle one).
+    ValueError for solvers of different schedules, predictions or numbers of evaluations."""
+    values = sorted(solvers)
+    if len(values) < 2:
+        raise ValueError(f"solvers for {values}: give two values or more")
+    first = solvers[values[0]]
+    for one in solvers.values():
+        same = one.nfes == first.nfes and one.prediction == first.prediction
+        if not same or not same_schedule(one.schedule, first.schedule):
+            raise ValueError(f"{one!r} and {first!r} differ in more than {input}")
+    tableaus: dict[int, Tableau] = {}
+    for nfe in first.nfes:
+        by_value = {value: solvers[value].tableaus[nfe] for value in values}
+        tableaus[nfe] = family_of(input, by_value, default)
+    figures = [row | {input: value} for value in values for row in solvers[value].figures]
+    spent = {name: sum(one.card.get(name, 0) for one in solvers.values()) for name in _SPENT}
+    return replace(first, tableaus=tableaus, figures=figures, card=first.card | spent)
+
+
+_SPENT = ("evaluations", "budget")
 
 # %% ../nbs/front.ipynb #c4d9dd5c
 def _sides(teacher: Teacher, table: Tableau) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from .cards import name_of, without_folders
+from ..fitting.family import load_tableau
 from ..runs import METRICS, Run, distilled_from
 from ..tableau import Tableau
 
@@ -56,7 +57,7 @@ def bundle_of_files(paths: Iterable[str | Path] | str | Path) -> Bundle:
     files = _paths(paths, "paths")
     if not files:
         raise ValueError("no files: give the JSON file of a solver, or several")
-    tableaus = [Tableau.load(file) for file in files]
+    tableaus = [load_tableau(file) for file in files]
     figures = [row for tableau in tableaus for row in _rows_of_solver(tableau)]
     return Bundle(files, tableaus, figures)
 
@@ -89,7 +90,7 @@ def bundle_of_runs(run_dirs: Iterable[str | Path] | str | Path) -> Bundle:
 # %% ../../nbs/exchange/bundles.ipynb #274620b5
 def _tableau_of_run(run: Run) -> Tableau:
     "The solver of a run, whose checkpoint may say what the solver's file does not."
-    tableau = Tableau.load(run.solver_file("solver"))
+    tableau = load_tableau(run.solver_file("solver"))
     prediction = _prediction_of_run(run)
     if prediction is None:
         return tableau

@@ -19,7 +19,7 @@ from .cards import card_text
 from .dropin import PipelineScheduler
 from .portable import MODULE, module_text
 from .scheduler import TableauScheduler, read_solvers
-from .stepping import write_numbers
+from .stepping import write_numbers, write_rungs
 from ..runtime.files import write_json_atomic, write_text_atomic
 from ..schedule import NoiseSchedule
 
@@ -44,8 +44,11 @@ def write_folder(
     card = model_card(scheduler, repo)
     for nfe, entry in config["solvers"].items():
         entry.pop("numbers", None)
+        entry.get("family", {}).pop("rungs", None)
         if portable:
             entry["numbers"] = write_numbers(scheduler._numbers[int(nfe)])
+            if int(nfe) in scheduler._rungs:
+                entry["family"]["rungs"] = write_rungs(scheduler._rungs[int(nfe)])
     if portable:
         write_text_atomic(folder / MODULE, module_text())
     write_json_atomic(folder / scheduler.config_name, config, indent=None)

@@ -7,11 +7,13 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
+import sys
 import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,11 +25,12 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # %% auto #0
-__all__ = ['MODULE', 'Numbers', 'first_order_rows', 'read_numbers', 'Plan', 'Run', 'twin', 'Book', 'twin_of_book', 'find_run',
-           'one_number', 'without_variance', 'check_step', 'check_shape', 'check_finite', 'check_options', 'Chosen',
-           'Plans', 'length_of', 'nfe_of', 'Advancing', 'Steps', 'Indexed', 'step_of_tokens', 'Noising', 'interpolated',
-           'check_noise', 'numbers_in', 'Copies', 'config_as_json', 'GASScheduler', 'module_text', 'original_class',
-           'original_scheduler', 'StandIn', 'OtherOrder', 'stand_in']
+__all__ = ['MODULE', 'Numbers', 'first_order_rows', 'read_numbers', 'mixed', 'Rungs', 'lagrange', 'read_rungs', 'Plan', 'Run',
+           'twin', 'Book', 'twin_of_book', 'find_run', 'one_number', 'without_variance', 'check_step', 'check_shape',
+           'check_finite', 'check_options', 'Chosen', 'length_of', 'nfe_of', 'asked_of', 'Serving', 'Plans',
+           'Advancing', 'Steps', 'Indexed', 'step_of_tokens', 'Noising', 'interpolated', 'check_noise', 'numbers_in',
+           'Copies', 'config_as_json', 'GASScheduler', 'module_text', 'original_class', 'original_scheduler', 'StandIn',
+           'OtherOrder', 'stand_in']
 
 # %% ../../nbs/exchange/portable.ipynb #exq01num
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,57 @@ def _triangle(rows: list, n: int) -> Tensor:
     for k, row in enumerate(rows):
         M[k, : k + 1] = torch.tensor(row, dtype=torch.float64)
     return M
+
+# %% ../../nbs/exchange/portable.ipynb #exq01btw
+def mixed(parts: list[Numbers], weights: list[float]) -> Numbers:
+    "The sum of weights (which add up to 1) times numbers of as many evaluations."
+
+    def total(values: Iterable[Any]) -> Any:
+        return sum(w * value for w, value in zip(weights, values))
+
+    def lists(name: str) -> list[float]:
+        return [float(total(column)) for column in zip(*[getattr(one, name) for one in parts])]
+
+    clean = [one.clean for one in parts if one.clean is not None]
+    pairs = total([torch.tensor(one) for one in clean]).tolist() if clean else None
+    A, C = total([one.A for one in parts]), total([one.C for one in parts])
+    rest = {name: lists(name) for name in (*_LISTS, "scale")}
+    return Numbers(A=A, C=C, late={}, clean=pairs, **rest)
+
+# %% ../../nbs/exchange/portable.ipynb #exq01rng
+@dataclass(frozen=True, eq=False)
+class Rungs:
+    """Numbers of one solver at rising `values` of `input`, guidance or shift; from one fitted value
+    to the next it takes `each` rungs."""
+
+    input: str
+    values: list[float]
+    numbers: list[Numbers]
+    each: int
+
+    def at(self, value: float) -> Numbers:
+        "Those for a value between the first and the last."
+        fitted = self.values[:: self.each]
+        interval = sum(value > one for one in fitted[1:-1])
+        part = slice(interval * self.each, (interval + 1) * self.each + 1)
+        logs = [math.log(one) for one in self.values[part]]
+        return mixed(self.numbers[part], lagrange(logs, math.log(value)))
+
+
+def lagrange(points: list[float], x: float) -> list[float]:
+    "The weights of values at `points` in their polynomial's value at x."
+    return [math.prod((x - b) / (a - b) for b in points if b != a) for a in points]
+
+
+def read_rungs(entry: Mapping) -> Rungs | None:
+    "The rungs in a config's entry; None for a solver that has none."
+    said = entry.get("family")
+    if not isinstance(said, Mapping) or not isinstance(said.get("rungs"), Mapping):
+        return None
+    rungs = said["rungs"]
+    numbers = [read_numbers(one) for one in rungs["solvers"]]
+    values = [float(value) for value in rungs["values"]]
+    return Rungs(str(said["input"]), values, numbers, int(rungs["each"]))
 
 # %% ../../nbs/exchange/portable.ipynb #exq02pln
 class Plan:
@@ -460,6 +514,7 @@ class Chosen:
     config: Any
     prediction: str
     _numbers: dict[int, Numbers]
+    _rungs: dict[int, Any]
     _book: Book
 
     def __len__(self) -> int:
@@ -510,56 +565,6 @@ class Chosen:
         run = self._book.latest
         return None if run is None else run.next
 
-# %% ../../nbs/exchange/portable.ipynb #exq12pls
-class Plans(Chosen):
-    "What a pipeline asks of a scheduler before its loop."
-
-    _said: set[str]
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: Any = None,
-        timesteps: Any = None,
-        sigmas: Any = None,
-        mu: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Choose the solver with `num_inference_steps` evaluations, or as many as `timesteps` or
-        `sigmas` has entries, for this thread. Their values, `mu` and other words have no effect."""
-        wanted = num_inference_steps
-        for name, values in dict(sigmas=sigmas, timesteps=timesteps).items():
-            if values is None:
-                continue
-            wanted = length_of(name, values) if wanted is None else wanted
-            self._say_once("grid", f"{name}={str(values)[:60]}: {_OWN_TIMES}")
-        numbers = self._numbers[self._nfe(wanted)]
-        self._book.choose(Plan(numbers, device, self.config.integer_timesteps))
-
-    def set_begin_index(self, begin_index: int | None = 0) -> None:
-        "Where the next run starts: pipelines call this for image-to-image, after set_timesteps."
-        plan = self._book.plan
-        if plan is None:
-            raise ValueError("set_begin_index: call set_timesteps first")
-        whole = isinstance(begin_index, int) and not isinstance(begin_index, bool)
-        if begin_index is not None and not (whole and 0 <= begin_index <= plan.numbers.nfe):
-            raise ValueError(f"begin_index={begin_index!r}: need 0 to {plan.numbers.nfe}")
-        plan.begin_index = begin_index
-
-    def _nfe(self, wanted: Any) -> int:
-        "The number of evaluations for the steps that are asked for. ValueError where none is."
-        known = nfe_of(self._numbers, wanted, self.config.nearest)
-        if known != wanted:
-            self._say_once(
-                f"nearest {wanted}", f"num_inference_steps={wanted}: takes the solver for {known}"
-            )
-        return known
-
-    def _say_once(self, key: str, text: str) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            warnings.warn(text, stacklevel=4)
-
 # %% ../../nbs/exchange/portable.ipynb #exq12nfe
 _OWN_TIMES = (
     "a learned solver has its own times, so these values have no effect; their number chooses "
@@ -587,6 +592,119 @@ def nfe_of(numbers: Mapping[int, Any], wanted: Any, nearest: bool = False) -> in
         f"num_inference_steps={wanted}: this scheduler has solvers for {there} steps; ask for one "
         "of them, or make the scheduler with nearest=True"
     )
+
+# %% ../../nbs/exchange/portable.ipynb #exq12ask
+_UNSAID = (
+    "these solvers were fitted for {input} {low:g} to {high:g}, but nothing says which is asked: "
+    "the one in the middle is taken"
+)
+
+
+def asked_of(scheduler: Any, name: str, said: Any) -> float | None:
+    "The guidance or the shift that a scheduler is to serve: what is said, else its pipeline's."
+    if name == "guidance":
+        return _number(_words_of_call(scheduler).get("guidance_scale") if said is None else said)
+    config = scheduler.config
+    if said is None:
+        return _number(config.get("shift") or config.get("flow_shift"))
+    linear = config.get("time_shift_type") == "linear"
+    return float(said) if linear else math.exp(said)
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number else None
+
+
+def _words_of_call(scheduler: Any) -> Mapping[str, Any]:
+    "The variables of the pipeline's call that asks this scheduler; none where none does."
+    frame = sys._getframe(1)
+    while frame is not None:
+        words = frame.f_locals
+        if "guidance_scale" in words and _owns(words.get("self"), scheduler):
+            return words
+        frame = frame.f_back  # type: ignore[assignment]
+    return {}
+
+
+def _owns(pipe: Any, scheduler: Any) -> bool:
+    return any(part is scheduler for part in getattr(pipe, "__dict__", {}).values())
+
+# %% ../../nbs/exchange/portable.ipynb #exq12srv
+class Serving(Chosen):
+    "Which of its solvers a scheduler takes."
+
+    _said: set[str]
+
+    def _numbers_for(self, nfe: int, said: Mapping[str, Any]) -> Numbers:
+        "Those of the solver with `nfe` evaluations, for what the pipeline is asked."
+        rungs = self._rungs.get(nfe)
+        if rungs is None:
+            return self._numbers[nfe]
+        value = asked_of(self, rungs.input, said[rungs.input])
+        low, high = rungs.values[0], rungs.values[-1]
+        if value is None:
+            self._say_once("unsaid", _UNSAID.format(input=rungs.input, low=low, high=high))
+            return self._numbers[nfe]
+        if not low <= value <= high:
+            text = f"{rungs.input}={value:g}: this scheduler has solvers for {low:g} to {high:g}"
+            if not self.config.nearest:
+                raise ValueError(f"{text}; ask for one of them, or make it with nearest=True")
+            self._say_once(f"{rungs.input} {value:g}", f"{text}, and takes the nearest")
+        return rungs.at(min(max(value, low), high))
+
+    def _nfe(self, wanted: Any) -> int:
+        "The number of evaluations for the steps that are asked for. ValueError where none is."
+        known = nfe_of(self._numbers, wanted, self.config.nearest)
+        if known != wanted:
+            self._say_once(
+                f"nearest {wanted}", f"num_inference_steps={wanted}: takes the solver for {known}"
+            )
+        return known
+
+    def _say_once(self, key: str, text: str) -> None:
+        if key not in self._said:
+            self._said.add(key)
+            warnings.warn(text, stacklevel=4)
+
+# %% ../../nbs/exchange/portable.ipynb #exq12pls
+class Plans(Serving):
+    "What a pipeline asks of a scheduler before its loop."
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: Any = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        guidance: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Choose the solver with `num_inference_steps` evaluations, or as many as `timesteps` or
+        `sigmas` has entries, for this thread. Their values and other words have no effect.
+
+        Of solvers for several guidances the one for `guidance`, by default that of the pipeline's
+        call; of those for several shifts the one for `mu`. ValueError for a value that they were
+        not fitted for, unless `nearest` is in the config."""
+        wanted = num_inference_steps
+        for name, values in dict(sigmas=sigmas, timesteps=timesteps).items():
+            if values is None:
+                continue
+            wanted = length_of(name, values) if wanted is None else wanted
+            self._say_once("grid", f"{name}={str(values)[:60]}: {_OWN_TIMES}")
+        numbers = self._numbers_for(self._nfe(wanted), dict(guidance=guidance, shift=mu))
+        self._book.choose(Plan(numbers, device, self.config.integer_timesteps))
+
+    def set_begin_index(self, begin_index: int | None = 0) -> None:
+        "Where the next run starts: pipelines call this for image-to-image, after set_timesteps."
+        plan = self._book.plan
+        if plan is None:
+            raise ValueError("set_begin_index: call set_timesteps first")
+        whole = isinstance(begin_index, int) and not isinstance(begin_index, bool)
+        if begin_index is not None and not (whole and 0 <= begin_index <= plan.numbers.nfe):
+            raise ValueError(f"begin_index={begin_index!r}: need 0 to {plan.numbers.nfe}")
+        plan.begin_index = begin_index
 
 # %% ../../nbs/exchange/portable.ipynb #exq13adv
 class Advancing(Plans):
@@ -867,6 +985,8 @@ class GASScheduler(Copies, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _read_config(self) -> None:
         solvers = self._internal_dict["solvers"] or {}
         self._numbers = {int(nfe): read_numbers(entry) for nfe, entry in solvers.items()}
+        rungs = {int(nfe): read_rungs(entry) for nfe, entry in solvers.items()}
+        self._rungs = {nfe: found for nfe, found in rungs.items() if found is not None}
         if not self._numbers:
             raise ValueError("this config of a GASScheduler has no solvers")
 

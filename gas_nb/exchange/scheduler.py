@@ -13,7 +13,8 @@ from ..denoiser import PREDICTIONS
 from . import portable
 from .betas import check_names, compact_schedule, expand_schedule, names_in_diffusers
 from .cards import plain_card
-from .stepping import numbers_of, time_of
+from .stepping import FamilyNumbers, numbers_of, time_of
+from ..fitting.family import Family, read_solver
 from ..schedule import NoiseSchedule
 from ..tableau import Tableau, same_schedule
 
@@ -70,7 +71,7 @@ def _read_solver(key: Any, entry: Any) -> Tableau:
         )
     text = dict(entry, format="gas_nb.tableau", version=1, nfe=int(key))
     try:
-        return Tableau.from_json(json.dumps(text))
+        return read_solver(json.dumps(text))
     except ValueError as e:
         raise ValueError(f"solvers[{key!r}]: {e}") from None
 
@@ -78,7 +79,7 @@ def _read_solver(key: Any, entry: Any) -> Tableau:
 def write_solver(tableau: Tableau) -> dict[str, Any]:
     "The numbers of a tableau, as a config holds them."
     content = json.loads(tableau.to_json())
-    names = ("times", "offsets", "A", "C", "late")
+    names = ("times", "offsets", "A", "C", "late", "family")
     return {name: content[name] for name in names if name in content}
 
 # %% ../../nbs/exchange/scheduler.ipynb #3d5fa1c6
@@ -115,6 +116,11 @@ class TableauScheduler(portable.GASScheduler):
         self._numbers = {
             nfe: numbers_of(tableau, self.schedule, self.prediction, **form)
             for nfe, tableau in self.tableaus.items()
+        }
+        self._rungs = {
+            nfe: FamilyNumbers(tableau, self.schedule, self.prediction, form)
+            for nfe, tableau in self.tableaus.items()
+            if isinstance(tableau, Family)
         }
         self.register_to_config(
             **names | {name: given[name] for name in ("num_train_timesteps",) if given},

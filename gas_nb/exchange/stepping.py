@@ -5,19 +5,20 @@
 # %% ../../nbs/exchange/stepping.ipynb #exs00imp
 from __future__ import annotations
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 import torch
 from torch import Tensor
 from ..classic import ddim
 from ..denoiser import data_prediction_weights, to_sample
 from .portable import Numbers
+from ..fitting.family import Family
 from ..schedule import NoiseSchedule
 from ..tableau import Tableau
 
 # %% auto #0
-__all__ = ['start_at', 'time_of', 'whole_offsets', 'numbers_of', 'write_numbers']
+__all__ = ['start_at', 'time_of', 'whole_offsets', 'numbers_of', 'write_numbers', 'FamilyNumbers', 'write_rungs']
 
 # %% ../../nbs/exchange/stepping.ipynb #fed2f353
 def start_at(tableau: Tableau, schedule: NoiseSchedule, b: int) -> Tableau:
@@ -139,3 +140,47 @@ def write_numbers(numbers: Numbers) -> dict[str, Any]:
 def _short(values: Sequence[float]) -> list[float]:
     "With 12 digits: more than any network's float32 tells apart."
     return [float(f"{value:.12g}") for value in values]
+
+# %% ../../nbs/exchange/stepping.ipynb #exs04fam
+@dataclass(frozen=True, eq=False)
+class FamilyNumbers:
+    "What a scheduler runs the members of `family` with; `form` as the arguments of `numbers_of`."
+
+    family: Family
+    schedule: NoiseSchedule
+    prediction: str
+    form: Mapping[str, Any]
+
+    @property
+    def input(self) -> str:
+        return self.family.input
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return self.family.values
+
+    def at(self, value: float) -> Numbers:
+        return numbers_of(self.family.at(value), self.schedule, self.prediction, **self.form)
+
+# %% ../../nbs/exchange/stepping.ipynb #exs04wri
+_EACH = 8  # rungs from one fitted value to the next
+
+
+def write_rungs(numbers: FamilyNumbers) -> dict[str, Any]:
+    "Numbers at the fitted values and at some between, for a config."
+    values, family = [], numbers.family
+    for low, high in zip(family.values, family.values[1:]):
+        parts = [(1 - math.cos(math.pi * k / _EACH)) / 2 for k in range(_EACH)]
+        values += [low * (high / low) ** part for part in parts]
+    values.append(family.values[-1])
+    rungs = [_rung(numbers, value) for value in values]
+    return dict(each=_EACH, values=values, solvers=rungs)
+
+
+def _rung(numbers: FamilyNumbers, value: float) -> dict[str, Any]:
+    found = numbers.at(value)
+    rows = {
+        name: [_short(row[: k + 1]) for k, row in enumerate(M.tolist())]
+        for name, M in dict(A=found.A, C=found.C).items()
+    }
+    return rows | dict(numbers=write_numbers(found))

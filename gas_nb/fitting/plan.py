@@ -25,6 +25,7 @@ RIVALS: tuple[dict[str, Any], ...] = (
     dict(solver="ipndm", spacing="logSNR", order=3),
     dict(solver="unipc", spacing="logSNR", order=3),
 )
+_LATER = (1, 5, 2, 0, 4, 3)  # their order for solvers of more than a few evaluations
 _FEW = 5  # evaluations up to which late times come earlier
 _POWERS = {True: (2.5, 2.0), False: (1.75, 2.0)}  # grids to begin with, if few or not
 _START = 8  # pairs that they are tried on
@@ -36,7 +37,8 @@ _WALKS = 2.5  # runs of all pairs that the steps on growing numbers of them take
 @dataclass(frozen=True)
 class FitPlan:
     """Training pairs (0: there is no fit), held-out pairs, training-free rivals and grids that are
-    tried, for `nfe` evaluations and a teacher of `teacher_nfe`."""
+    tried, for `nfe` evaluations and a teacher of `teacher_nfe`; `neighbour`: a solver to begin with
+    is tried too."""
 
     nfe: int
     teacher_nfe: int
@@ -45,6 +47,7 @@ class FitPlan:
     rivals: int
     grids: int = 0
     differentiated: bool = True  # False: the rows of the start are all there is money for
+    neighbour: bool = False
 
     @property
     def batch(self) -> int:
@@ -75,16 +78,18 @@ class FitPlan:
         judged = self.held_out * n * (self.rivals + 1)
         if not self.pairs:
             return self.made + self.held_out * n * self.rivals
-        grids = self.grids + 1  # and the times that a projection keeps
+        grids = self.grids + 1 + self.neighbour  # and the times that a projection keeps
         start = self.begun * (self.teacher_nfe + n * grids) + 7 * n
-        start += self.held_out * n * grids
+        start += self.held_out * n * (grids + self.neighbour)
         each = jacobian_cost(n) + n * (_WALKS + 1.5) if self.differentiated else 0
         return round(self.made + judged + start + self.pairs * each)
 
 # %% ../../nbs/fitting/plan.ipynb #planopts
 def recipes_of(plan: FitPlan) -> tuple[dict[str, Any], ...]:
     "The training-free solvers that are tried."
-    ranked = RIVALS if plan.nfe < plan.teacher_nfe else RIVALS[::-1]
+    ranked = RIVALS if plan.nfe <= _FEW else [RIVALS[place] for place in _LATER]
+    if plan.nfe >= plan.teacher_nfe:
+        ranked = RIVALS[::-1]
     highest = 2 if plan.nfe <= 4 else 3
     most = min(highest, plan.nfe)
     return tuple(
@@ -112,21 +117,24 @@ def jacobian_cost(nfe: int) -> float:
     return min(evaluations_of(nfe), 2 * nfe + 0.75 * nfe * (nfe - 1))
 
 # %% ../../nbs/fitting/plan.ipynb #ed9d2044
-def plan_fit(budget: int, nfe: int, teacher_nfe: int) -> FitPlan:
+def plan_fit(budget: int, nfe: int, teacher_nfe: int, neighbour: bool = False) -> FitPlan:
     "The plan for one solver; ValueError names the smallest budget that leads to one."
-    return plan_fits(budget, [nfe], teacher_nfe)[0]
+    return plan_fits(budget, [nfe], teacher_nfe, neighbour)[0]
 
 
-def plan_fits(budget: int, nfes: Sequence[int], teacher_nfe: int) -> list[FitPlan]:
-    """Plans for solvers of each of `nfes` on the same pairs, within one budget. ValueError names
-    the smallest budget that leads to any."""
+def plan_fits(
+    budget: int, nfes: Sequence[int], teacher_nfe: int, neighbour: bool = False
+) -> list[FitPlan]:
+    """Plans for solvers of each of `nfes` on the same pairs, within one budget; `neighbour`: each
+    has a solver to begin with. ValueError names the smallest budget that leads to any."""
     require_whole(budget=budget)
     for pairs in range(512, _START - 1, -1):
-        plans = [_fitted(nfe, teacher_nfe, pairs) for nfe in nfes]
+        plans = [_fitted(nfe, teacher_nfe, pairs, neighbour) for nfe in nfes]
         if total_cost(plans) <= budget:
             return plans
     for pairs, held_out in ((_START, 4), (6, 3), (4, 2), (3, 1)):
-        plans = [FitPlan(nfe, teacher_nfe, pairs, held_out, 2, 1, False) for nfe in nfes]
+        few = pairs, held_out, 2, 1, False, neighbour
+        plans = [FitPlan(nfe, teacher_nfe, *few) for nfe in nfes]
         if total_cost(plans) <= budget:
             return plans
     for held_out, rivals in _CHOICES:
@@ -140,10 +148,11 @@ def plan_fits(budget: int, nfes: Sequence[int], teacher_nfe: int) -> list[FitPla
     )
 
 # %% ../../nbs/fitting/plan.ipynb #6f82d0dd
-def _fitted(nfe: int, teacher_nfe: int, pairs: int) -> FitPlan:
+def _fitted(nfe: int, teacher_nfe: int, pairs: int, neighbour: bool) -> FitPlan:
     held_out = max(4, min(pairs // 7, 32))
     rivals = max(2, min(len(RIVALS), pairs // 5))
-    return FitPlan(nfe, teacher_nfe, pairs, held_out, rivals, min(2, 1 + pairs // 16))
+    grids = min(2, 1 + pairs // 16)
+    return FitPlan(nfe, teacher_nfe, pairs, held_out, rivals, grids, True, neighbour)
 
 
 def total_cost(plans: Sequence[FitPlan]) -> int:

@@ -311,12 +311,11 @@ def start_within(
     rivals = try_classics(asked, nfe, t_eps, val, recipes=recipes, **facts)
     if path is None:
         return _free_step(rivals[0], options)
-    if init is None:
-        grids = start_grids(denoiser.schedule, nfe, options)
-        trials = search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
-        trials += _on_kept_times(asked, nfe, train, val, path, distance, options)
-    else:
-        trials = [_neighbour(asked, init, nfe, t_eps, train, val, path, distance, options)]
+    grids = start_grids(denoiser.schedule, nfe, options)
+    trials = search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
+    trials += _on_kept_times(asked, nfe, train, val, path, distance, options)
+    if init is not None:
+        trials += _neighbours(asked, init, nfe, t_eps, train, val, path, distance, options)
     first = _best_of(trials)
     if rivals and not is_closer(first.losses, rivals[0].losses):
         first = rivals[0]
@@ -379,7 +378,7 @@ def times_like(init: Tableau, schedule: NoiseSchedule, nfe: int, t_eps: float) -
     return torch.from_numpy(np.interp(places, np.arange(init.nfe + 1), roots)).square()
 
 # %% ../../nbs/fitting/start.ipynb #starf030
-def _neighbour(
+def _neighbours(
     denoiser: Callable,
     init: Tableau,
     nfe: int,
@@ -389,15 +388,16 @@ def _neighbour(
     path: Trajectory,
     distance: Distance,
     options: FitOptions,
-) -> GridTrial:
-    "The solver `init` itself, or rows on times like its own; judged on `val`."
+) -> list[GridTrial]:
+    "Rows on times like those of `init`, and where it fits `init` itself; judged on `val`."
     schedule = denoiser.schedule
-    same = init.meta.get("schedule") in (None, schedule.config)
-    if init.nfe == nfe and same:
-        chart = to_chart(init, schedule)
-    else:
-        times = times_like(init, schedule, nfe, t_eps)
-        given = train.x_T, train.x_0, path, train.condition, None
-        chart = fit_rows(denoiser, times, *given, distance, options)
-    losses = sample_losses(denoiser, chart, val, distance)
-    return GridTrial(dict(kind="neighbour"), losses.mean().item(), chart, losses)
+    times = times_like(init, schedule, nfe, t_eps)
+    given = train.x_T, train.x_0, path, train.condition, None
+    found = dict(times=fit_rows(denoiser, times, *given, distance, options))
+    if init.nfe == nfe and init.meta.get("schedule") in (None, schedule.config):
+        found["solver"] = to_chart(init, schedule)
+    trials = []
+    for kept, chart in found.items():
+        losses = sample_losses(denoiser, chart, val, distance)
+        trials.append(GridTrial(dict(kept=kept), losses.mean().item(), chart, losses))
+    return trials

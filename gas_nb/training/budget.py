@@ -17,7 +17,7 @@ __all__ = ['plan_of', 'planned']
 # %% ../../nbs/training/budget.ipynb #e492e0c0
 def plan_of(config: TrainConfig, teacher: Teacher) -> FitPlan:
     "What the budget of `config` is spent on; ValueError for one that is too small for anything."
-    return plan_fit(config.budget, config.nfe, teacher.tableau.nfe)
+    return plan_fit(config.budget, config.nfe, teacher.tableau.nfe, bool(config.init))
 
 
 def planned(config: TrainConfig, teacher: Teacher) -> TrainConfig:
