@@ -78,9 +78,11 @@ class FitPlan:
         judged = self.held_out * n * (self.rivals + 1)
         if not self.pairs:
             return self.made + self.held_out * n * self.rivals
-        grids = self.grids + 1 + self.neighbour  # and the times that a projection keeps
-        start = self.begun * (self.teacher_nfe + n * grids) + 7 * n
-        start += self.held_out * n * (grids + self.neighbour)
+        tried = self.grids + 1  # and the times that a projection keeps
+        if self.neighbour:  # its times; the grids only where these are no good
+            tried = 1 if self.differentiated else tried + 1
+        start = self.begun * (self.teacher_nfe + n * tried) + 7 * n
+        start += self.held_out * n * (tried + self.neighbour)
         each = jacobian_cost(n) + n * (_WALKS + 1.5) if self.differentiated else 0
         return round(self.made + judged + start + self.pairs * each)
 

@@ -311,13 +311,14 @@ def start_within(
     rivals = try_classics(asked, nfe, t_eps, val, recipes=recipes, **facts)
     if path is None:
         return _free_step(rivals[0], options)
-    grids = start_grids(denoiser.schedule, nfe, options)
-    trials = search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
-    trials += _on_kept_times(asked, nfe, train, val, path, distance, options)
-    if init is not None:
-        trials += _neighbours(asked, init, nfe, t_eps, train, val, path, distance, options)
+    given = train, val, path, distance, options
+    trials = [] if init is None else _neighbours(asked, init, nfe, t_eps, *given)
+    if not trials or not _beats(_best_of(trials), rivals):
+        grids = start_grids(denoiser.schedule, nfe, options)
+        trials += search_grid(asked, nfe, t_eps, train, val, path, grids=grids, **facts)
+        trials += _on_kept_times(asked, nfe, *given)
     first = _best_of(trials)
-    if rivals and not is_closer(first.losses, rivals[0].losses):
+    if not _beats(first, rivals):
         first = rivals[0]
     begun = _with_differences(denoiser, _step_zero(first, 0, options), train, options)
     if not rivals:
@@ -350,6 +351,10 @@ def _on_kept_times(
 def _best_of(trials: list[GridTrial]) -> GridTrial:
     "The one of the least mean logarithm of its losses."
     return min(trials, key=lambda trial: trial.losses.clamp_min(1e-12).log().mean().item())
+
+
+def _beats(trial: GridTrial, rivals: list[GridTrial]) -> bool:
+    return not rivals or is_closer(trial.losses, rivals[0].losses)
 
 # %% ../../nbs/fitting/start.ipynb #starf27b
 def _free_step(free: GridTrial, options: FitOptions) -> FitStep:
