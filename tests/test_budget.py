@@ -13,9 +13,10 @@ from gas_nb.fitting.chart import Chart, to_chart
 from gas_nb.fitting.differences import differences_in_words, measure_differences, too_coarse
 from gas_nb.fitting.distance import Distance, evaluate
 from gas_nb.fitting.first_pass import corrected, differentiate, first_pass_step
-from gas_nb.fitting.plan import plan_fit, plan_fits, total_cost
+from gas_nb.fitting.plan import RIVALS, FitPlan, plan_fit, plan_fits, recipes_of, total_cost
 from gas_nb.fitting.sensitivities import evaluations_of, sensitivities
 from gas_nb.fitting.start import Memory, Outcome, times_like
+from gas_nb.metrics.distances import l1
 from gas_nb.schedule import NoiseSchedule
 from gas_nb.teacher import load_teacher
 from gas_nb.tableau import sample
@@ -65,6 +66,31 @@ def test_a_budget_that_holds_nothing_is_refused_with_the_smallest_that_does():
     for wrong in (0, -1, 1.5, "1500"):
         with pytest.raises(ValueError):
             plan_fit(wrong, 4, 20)
+
+
+def off(teacher, table, pairs):
+    """How far the samples of a solver are from the teacher's, per pair."""
+    found = teacher.sample(pairs.x_T, tableau=table, condition=pairs.condition)
+    return l1(found, pairs.x_0)
+
+
+def free_losses(teacher, nfe, pairs):
+    """Per pair, the losses of the training-free solvers that any plan tries."""
+    found = []
+    for recipe in recipes_of(FitPlan(nfe, 20, 0, 1, len(RIVALS))):
+        table = classic_tableau(schedule=teacher.schedule, nfe=nfe, t_eps=teacher.t_eps, **recipe)
+        found.append(off(teacher, table, pairs))
+    return found
+
+
+@pytest.mark.parametrize("nfe", [2, 3, 5, 8, 12, 16, 20])
+def test_whatever_the_budget_new_samples_are_no_worse_than_training_free_ones(digits, nfe):
+    pairs = make_pairs(digits, range(50_000, 50_200), "random")
+    best = min(free_losses(digits, nfe, pairs), key=torch.mean)
+    for budget in (50, 200, 500):
+        record, _ = spent_by(config(nfe=nfe, budget=budget), digits)
+        apart = off(digits, record.tableau, pairs) - best
+        assert apart.mean() <= 2 * apart.std() / len(apart) ** 0.5 + 1e-6
 
 
 @pytest.mark.parametrize("nfe", [2, 4, 8])
