@@ -503,7 +503,9 @@ def line_of(row: dict[str, Any], plain: dict[tuple, str], several: bool) -> str:
     entries = {
         "model": title,
         "what": what(row),
-        "batch": str(row["batch"]),
+        "batch": str(row["batch"])
+        if largest == row["batch"]
+        else f"{row['batch']}, once {largest}",
         "s/evaluation": number(row.get("seconds_per_evaluation"), ".4f"),
         "seconds in all": number(row.get("seconds"), ".2f"),
         "outside the network": number(row.get("outside"), ".0%"),
