@@ -42,13 +42,13 @@ from scale_models import MODELS, Model, build_network, build_pipeline, call_of
 
 from gas_nb import distil_solver
 from gas_nb.data import Pairs
-from gas_nb.fitting.plan import plan_fit
+from gas_nb.fitting.plan import FitPlan, plan_fit
 from gas_nb.runtime.files import write_json_atomic
 from gas_nb.teachers.base import RECIPE
 from gas_nb.teachers.diffusers import FLOW_RECIPE, PipelineTeacher
 from gas_nb.training import TrainConfig, train
 
-CHECKS = 60  # evaluations that checking a pipeline takes at most
+CHECKS = 45  # evaluations that checking a pipeline takes at most
 STEPS = 10  # of plain sampling
 GIB = 2**30
 
@@ -193,6 +193,12 @@ def sampling(bench: Bench, batch: int) -> dict[str, Any]:
     return row | dict(parameters=parameters, build_seconds=bench.build_seconds)
 
 
+def plan_of(model: Model, nfe: int, budget: int) -> FitPlan:
+    """What a budget is spent on; ValueError for one that is too small."""
+    recipe = FLOW_RECIPE if model.flow else RECIPE
+    return plan_fit(budget, nfe, recipe["nfe"])
+
+
 def distil(bench: Bench, nfe: int, budget: int) -> dict[str, Any]:
     """A solver, as a user asks for one."""
 
@@ -202,10 +208,9 @@ def distil(bench: Bench, nfe: int, budget: int) -> dict[str, Any]:
 
     solver, row = bench.watched(run)
     (figures,) = solver.figures
-    spent = solver.card["evaluations"]
-    recipe = FLOW_RECIPE if solver.schedule.config["kind"] == "flow" else RECIPE
-    plan = plan_fit(budget, nfe, recipe["nfe"])
-    row |= dict(budgeted=spent, checks=row["evaluations"] - spent, teacher_nfe=plan.teacher_nfe)
+    spent, plan = solver.card["evaluations"], plan_of(bench.model, nfe, budget)
+    row |= dict(budgeted=spent, checks=row["evaluations"] - spent)
+    row |= dict(schedule=solver.schedule.config["kind"], planned=plan.cost)
     row |= dict(pairs=plan.pairs, differentiated=plan.pairs > 0 and plan.differentiated)
     kept = ("l1", "training_free", "training_free_l1", "difference_steps")
     return row | {name: figures[name] for name in kept}
@@ -313,7 +318,8 @@ def distil_cells(name: str, nfes: list[int], budget: int) -> list[Cell]:
     for nfe in nfes:
         key = dict(model=name, kind="distil", nfe=nfe, budget=budget)
         work = partial(distil, nfe=nfe, budget=budget)
-        found.append(Cell(key, work, 1.3 * (budget + CHECKS)))
+        expected = plan_of(MODELS[name], nfe, budget).cost + CHECKS
+        found.append(Cell(key, work, 1.2 * expected))
     return found
 
 
@@ -539,8 +545,7 @@ def extrapolated(cells: list[dict], left_out: list[dict]) -> list[dict]:
     for model, nfe, budget in sorted(wanted - there):
         like = [c for c in ran if (c["model"], c["nfe"]) == (model, nfe)]
         largest = max(like, key=lambda c: c["budget"])
-        planned = plan_fit(budget, nfe, largest["teacher_nfe"]).cost
-        evaluations = planned + largest["checks"]
+        evaluations = plan_of(MODELS[model], nfe, budget).cost + largest["checks"]
         said = f"EXTRAPOLATED from the budget of {largest['budget']:,}"
         why = reasons.get((model, nfe, budget))
         kept = ("model", "kind", "nfe", "device", "batch", "seconds_per_evaluation")
@@ -615,6 +620,8 @@ def main(argv: list[str] | None = None) -> None:
     a = arguments(argv)
     if not (a.dry or a.report or torch.cuda.is_available()):
         raise ValueError("no CUDA GPU: run on one, or pass --dry for tiny networks on the CPU")
+    for name in a.models:
+        cells_of(name, a, time.monotonic)  # ValueError for a budget that is too small for any
     end = time.monotonic() + 60 * a.total
     a.out.mkdir(parents=True, exist_ok=True)
     if any(row["dry"] != a.dry for row in read_cells(a.out)) and not a.report:

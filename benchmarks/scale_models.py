@@ -37,6 +37,12 @@ class Model:
     options: dict[str, Any] = field(default_factory=dict)  # of the pipeline
 
     @property
+    def flow(self) -> bool:
+        """Whether it is a flow, whose teacher takes more steps."""
+        name, options = self.scheduler
+        return name.startswith("FlowMatch") or options.get("use_flow_sigmas", False)
+
+    @property
     def at_once(self) -> int:
         """Of `asked` those that go to the network in one call."""
         return 1 if self.pipeline == "WanPipeline" else self.asked

@@ -43,6 +43,8 @@ def test_a_dry_run_goes_through_every_model(dry, name):
     (distilled,) = [cell for cell in cells if cell["kind"] == "distil"]
     assert distilled["budgeted"] <= 150 and 0 < distilled["checks"] <= scale.CHECKS
     assert distilled["evaluations"] == distilled["budgeted"] + distilled["checks"]
+    assert (distilled["schedule"] == "flow") == MODELS[name].flow
+    assert distilled["budgeted"] <= distilled["planned"] + 10
     rows = distilled["evaluations"] * MODELS[name].asked
     assert rows >= distilled["network_calls"] * MODELS[name].at_once
     assert 0 < distilled["network_seconds"] < distilled["seconds"]
@@ -79,6 +81,45 @@ def test_the_table_has_a_row_for_everything(dry):
     guessed = [row for row in rows if "budget 1,500" in row["what"]]
     assert len(guessed) == len(MODELS)
     assert all(row["remark"].startswith("EXTRAPOLATED from the budget of 150") for row in guessed)
+
+
+def test_memory_of_a_gpu_stands_beside_that_of_plain_sampling(dry):
+    _, results = dry
+    peaks = dict(sampling=5.0, distil=12.34)
+    cells = [c for c in results["cells"] if c["model"] == "flux"]
+    cells = [c | dict(device="one GPU", peak_gib=peaks[c["kind"]]) for c in cells]
+    (row,) = [r for r in rows_of(scale.table(cells, [])) if "budget 150" in r["what"]]
+    assert row["peak memory, GiB"] == "12.3" and row["plain sampling, GiB"] == "5.0"
+    cells[0]["device"] = "another GPU"
+    found = rows_of(scale.table(cells, []))
+    assert {row["model"].partition(", ")[2] for row in found} == {"one GPU", "another GPU"}
+
+
+class Marks:
+    """Events of CUDA, a second apart."""
+
+    count = 0
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        Marks.count += 1
+        self.at = Marks.count
+
+    def elapsed_time(self, later):
+        return 1000.0 * (later.at - self.at)
+
+
+def test_time_in_the_network_is_that_of_the_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Marks)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    net = torch.nn.Linear(2, 2)
+    watch = scale.Watch(net)
+    watch.device = torch.device("cuda")
+    for rows in (1, 1, 4):
+        net(torch.zeros(rows, 2))
+    assert watch.seconds() == 3.0 and watch.rows == 6 and watch.sizes == {1: 2, 4: 1}
 
 
 def test_what_is_there_is_not_run_again(dry, monkeypatch):
@@ -145,6 +186,8 @@ def test_real_and_dry_cells_stay_apart(dry, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ValueError, match="give another"):
         scale.main(["--out", str(folder)])
+    with pytest.raises(ValueError, match="budget=20.*give more"):
+        scale.main(["--dry", "--out", str(folder), "--budgets", "20"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="no CUDA GPU.*--dry"):
         scale.main(["--out", str(folder)])
