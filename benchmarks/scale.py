@@ -6,8 +6,9 @@ FLUX.1-dev and Wan 2.1, in bfloat16 on one GPU.
 
 The networks have the published configurations and random weights, so that nothing is downloaded:
 time and memory are those of the real models, quality is not. Text encoders and decoders are left
-out; the calls pass embeddings of the right shapes. An evaluation is one answer of the pipeline,
-guidance included, which asks some networks twice.
+out; the one call passes embeddings of the right shapes. An evaluation is one answer of the
+pipeline, guidance included, which asks some networks twice. On a GPU the time in the network is
+that between two marks on its stream.
 
 `distil` cells are `distil_solver(pipe, nfe=..., budget=...)` as a user calls it, its first checks
 of the pipeline included; `sampling` cells are the pipeline itself. `recipe` cells are steps of the
@@ -113,8 +114,9 @@ def peak(device: torch.device) -> float | None:
 
 
 def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, dict[str, Any]]:
-    """What `work` returns, its seconds and its peak memory."""
-    release(device)
+    """What `work` returns, its seconds and its peak memory. torch keeps the memory that it holds
+    ready: asking the driver again would take time that is not the work's."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -127,13 +129,10 @@ def timed(device: torch.device, work: Callable[[], Any]) -> tuple[Any, dict[str,
 
 @dataclass
 class Bench:
-    """A model that is built, and where its cells go."""
+    """A model that is built, and what it is called with."""
 
-    name: str
     model: Model
-    dry: bool
     device: torch.device
-    dtype: torch.dtype
     pipe: Any
     call: dict[str, Any]
     watch: Watch
@@ -168,7 +167,7 @@ def build(name: str, dry: bool, device: torch.device, dtype: torch.dtype) -> Ben
     pipe, row = timed(device, make)
     net = getattr(pipe, model.part)
     call = call_of(model, dry, device, dtype)
-    return Bench(name, model, dry, device, dtype, pipe, call, Watch(net), row["seconds"])
+    return Bench(model, device, pipe, call, Watch(net), row["seconds"])
 
 
 # The cells ------------------------------------------------------------------------------------
@@ -249,7 +248,9 @@ def _any_pairs(teacher: PipelineTeacher, n: int) -> tuple[Pairs, Pairs]:
     return Pairs(torch.arange(n + 1), x_T, x_0, labels).split(1)
 
 
-def recipe(bench: Bench, nfe: int, checkpointing: bool, batches, left) -> dict[str, Any]:
+def recipe(
+    bench: Bench, nfe: int, checkpointing: bool, batches: list[int], left: Callable[[], float]
+) -> dict[str, Any]:
     """Steps of the published recipe with ever larger batches, while they fit."""
     net, rows = getattr(bench.pipe, bench.model.part), []
     if checkpointing:
