@@ -142,7 +142,7 @@ outputs: $(STAMP) ## run chapters and store what they print and draw (ARGS=nbs/f
 	$(BIN)/python tools/store_outputs.py $(ARGS)
 	$(BIN)/python tools/export.py
 
-bench: $(STAMP) ## run a benchmark (BENCH=sampling, distillation, high_nfe, teacher_ablation or app_load; ARGS='...')
+bench: $(STAMP) ## run a benchmark (BENCH=sampling, distillation, high_nfe, teacher_ablation, app_load or scale; ARGS='...')
 	$(BIN)/python "benchmarks/$(BENCH).py" $(ARGS)
 
 hooks: $(STAMP) ## let git merge notebooks cell by cell in this clone

@@ -138,6 +138,17 @@ def test_a_sweep_reaches_the_results_and_the_front_page_once(tmp_path, results, 
     )
 
 
+def test_what_large_models_cost_is_published_unless_it_was_a_dry_run(tmp_path):
+    results = tmp_path / "results.json"
+    told = ["no-runs", "--root", str(tmp_path), "--scale", str(results)]
+    results.write_text(json.dumps(dict(dry=True)))
+    with pytest.raises(ValueError, match="dry run: give the results of a run on a GPU"):
+        main(told)
+    results.write_text(json.dumps(dict(dry=False, heading="one GPU", table="| model |")))
+    assert main(told) == 0
+    assert json.loads((tmp_path / "nbs" / "results" / "scale.json").read_text())["dry"] is False
+
+
 def test_published_figures_are_complete_and_named_with_their_source():
     paper = json.loads((ROOT / "nbs" / "results" / "paper.json").read_text())
     assert "2510.17699" in paper["source"] and paper["figure"] == "FID"
@@ -156,7 +167,7 @@ def test_published_figures_are_complete_and_named_with_their_source():
 def test_stored_results_of_our_own_come_from_sweeps():
     for path in (ROOT / "nbs" / "results").glob("*.json"):
         found = json.loads(path.read_text())
-        if path.stem != "paper":
+        if path.stem not in ("paper", "scale"):
             known = {"teacher", *training_free_rows(), *LEARNED}
             assert found["provenance"]["date"]
             assert {r["solver"] for r in found["summary"]} <= known

@@ -6,6 +6,7 @@ those named with `--teacher`. A short table goes into nbs/index.ipynb between th
 results: TEACHER -->` and `<!-- end -->`, if there are such; README.md is made from that notebook.
 Then nbs/results.ipynb, which has every table in full, is run and keeps its outputs, so that it can
 be read where nothing runs. Only what a sweep has measured is written. Run by `make results`.
+`--scale runs/scale/results.json` publishes what benchmarks/scale.py has measured on a GPU.
 """
 
 import argparse
@@ -119,6 +120,14 @@ def publish(folder: Path, root: Path) -> str:
     return teacher
 
 
+def publish_scale(file: Path, root: Path) -> None:
+    """Publish the results of benchmarks/scale.py; ValueError for those of a dry run."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if found["dry"]:
+        raise ValueError(f"{file} comes from a dry run: give the results of a run on a GPU")
+    write_json_atomic(root / "nbs" / "results" / "scale.json", found)
+
+
 def execute(notebook: Path) -> None:
     """Run a notebook in its folder and store its outputs."""
     nb = nbformat.read(notebook, as_version=4)
@@ -147,18 +156,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--root", type=Path, default=ROOT, help="root of the project (default: this one)"
     )
+    parser.add_argument("--scale", type=Path, help="results.json of benchmarks/scale.py")
     args = parser.parse_args(argv)
+    if args.scale:
+        publish_scale(args.scale, args.root)
+        print(f"scale: {args.scale}")
     folders = [p.parent for p in sorted(args.runs.glob("sweep-*/results.json"))]
     folders = [
         f for f in folders if not args.teacher or f.name.removeprefix("sweep-") in args.teacher
     ]
     for folder in folders:
         print(f"{publish(folder, args.root)}: {folder}")
-    if not folders:
+    if not folders and not args.scale:
         print(f"no finished sweep in {args.runs}: run `make sweep` first", file=sys.stderr)
     elif (notebook := args.root / "nbs" / "results.ipynb").exists():
         execute(notebook)
-    return 0 if folders else 1
+    return 0 if folders or args.scale else 1
 
 
 if __name__ == "__main__":
