@@ -29,6 +29,7 @@ _LATER = (1, 5, 2, 0, 4, 3)  # their order for solvers of more than a few evalua
 _FEW = 5  # evaluations up to which late times come earlier
 _POWERS = {True: (2.5, 2.0), False: (1.75, 2.0)}  # grids to begin with, if few or not
 _START = 8  # pairs that they are tried on
+_ROWS = ((32, 8), (24, 6), (16, 5), (12, 4), (8, 4), (6, 3), (4, 2), (3, 1))
 _CHOICES = ((16, 6), (8, 6), (8, 4), (4, 4), (4, 3), (2, 3), (2, 2), (1, 2), (1, 1))
 _CLOSING = 2  # steps on what is remembered when all pairs have been seen, at most
 _WALKS = 2.5  # runs of all pairs that the steps on growing numbers of them take
@@ -64,7 +65,7 @@ class FitPlan:
     @property
     def begun(self) -> int:
         "Pairs that the start makes itself, as it follows the teacher's run of them."
-        return min(_START, self.pairs)
+        return min(_START, self.pairs) if self.differentiated else self.pairs
 
     @property
     def made(self) -> int:
@@ -134,7 +135,7 @@ def plan_fits(
         plans = [_fitted(nfe, teacher_nfe, pairs, neighbour) for nfe in nfes]
         if total_cost(plans) <= budget:
             return plans
-    for pairs, held_out in ((_START, 4), (6, 3), (4, 2), (3, 1)):
+    for pairs, held_out in _ROWS:
         few = pairs, held_out, 2, 1, False, neighbour
         plans = [FitPlan(nfe, teacher_nfe, *few) for nfe in nfes]
         if total_cost(plans) <= budget:
