@@ -25,7 +25,7 @@ RIVALS: tuple[dict[str, Any], ...] = (
     dict(solver="ipndm", spacing="logSNR", order=3),
     dict(solver="unipc", spacing="logSNR", order=3),
 )
-_LATER = (1, 5, 2, 0, 4, 3)  # their order for solvers of more than a few evaluations
+_LATER = (2, 1, 5, 4, 0, 3)  # their order for solvers of more than a few evaluations
 _FEW = 5  # evaluations up to which late times come earlier
 _POWERS = {True: (2.5, 2.0), False: (1.75, 2.0)}  # grids to begin with, if few or not
 _START = 8  # pairs that they are tried on
