@@ -26,6 +26,7 @@ RIVALS: tuple[dict[str, Any], ...] = (
     dict(solver="unipc", spacing="logSNR", order=3),
 )
 _LATER = (2, 1, 5, 4, 0, 3)  # their order for solvers of more than a few evaluations
+_NEAR = (5, 2, 1, 4, 0, 3)  # and for those of nearly as many as the teacher's
 _FEW = 5  # evaluations up to which late times come earlier
 _POWERS = {True: (2.5, 2.0), False: (1.75, 2.0)}  # grids to begin with, if few or not
 _START = 8  # pairs that they are tried on
@@ -90,14 +91,15 @@ class FitPlan:
 # %% ../../nbs/fitting/plan.ipynb #planopts
 def recipes_of(plan: FitPlan) -> tuple[dict[str, Any], ...]:
     "The training-free solvers that are tried."
-    ranked = RIVALS if plan.nfe <= _FEW else [RIVALS[place] for place in _LATER]
-    if plan.nfe >= plan.teacher_nfe:
-        ranked = RIVALS[::-1]
+    places: Sequence[int] = range(len(RIVALS))
+    if plan.nfe > _FEW:
+        places = _LATER
+    if 4 * plan.nfe >= 3 * plan.teacher_nfe:
+        places = _NEAR
     highest = 2 if plan.nfe <= 4 else 3
     most = min(highest, plan.nfe)
-    return tuple(
-        recipe | dict(order=min(recipe["order"], most)) for recipe in ranked[: plan.rivals]
-    )
+    ranked = [RIVALS[place] for place in places[: plan.rivals]]
+    return tuple(recipe | dict(order=min(recipe["order"], most)) for recipe in ranked)
 
 
 def options_of(plan: FitPlan, given: FitOptions = FitOptions()) -> FitOptions:
