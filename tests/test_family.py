@@ -18,6 +18,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from gas_nb.classic import classic_tableau
 from gas_nb.data import make_pairs
+from gas_nb.exchange import portable
 from gas_nb.fitting.chart import to_chart
 from gas_nb.fitting.family import Family, family_of, load_tableau, read_solver
 from gas_nb.front import distil_solver, join_solvers, load_solver
@@ -259,6 +260,24 @@ assert "gas_nb" not in sys.modules
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_whole_times_alone_are_those_of_a_rung(tmp_path):
+    made = family(SD, prediction="epsilon")
+    GASScheduler.from_tableau(made, integer_timesteps=True).save_pretrained(tmp_path)
+    ours = GASScheduler.from_pretrained(tmp_path)
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
+    alone = portable.GASScheduler.from_config(config)
+    for value in (1.0, 3.0, 8.0):
+        torch.testing.assert_close(
+            loop(alone, X_T, guidance=value), loop(ours, X_T, guidance=value)
+        )
+    for value in (1.1, 2.0, 5.0):
+        alone.set_timesteps(4, guidance=value)
+        ours.set_timesteps(4, guidance=value)
+        assert alone.timesteps.dtype == torch.int64
+        near = (alone.timesteps - ours.timesteps).abs()
+        assert (near <= 0.1 * ours.timesteps + 2).all()
 
 
 def ask(pipe, **said):

@@ -118,15 +118,19 @@ def mixed(parts: list[Numbers], weights: list[float]) -> Numbers:
 @dataclass(frozen=True, eq=False)
 class Rungs:
     """Numbers of one solver at rising `values` of `input`, guidance or shift; from one fitted value
-    to the next it takes `each` rungs."""
+    to the next it takes `each` rungs. `whole`: the network's times are whole numbers."""
 
     input: str
     values: list[float]
     numbers: list[Numbers]
     each: int
+    whole: bool = False
 
     def at(self, value: float) -> Numbers:
-        "Those for a value between the first and the last."
+        "Those for a value between the first and the last; whole times: of the nearest rung."
+        if self.whole:
+            nearest = min(self.values, key=lambda one: abs(math.log(one / value)))
+            return self.numbers[self.values.index(nearest)]
         fitted = self.values[:: self.each]
         interval = sum(value > one for one in fitted[1:-1])
         part = slice(interval * self.each, (interval + 1) * self.each + 1)
@@ -147,7 +151,8 @@ def read_rungs(entry: Mapping) -> Rungs | None:
     rungs = said["rungs"]
     numbers = [read_numbers(one) for one in rungs["solvers"]]
     values = [float(value) for value in rungs["values"]]
-    return Rungs(str(said["input"]), values, numbers, int(rungs["each"]))
+    whole = bool(rungs.get("whole"))
+    return Rungs(str(said["input"]), values, numbers, int(rungs["each"]), whole)
 
 # %% ../../nbs/exchange/portable.ipynb #exq02pln
 class Plan:

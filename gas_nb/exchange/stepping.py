@@ -174,7 +174,8 @@ def write_rungs(numbers: FamilyNumbers) -> dict[str, Any]:
         values += [low * (high / low) ** part for part in parts]
     values.append(family.values[-1])
     rungs = [_rung(numbers, value) for value in values]
-    return dict(each=_EACH, values=values, solvers=rungs)
+    whole = bool(numbers.form.get("integers"))
+    return dict(each=_EACH, whole=whole, values=values, solvers=rungs)
 
 
 def _rung(numbers: FamilyNumbers, value: float) -> dict[str, Any]:
