@@ -199,11 +199,9 @@ def join_solvers(
         by_value = {value: solvers[value].tableaus[nfe] for value in values}
         tableaus[nfe] = family_of(input, by_value, default)
     figures = [row | {input: value} for value in values for row in solvers[value].figures]
-    spent = {name: sum(one.card.get(name, 0) for one in solvers.values()) for name in _SPENT}
+    summed = ("evaluations", "budget")
+    spent = {name: sum(one.card.get(name, 0) for one in solvers.values()) for name in summed}
     return replace(first, tableaus=tableaus, figures=figures, card=first.card | spent)
-
-
-_SPENT = ("evaluations", "budget")
 
 # %% ../nbs/front.ipynb #c4d9dd5c
 def _sides(teacher: Teacher, table: Tableau) -> dict[str, Any]:

@@ -601,7 +601,7 @@ def nfe_of(numbers: Mapping[int, Any], wanted: Any, nearest: bool = False) -> in
 # %% ../../nbs/exchange/portable.ipynb #exq12ask
 _UNSAID = (
     "these solvers were fitted for {input} {low:g} to {high:g}, but nothing says which is asked: "
-    "the one in the middle is taken"
+    "the one that stands for them is taken"
 )
 
 
