@@ -206,9 +206,9 @@ def milliseconds(teacher: Teacher, batch: int = 64, repeats: int = 15) -> dict:
 def figures_table(figures: dict) -> str:
     """How close the samples are to real images, whose class they have, what a call costs."""
     d, g, p = (figures[k] for k in ("distribution", "guided", "price"))
-    guided = f"the same with the built-in guidance taken back, by guidance {g['scale']:.3g}"
-    if g["scale"] > 1:
-        guided = f"the same under guidance {g['scale']:g}"
+    guided = f"the same under guidance {g['scale']:g}"
+    if g["scale"] < 1:
+        guided = f"the same with the built-in guidance taken back, by guidance {g['scale']:.3g}"
     features = f"classifier features (not FID), {d['n']:,} samples"
     call = f"a call on {p['batch']} images, {p['threads']} {p['device'].upper()} threads"
     rows = [
@@ -291,6 +291,12 @@ model lacks too.
 """
 
 
+def guided_interval(training: dict) -> tuple[int, int] | None:
+    """The timesteps (first, one after the last) guidance was built into; None: all of them."""
+    interval = tuple(training.get("guidance_interval") or (0, 1000))
+    return None if interval == (0, 1000) else interval
+
+
 def seen_in_training(training: dict) -> str:
     """Images and steps of every training of the weights, the first one first, in words."""
     told = []
@@ -298,6 +304,8 @@ def seen_in_training(training: dict) -> str:
         config = stage["config"]
         scale = config.get("guidance_scale", 1.0)
         built_in = "" if scale == 1 else f", guidance {scale:g} built into the labelled predictions"
+        if interval := guided_interval(stage):
+            built_in += f" of timesteps {interval[0]} to {interval[1] - 1}"
         told.append(
             f"{stage['images_seen']:,} images in {stage['steps_done']:,} steps of "
             f"{config['batch_size']} ({config['precision']}{built_in})"
