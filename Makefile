@@ -114,8 +114,8 @@ app: $(STAMP) ## start the Gradio app
 solvers: $(STAMP) ## distil the solvers that ship with the package (ARGS='--nfe 4 6 --teacher digits')
 	$(BIN)/python tools/make_solvers.py $(ARGS)
 
-# The two trainings behind the shipped weights, one after the other. A stopped one goes on where it was.
-teacher: $(STAMP) ## train the fmnist teacher anew, into OUT/fmnist-guided/weights (hours on a CPU; ARGS='-p device cuda')
+# The recipe on a CPU: two trainings, one after the other. A stopped one goes on where it was.
+teacher: $(STAMP) ## train a teacher like fmnist, into OUT/fmnist-guided/weights (hours on a CPU; ARGS='-p device cuda')
 	@mkdir -p "$(OUT)"
 	$(BIN)/papermill nbs/examples/fmnist_teacher/train.ipynb "$(OUT)/fmnist.ipynb" --log-output --no-progress-bar -p precision bfloat16 $(ARGS) \
 	  -p output_dir "$(OUT)/fmnist"
