@@ -250,6 +250,7 @@ def steps_table(recipe: dict) -> str:
     return "\n".join(lines)
 
 
+_NOTEBOOK = "nbs/examples/fmnist_teacher/train.ipynb"
 _CARD = """---
 {header}
 ---
@@ -259,8 +260,7 @@ _CARD = """---
 A `UNet2DModel` of {parameters:,} parameters that predicts the noise in 32x32 grey images of
 Fashion-MNIST, given one of ten classes or none (label 10). Made to be the teacher of few-step
 solvers in gas_nb: small enough to be called thousands of times on a CPU. {seen}
-Seed and all settings are in `training.json`, and `nbs/examples/fmnist_teacher/train.ipynb` trains
-it.
+Seeds and all settings are in `training.json`; {program} trained it.
 
 ![a hundred samples that were not chosen](samples.png)
 
@@ -333,4 +333,5 @@ def card_text(figures: dict, training: dict, class_names: Sequence[str]) -> str:
         real_gap=figures["neighbours"]["real"],
         parameters=training["parameters"],
         seen=seen_in_training(training),
+        program=f"`{training.get('ran', {}).get('program', _NOTEBOOK)}`",
     )
