@@ -23,7 +23,7 @@ BENCH ?= sampling
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint types format check notebooks pytest slow lab app solvers teacher card pictures export readme outputs bench hooks clean
+.PHONY: help train sweep results test lint types format check notebooks pytest slow package lab app solvers teacher card pictures export readme outputs bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -104,6 +104,9 @@ pytest: $(STAMP)
 
 slow: $(STAMP) ## the tests marked slow, which `make test` leaves out (CI runs both)
 	$(BIN)/python -m pytest --run-slow -m slow $(PYTEST_ARGS)
+
+package: $(STAMP) ## build wheel and sdist, install them into an environment of their own and use them there
+	$(BIN)/python tools/check_package.py $(ARGS)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir="$(CURDIR)" nbs/index.ipynb $(ARGS)

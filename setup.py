@@ -10,6 +10,8 @@ config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 readme = here / "README.md"
+TAIL = "_requirements"
+extras = {key.removesuffix(TAIL): cfg[key].split() for key in cfg if key.endswith(TAIL)}
 
 setup(
     name=cfg["lib_name"],
@@ -38,7 +40,8 @@ setup(
         ]
     },
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require=extras,
+    entry_points={"console_scripts": cfg["console_scripts"].split()},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Intended Audience :: Developers",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from .drive import Finished, console, drive_each, each_nfe, training_free  # noqa: F401
-from .runtime.processes import is_main, leave, processes, start, stop
+from .runtime.processes import leave, processes, start, stop
+from .runtime.programs import errors_in_words, option_parser
 
 _all_ = ["training_free"]  # once written here
 
@@ -65,30 +66,21 @@ def _numbers(text: str) -> int | list[int]:
     return found[0] if len(found) == 1 else found
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     about = "Distil a few-step solver and judge it."
-    parser = argparse.ArgumentParser("gas_nb.distil", description=about)
-    for name, (default, text) in PARAMETERS.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=_numbers if name == "nfe" else type(default),
-            default=default,
-            metavar=name.upper(),
-            help=f"{text} (default: {default!r})",
-        )
-    return parser
+    example = f"{prog} --nfe 4,8 --teacher digits"
+    return option_parser(prog, about, PARAMETERS, example, nfe=_numbers)
 
 # %% ../nbs/foundations/distil.ipynb #distilmain
-def main(arguments: list[str] | None = None) -> None:
-    "`python -m gas_nb.distil`: one run; exit status 2 and one line for a wrong value."
-    parser = _parser()
-    settings = vars(parser.parse_args(arguments))
+def main(arguments: list[str] | None = None, prog: str = "gas_nb.distil") -> None:
+    """`python -m gas_nb.distil`: one run. What goes wrong is one line and an exit status, as
+    gas_nb.runtime.programs has them."""
+    settings = vars(_parser(prog).parse_args(arguments))
     try:
-        if processes() > 1:
-            start(cpu=settings["device"] == "cpu")
-        distil(settings)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n" if is_main() else None)
+        with errors_in_words(prog):
+            if processes() > 1:
+                start(cpu=settings["device"] == "cpu")
+            distil(settings)
     finally:
         stop()
 

@@ -1,8 +1,11 @@
 """Other people's files, other people's tools: the public names of `gas_nb.exchange`."""
 
+from gas_nb.runtime.extras import needs
+
 # diffusers reads the module of a scheduler from a saved pipeline (model_index.json says
 # gas_nb.interop), and looks for the base class beside it.
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
+with needs("diffusers"):
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from gas_nb.exchange import (
     GASScheduler,

@@ -1,8 +1,9 @@
-"""The names of the sweeps in one place, and `python -m gas_nb.sweep`: one job of a sweep."""
+"""The names of the sweeps in one place, and `python -m gas_nb.sweep`: a sweep, or a job of one."""
 
 import sys
 
 from gas_nb.runs import finished_run
+from gas_nb.sweeps.command import main
 from gas_nb.sweeps.config import (
     DEFAULT_SPACING,
     LEARNED,
@@ -20,7 +21,6 @@ from gas_nb.sweeps.runner import (
     best_spacing,
     exact_teacher,
     load_sweep,
-    main,
     run_job,
     train_solvers,
     trained,

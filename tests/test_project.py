@@ -50,6 +50,7 @@ LAYERS = (
     {"distil", "front", "sweep", "sweeps"},
     {"figures"},
     {"app"},
+    {"command"},
 )
 FRONT_ONLY = {"gradio", "plotly", "ipywidgets", "anywidget"}
 FRONT = {"figures", "app"}
@@ -172,18 +173,94 @@ def layer(module: str) -> int:
 # --- settings and packaging
 
 
-def test_environment_yml_requires_what_settings_ini_requires():
+def extras() -> dict[str, list[str]]:
+    """The requirements of each extra, those of extras that it names put in their place."""
+    tail = "_requirements"
     cfg = settings()
-    wanted = cfg["requirements"].split() + cfg["dev_requirements"].split()
+    listed = {k.removesuffix(tail): v.split() for k, v in cfg.items() if k.endswith(tail)}
+
+    def of(name: str) -> list[str]:
+        found = []
+        for text in listed[name]:
+            own = re.fullmatch(r"gas_nb\[([\w,]+)\]", text)
+            found += [r for one in own[1].split(",") for r in of(one)] if own else [text]
+        return list(dict.fromkeys(found))
+
+    return {name: of(name) for name in listed}
+
+
+def test_environment_yml_installs_what_settings_ini_requires():
     dependencies = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pip = next(entry["pip"] for entry in dependencies if isinstance(entry, dict))
-    assert [line for line in pip if not line.startswith("-")] == wanted
-    assert "-e ." in pip and "-c constraints.txt" in pip
+    assert pip == ["-c constraints.txt", "-e .[dev]"]
     python = next(
         entry for entry in dependencies if isinstance(entry, str) and entry.startswith("python=")
     )
     version = tuple(map(int, python.removeprefix("python=").split(".")))
-    assert version >= tuple(map(int, cfg["min_python"].split(".")))
+    assert version >= tuple(map(int, settings()["min_python"].split(".")))
+
+
+def test_extras_are_those_of_the_readme_and_dev_has_them_all():
+    found = extras()
+    assert set(found) == {"diffusers", "notebooks", "app", "eval", "all", "dev"}
+    for name, wanted in found.items():
+        assert set(wanted) <= set(found["dev"]) and (
+            name == "dev" or set(wanted) <= set(found["all"])
+        )
+    core = {Requirement(text).name for text in settings()["requirements"].split()}
+    assert core == {"torch", "numpy", "safetensors", "scikit-learn", "filelock"}
+
+
+def test_requirements_are_ranges_and_a_package_has_one():
+    """An exact version would clash with other people's; constraints.txt has those."""
+    ranges: dict[str, set[str]] = {}
+    for text in [*settings()["requirements"].split(), *extras()["dev"]]:
+        requirement = Requirement(text)
+        ranges.setdefault(requirement.name, set()).add(str(requirement.specifier))
+        assert all(part.operator != "==" for part in requirement.specifier), text
+    assert {name: found for name, found in ranges.items() if len(found) > 1} == {}
+
+
+INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "pillow"}
+
+
+def test_what_modules_import_is_required():
+    """What the core imports without an extra it requires; everything else comes with one."""
+    core = {Requirement(text).name for text in settings()["requirements"].split()}
+    everything = core | {Requirement(text).name for text in extras()["all"]}
+    own = {"gas_nb", *sys.stdlib_module_names}
+    for path in [*MODULES, *LIB.rglob("*/__init__.py")]:
+        names = {full.split(".")[0] for full in imports(path)} - own
+        if path.parent.name == "figures":
+            names -= {"IPython"}  # ipywidgets brings it
+        lost = {INSTALLED_AS.get(name, name) for name in names} - everything
+        assert not lost, f"{path.relative_to(ROOT)} imports {sorted(lost)}: no extra has them"
+
+
+def test_the_core_imports_without_any_extra():
+    """The front door's names of the core, and every room that a solver and its fit need."""
+    blocked = "diffusers huggingface_hub transformers accelerate PIL gradio plotly ipywidgets"
+    code = f"import sys\nfor name in '{blocked} IPython pandas torchvision lpips'.split():\n"
+    code += "    sys.modules[name] = None\n"
+    code += "import gas_nb, gas_nb.distil, gas_nb.command, gas_nb.evaluation, gas_nb.teacher\n"
+    code += "for name in gas_nb.__all__:\n    try: getattr(gas_nb, name)\n"
+    code += "    except ModuleNotFoundError as error: print(name, error)\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    refused = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert set(refused) == PIPELINES_ONLY
+    assert set(refused.values()) == {"diffusers is not installed: pip install 'gas_nb[diffusers]'"}
+
+
+PIPELINES_ONLY = {
+    "Distilled",
+    "GASScheduler",
+    "distil_solver",
+    "join_solvers",
+    "load_published_checkpoint",
+    "load_solver",
+    "shipped_scheduler",
+}
 
 
 def test_constraints_pin_every_requirement_and_agree_with_it():
@@ -200,8 +277,7 @@ def test_constraints_pin_every_requirement_and_agree_with_it():
             f"constraints.txt: {line!r}: torch brings its CUDA libraries itself"
         )
         pins[name.lower().replace("_", "-")] = version
-    cfg = settings()
-    for text in cfg["requirements"].split() + cfg["dev_requirements"].split():
+    for text in settings()["requirements"].split() + extras()["dev"]:
         requirement = Requirement(text)
         name = requirement.name.lower().replace("_", "-")
         assert name in pins, f"constraints.txt does not pin {text}"

@@ -4,6 +4,12 @@ Public names of the chapters in nbs/app and of nbs/05_app.ipynb, under one roof.
 `python -m gas_nb.app` serves the page.
 """
 
+from gas_nb.runtime.extras import needs
+
+with needs("app"):
+    import gradio  # noqa: F401
+    import plotly  # noqa: F401
+
 from .answer import Cell, classic_for, find_tableau, generate, run_cell
 from .ask import (
     DEFAULT,

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -26,6 +27,7 @@ from .tabs.tradeoff import tradeoff_tab
 from .tabs.train import train_tab
 from .teachers import embedded_titles
 from .workbench import Workbench, first_question
+from ..runtime.programs import errors_in_words
 
 # %% auto #0
 __all__ = ['INTRO', 'build', 'check_address', 'warm_up', 'main']
@@ -78,9 +80,9 @@ def build(
     return demo.queue(max_size=100, default_concurrency_limit=4)
 
 # %% ../../nbs/05_app.ipynb #app-page-parser
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     about = "Compare few-step solvers in the browser."
-    parser = argparse.ArgumentParser("gas_nb.app", description=about)
+    parser = argparse.ArgumentParser(prog, description=about)
     host = "address to listen on; 0.0.0.0 for all (default: %(default)s)"
     share = "ask Gradio for a public address (needs a network)"
     teacher = "one more teacher: a diffusers pipeline's folder or hub id, an EDM file"
@@ -138,25 +140,24 @@ def warm_up(bench: Workbench) -> None:
         in_words(error)
 
 # %% ../../nbs/05_app.ipynb #app-page-main
-def main(arguments: Sequence[str] | None = None) -> None:
-    "`python -m gas_nb.app`: serve the page until interrupted."
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    try:
+def main(arguments: Sequence[str] | None = None, prog: str = "gas_nb.app") -> None:
+    """`python -m gas_nb.app`: serve the page until interrupted. What goes wrong is one line and an
+    exit status, as gas_nb.runtime.programs has them."""
+    given = _parser(prog).parse_args(arguments)
+    with errors_in_words(prog):
         check_address(given.host, given.port)
         shown = dict(teacher=given.teacher, prompts=given.prompts, calls=given.calls)
         bench = Workbench(given.runs, given.device, **shown)
         bench.teacher(bench.first).check()
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+        _serve(bench, dict(server_name=given.host, server_port=given.port, share=given.share))
+
+
+def _serve(bench: Workbench, where: dict[str, Any]) -> None:
     print(f"Running on {bench.device_name}; runs in {bench.runs}", flush=True)
     page = build(bench=bench)
-    page.launch(
-        server_name=given.host,
-        server_port=given.port,
-        share=given.share,
-        prevent_thread_lock=True,
-        **launch_options(),
-    )
+    page.launch(prevent_thread_lock=True, **where, **launch_options())
     threading.Thread(target=warm_up, args=[bench], daemon=True).start()
-    page.block_thread()
+    try:
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)

@@ -1,5 +1,10 @@
 """Published files in; solvers out, as a scheduler for diffusers with files and a card."""
 
+from gas_nb.runtime.extras import needs
+
+with needs("diffusers"):
+    import diffusers  # noqa: F401
+
 from gas_nb.exchange.betas import compact_schedule, diffusers_betas, expand_schedule
 from gas_nb.exchange.bundles import Bundle, bundle_of_files, bundle_of_runs
 from gas_nb.exchange.cards import plain_card, without_folders

@@ -1,6 +1,15 @@
-"""Pictures and widgets: every public name of the chapters in nbs/figures, under one roof."""
+"""Pictures and widgets: every public name of the chapters in nbs/figures, under one roof.
 
-from gas_nb.figures.dashboard import LiveDashboard, StoppableLoop
+Pictures need plotly alone; the widgets of Jupyter are loaded when they are first asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from gas_nb.runtime.extras import needs
+
+with needs("notebooks"):
+    import plotly  # noqa: F401
+
 from gas_nb.figures.images import (
     ERROR_SCALE,
     Cells,
@@ -31,15 +40,18 @@ from gas_nb.figures.theme import (
     color,
     label,
 )
-from gas_nb.figures.widgets import (
-    Explorer,
-    explore,
-    has_frontend,
-    nfe_explorer,
-    parameter_form,
-    time_grid_explorer,
-    trajectory_explorer,
-)
+
+if TYPE_CHECKING:
+    from gas_nb.figures.dashboard import LiveDashboard, StoppableLoop
+    from gas_nb.figures.widgets import (
+        Explorer,
+        explore,
+        has_frontend,
+        nfe_explorer,
+        parameter_form,
+        time_grid_explorer,
+        trajectory_explorer,
+    )
 
 __all__ = [
     "ERROR_SCALE",
@@ -78,3 +90,28 @@ __all__ = [
     "trajectory_explorer",
     "tradeoff",
 ]
+
+_WIDGETS = {
+    "dashboard": ("LiveDashboard", "StoppableLoop"),
+    "widgets": (
+        "Explorer",
+        "explore",
+        "has_frontend",
+        "nfe_explorer",
+        "parameter_form",
+        "time_grid_explorer",
+        "trajectory_explorer",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if not any(name in names for names in _WIDGETS.values()):
+        raise AttributeError(f"module 'gas_nb.figures' has no attribute {name!r}")
+    with needs("notebooks"):
+        from gas_nb.figures import dashboard, widgets
+    return getattr(dashboard if name in _WIDGETS["dashboard"] else widgets, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

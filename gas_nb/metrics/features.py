@@ -46,7 +46,7 @@ def _inception_class() -> type:
     try:
         module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
     except ImportError:
-        remedy = "pip install torch-fidelity"
+        remedy = "pip install 'gas_nb[eval]'"
         raise ImportError(f"FID needs the package torch-fidelity: {remedy}") from None
     return module.FeatureExtractorInceptionV3
 
@@ -112,7 +112,7 @@ def _lpips_network(device: str | torch.device) -> torch.nn.Module:
     try:
         module = importlib.import_module("lpips")
     except ImportError:
-        raise ImportError("LPIPS needs the package lpips: pip install lpips") from None
+        raise ImportError("LPIPS needs the package lpips: pip install 'gas_nb[eval]'") from None
     return module.LPIPS(net="alex", verbose=False).eval().requires_grad_(False).to(device)
 
 # %% ../../nbs/metrics/features.ipynb #mfe0lp

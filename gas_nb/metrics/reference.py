@@ -19,6 +19,7 @@ from torch import Tensor
 from ..data import CHUNK
 from .moments import FeatureStatistics, checked_moments
 from .samples import fill
+from ..runtime.extras import needs
 from ..runtime.processes import in_order
 
 # %% auto #0
@@ -90,7 +91,8 @@ IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 def _open_images(folder: str | Path) -> Iterator[Any]:
     "The images below a folder, by name, as PIL images."
-    from PIL import Image
+    with needs("eval"):
+        from PIL import Image
 
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is no folder of images and no .npz file")

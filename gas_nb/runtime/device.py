@@ -14,6 +14,8 @@ from types import ModuleType
 
 import torch
 
+from .extras import needs
+
 # %% auto #0
 __all__ = ['torchvision_extension_loads', 'declare_torchvision_operators', 'import_torchvision', 'default_device']
 
@@ -54,10 +56,8 @@ def import_torchvision() -> ModuleType:
     """torchvision, with the missing operator schemas declared first; ImportError with the remedy if
     it is not installed."""
     declare_torchvision_operators()
-    try:
+    with needs("eval"):
         return importlib.import_module("torchvision")
-    except ModuleNotFoundError as error:
-        raise ImportError("torchvision is not installed: pip install torchvision") from error
 
 # %% ../../nbs/runtime/device.ipynb #0270a8ba
 def default_device(device: str | torch.device = "auto") -> torch.device:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from .extras import needs
 
 # %% auto #0
 __all__ = ['launched', 'start', 'stop', 'leave', 'processes', 'is_main', 'in_order', 'gather', 'on_main', 'agree',
@@ -32,7 +33,8 @@ def start(cpu: bool = False) -> Any:
     """Meet the other processes, once, and return accelerate's PartialState. They talk by NCCL where
     there are GPUs, else (or with `cpu` or ACCELERATE_USE_CPU) by gloo. Happens by itself when first
     needed."""
-    from accelerate import PartialState
+    with needs("diffusers"):
+        from accelerate import PartialState
 
     off = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return PartialState(cpu=cpu or off or not torch.cuda.is_available())

@@ -6,6 +6,7 @@
 from __future__ import annotations
 from pathlib import Path
 from typing import Any
+from .extras import needs
 from .processes import is_main
 
 # %% auto #0
@@ -28,7 +29,8 @@ def tracker_names(tracker: str) -> list[str]:
         )
     if not names:
         return []
-    from accelerate.tracking import get_available_trackers
+    with needs("diffusers"):
+        from accelerate.tracking import get_available_trackers
 
     installed = [str(t.value) for t in get_available_trackers()]
     missing = [name for name in names if name not in installed]

@@ -18,7 +18,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from ..classic import classic_tableau
 from gas_nb.data import (
     EVAL_SEED,
@@ -30,9 +29,13 @@ from gas_nb.data import (
 from ..drive import Finished, Step, drive
 from ..evaluation import Judge, best_classic
 from ..registry import variants
+from ..runtime.extras import needs
 from ..runtime.files import atomic_path, write_json_atomic, write_text_atomic
 from ..runs import METRICS, PAIRS, Run, finished_run, read_object, results_folder
 from ..runtime.processes import launched, on_main
+
+with needs("eval"):
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['Laboratory', 'exact_teacher', 'best_spacing', 'trained', 'tableau_of', 'measure_cell', 'train_solvers', 'Sweep',

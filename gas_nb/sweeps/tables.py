@@ -9,11 +9,14 @@ import json
 import math
 from typing import Any
 
-import pandas as pd
 from ..metrics.distances import l1
 from ..metrics.spec import Metric, all_metrics, find_metric
 from ..registry import SOLVERS, solver_title, variants
+from ..runtime.extras import needs
 from .config import LEARNED
+
+with needs("eval"):
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['EXACT', 'TABLES', 'figure_names', 'row_title', 'summary', 'app_rows', 'markdown_tables']

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
+from ..runtime.extras import needs
 from .asking import BATCH_ARGUMENTS, parameters_of
 from .base import checked_names
 
@@ -78,6 +78,8 @@ def _value(value: Any, folder: Path) -> Any:
     if not isinstance(value, dict) or set(value) != {"file"}:
         return value
     file = folder / str(value["file"])
+    with needs("diffusers"):
+        from PIL import Image
     try:
         return Image.open(file).convert("RGB")
     except (OSError, ValueError) as e:
@@ -191,7 +193,7 @@ def calls_digest(calls: Sequence[Mapping[str, Any]]) -> str:
 def _bytes(value: Any) -> bytes:
     if isinstance(value, Tensor):
         value = value.detach().float().cpu().numpy()
-    if isinstance(value, Image.Image):
+    if hasattr(value, "convert"):  # an image of PIL's
         value = np.asarray(value)
     if isinstance(value, np.ndarray):
         return str(value.shape).encode() + np.ascontiguousarray(value).tobytes()

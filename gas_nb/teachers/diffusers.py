@@ -20,6 +20,7 @@ from torch import nn, Tensor
 from ..data.seeds import seed_list
 from ..denoiser import Denoiser, fingerprint
 from ..runtime.device import default_device
+from ..runtime.extras import needs
 from .asking import in_words, parameters_of, scheduler_name
 from .base import RECIPE, Teacher, TeacherForm, measured, plain, register_form
 from .calls import calls_digest, checked_calls, checked_prompts
@@ -269,7 +270,8 @@ _MAY_BE_ABSENT = (
 # %% ../../nbs/teachers/diffusers.ipynb #eac39a45
 def _described(folder: Path) -> tuple[type, dict[str, Any]]:
     "The class of a saved pipeline and its model_index.json. ValueError for any other folder."
-    import diffusers
+    with needs("diffusers"):
+        import diffusers
 
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
@@ -300,7 +302,8 @@ def _absent_components(folder: Path) -> dict[str, None]:
 
 # %% ../../nbs/teachers/diffusers.ipynb #958e9f16
 def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | None) -> Any:
-    from diffusers import DiffusionPipeline
+    with needs("diffusers"):
+        from diffusers import DiffusionPipeline
 
     local = Path(path).is_dir()
     if local and not (Path(path) / "model_index.json").is_file():

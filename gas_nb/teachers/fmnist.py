@@ -16,6 +16,7 @@ from torch import nn, Tensor
 
 from ..denoiser import Denoiser
 from ..runtime.device import default_device
+from ..runtime.extras import needs
 from ..schedule import NoiseSchedule
 from .base import RECIPE, Teacher, TeacherForm, TeacherSpec
 from .base import register_form, register_teacher
@@ -45,7 +46,8 @@ class LabelledUNet(nn.Module):
 # %% ../../nbs/teachers/fmnist.ipynb #a3fe98db
 def _load_unet(folder: Path) -> tuple[Any, str]:
     "A UNet2DModel in diffusers' layout, in float32, and the hash of its weights."
-    from diffusers import UNet2DModel
+    with needs("diffusers"):
+        from diffusers import UNet2DModel
 
     _check_folder(folder)
     unet = UNet2DModel.from_pretrained(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import PREDICTIONS, to_sample
+from ..runtime.extras import needs
 from ..schedule import NoiseSchedule
 
 # %% auto #0
@@ -141,7 +142,8 @@ def _full_config(scheduler: Any) -> dict:
             f"{str(scheduler)[:80]!r} is no scheduler: give a diffusers scheduler or "
             "its config, pipe.scheduler for example"
         )
-    from diffusers import schedulers
+    with needs("diffusers"):
+        from diffusers import schedulers
 
     kind = getattr(schedulers, str(config.get("_class_name", "")), None)
     wanted = inspect.signature(kind.__init__).parameters if isinstance(kind, type) else {}

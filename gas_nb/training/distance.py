@@ -64,7 +64,7 @@ def _weighted(layer: Tensor, lin: Any) -> Tensor:
 
 # %% ../../nbs/training/distance.ipynb #028c200a
 _VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
-_NO_PACKAGE = "loss='lpips' needs the package lpips: pip install lpips"
+_NO_PACKAGE = "loss='lpips' needs the package lpips: pip install 'gas_nb[eval]'"
 
 
 def check_lpips() -> None:
