@@ -50,7 +50,7 @@ LAYERS = (
     {"distil", "front", "sweep", "sweeps"},
     {"figures"},
     {"app"},
-    {"command"},
+    {"command", "__main__"},
 )
 FRONT_ONLY = {"gradio", "plotly", "ipywidgets", "anywidget"}
 FRONT = {"figures", "app"}
