@@ -113,7 +113,9 @@ COMMANDS = (
     Command("distil", "fit a few-step solver", "--teacher digits --nfe 4,8", _distil),
     Command("sweep", "measure all solvers", "--teacher digits --nfes '4 6' --train", _sweep),
     Command("app", "compare solvers in the browser", "--port 7860", _app),
-    Command("export", "write a solver for another program", "my-solver --to sigmas", _export),
+    Command(
+        "export", "write a solver for another program", "my-solver --to comfyui --out node", _export
+    ),
     Command("card", "print what is known about solvers", "my-solver", _card),
 )
 

@@ -307,6 +307,10 @@ def test_a_sweep_ends_with_its_table_and_says_what_failed(tmp_path, capsys):
 @without_export
 def test_the_command_exports(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert status_of("export", str(SHIPPED / "fmnist-gs-4.json"), "--to", "nonsense") == 2
-    assert "Traceback" not in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    given = ["export", str(SHIPPED / "fmnist-gs-4.json"), "--out", "alone", "--to"]
+    assert status_of(*given, "nonsense") == 2
+    assert "Traceback" not in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+    assert status_of(*given, "numpy") == 0
+    written = [path.name for path in (tmp_path / "alone").iterdir()]
+    said = capsys.readouterr().out
+    assert written and all(name in said for name in written)

@@ -188,7 +188,8 @@ def check_exchange(place: Place) -> None:
     require("Solvers with 4 network evaluations" in card, card)
     found = "from importlib.util import find_spec as f; print(f('gas_nb.exchange.export'))"
     if "None" not in place.python(found):
-        place.run("gas-nb", "export", "runs/digits-nfe4-1/solver.json", "--to", "numpy")
+        place.run("gas-nb", "export", "runs/digits-nfe4-1", "--to", "numpy", "--out", "alone")
+        require(any((place.work / "alone").iterdir()), "gas-nb export wrote nothing")
     say("gas-nb card, export")
 
 
