@@ -222,13 +222,14 @@ def test_requirements_are_ranges_and_a_package_has_one():
 
 
 INSTALLED_AS = {"sklearn": "scikit-learn", "PIL": "pillow"}
+HOSTS = {"comfy"}  # programs that a file of ours is copied into
 
 
 def test_what_modules_import_is_required():
     """What the core imports without an extra it requires; everything else comes with one."""
     core = {Requirement(text).name for text in settings()["requirements"].split()}
     everything = core | {Requirement(text).name for text in extras()["all"]}
-    own = {"gas_nb", *sys.stdlib_module_names}
+    own = {"gas_nb", *HOSTS, *sys.stdlib_module_names}
     for path in [*MODULES, *LIB.rglob("*/__init__.py")]:
         names = {full.split(".")[0] for full in imports(path)} - own
         if path.parent.name == "figures":
