@@ -223,9 +223,9 @@ def served(place: Place, port: int):
 
 
 def first_page(port: int, process: subprocess.Popen) -> str:
-    """What the app answers, once it does; empty if it ends or says nothing for two minutes."""
+    """What the app answers, once it does; empty if it ends or says nothing for five minutes."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(240):
+    for _ in range(600):
         if process.poll() is not None:
             break
         try:
