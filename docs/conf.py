@@ -24,7 +24,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 nb_execution_mode = "off"  # what is stored is shown
 nb_render_markdown_format = "gfm"
 nb_merge_streams = True
-myst_enable_extensions = ["attrs_block", "attrs_inline", "dollarmath"]
+myst_enable_extensions = ["attrs_block", "attrs_inline", "deflist", "dollarmath"]
 myst_dmath_double_inline = True  # as in Jupyter
 myst_heading_anchors = 4
 suppress_warnings = ["mystnb.unknown_mime_type"]
@@ -62,7 +62,7 @@ def visit_math(self, node) -> None:
 
 
 def as_rst(lines: list[str]) -> list[str]:
-    "A docstring is plain text with code in backticks; what reStructuredText would read into it is escaped."
+    "A docstring is plain text with code in backticks: what else RST would read into it is escaped."
     found = []
     for line in lines:
         parts = re.split(r"(`+[^`]*`+)", line)

@@ -100,7 +100,8 @@ def others(site: Site) -> str:
     lines = []
     for name in facades(site):
         module = importlib.import_module(name)
-        names = [n for n in getattr(module, "__all__", []) if not isinstance(getattr(module, n), ModuleType)]
+        values = {n: getattr(module, n) for n in getattr(module, "__all__", [])}
+        names = [n for n, value in values.items() if not isinstance(value, ModuleType)]
         places = {n: full_name(module, n) for n in names}
         shown = [reference(full, n) if full else f"`{n}`" for n, full in places.items()]
         lines.append(f"- `{name}`: {', '.join(shown)}" if shown else f"- `{name}`")

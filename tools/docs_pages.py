@@ -30,7 +30,9 @@ TEXTS = {
 FOLDERS = {"nbs/experiments": "experiments/index.md", "nbs/results": "results.ipynb"}
 FOLDED = 24  # an exported cell with more lines is folded
 SECTION = re.compile(r"^### (.+)$", re.MULTILINE)
-ROW = re.compile(r"^\| \[[^\]]+\]\(nbs/(?P<page>[^)]+)\) \| (?:`(?P<module>[^`]+)`)? ?\| (?P<about>.+) \|$")
+ROW = re.compile(
+    r"^\| \[[^\]]+\]\(nbs/(?P<page>[^)]+)\) \| (?:`(?P<module>[^`]+)`)? ?\| (?P<about>.+) \|$"
+)
 NAMED = re.compile(r"^`((?:[a-z_0-9]+/)+[a-z_0-9]+)`$")
 MODULE = re.compile(r"^`(gas_nb(?:\.[a-z_0-9]+)+)`$")
 ONLY_IF = re.compile(r"^<!-- if (\S+) -->\s*(.*)$")
@@ -169,9 +171,10 @@ def directives(source: str) -> set[str]:
 
 
 def is_hidden(cell: dict) -> bool:
-    """Whether a reader of the site does not see a cell: `#| hide`, and what only names a module."""
+    """Whether a reader of the site does not see a cell: hidden, or there to name a module."""
     marks = directives(cell["source"]) if cell["cell_type"] == "code" else set()
-    return bool(marks & {"hide", "include: false"}) or any(m.startswith("default_exp") for m in marks)
+    names_module = any(mark.startswith("default_exp") for mark in marks)
+    return names_module or bool(marks & {"hide", "include: false"})
 
 
 def is_imports(source: str) -> bool:
@@ -203,7 +206,8 @@ def code_cell(cell: dict) -> dict:
         tags.append("remove-input")
     if marks & {"hide_output", "output: false"}:
         tags.append("remove-output")
-    summary = fold(source) if marks & {"export", "exporti", "exports"} or is_imports(source) else None
+    foldable = marks & {"export", "exporti", "exports"} or is_imports(source)
+    summary = fold(source) if foldable else None
     if summary:
         tags.append("hide-input")
         metadata["mystnb"] = dict(code_prompt_show=summary, code_prompt_hide=summary)

@@ -65,7 +65,8 @@ def experiments_page(site: Site) -> str:
     """The list of what was measured once."""
     head = "# Experiments\n\n{.subtitle}\nWhat was measured once, with dates and machines\n\n"
     pages = experiments(site)
-    return head + entries(site, pages) + "\n\n" + toctree("", [f"/{docname(c.page)}" for c in pages])
+    tree = toctree("", [f"/{docname(c.page)}" for c in pages])
+    return head + entries(site, pages) + "\n\n" + tree
 
 
 def tutorials_page(site: Site) -> str:
@@ -126,7 +127,7 @@ def stage(root: Path, source: Path) -> None:
 
 
 def build(root: Path, work: Path) -> int:
-    """HTML of the sources in `work`/source, in `work`/html, by Sphinx; 0 if it warned of nothing."""
+    """HTML in `work`/html of the sources beside it, by Sphinx; 0 if it warned of nothing."""
     from sphinx.cmd.build import main as sphinx
 
     options = ["-b", "html", "-q", "-W", "--keep-going", "-n", "-j", "auto"]
@@ -136,9 +137,9 @@ def build(root: Path, work: Path) -> int:
 
 def publish(work: Path, out: Path) -> None:
     """Put the site in place of the one in `out`: the pages and what they load, no ghosts."""
-    made = work / "html"
-    sources = {p.relative_to(work / "source").with_suffix("") for p in (work / "source").rglob("*.*")}
-    known = sources | {Path(name) for name in ("genindex", "search", "py-modindex")}
+    made, source = work / "html", work / "source"
+    known = {Path(name) for name in ("genindex", "search", "py-modindex")}
+    known |= {path.relative_to(source).with_suffix("") for path in source.rglob("*.*")}
     for page in made.rglob("*.html"):
         if page.relative_to(made).with_suffix("") not in known:
             page.unlink()
