@@ -43,6 +43,7 @@ html_title = project
 html_static_path = ["_static", str(Path(ziamath.__file__).parent / "fonts")]  # STIX Two Math
 html_css_files = ["site.css"]
 html_copy_source = False
+html_domain_indices = False  # the index of the API has all modules
 html_show_sourcelink = False
 html_show_sphinx = False
 html_math_renderer = "mathml"

@@ -7,13 +7,18 @@ from types import ModuleType
 
 from docs_pages import Chapter, Site, modules, read_map, title_of
 
-PAGE = """# `{module}`
+# The navigation has the index alone: a tree of all names beside every page would be most of it.
+PAGE = """---
+orphan: true
+---
+
+# `{module}`
 
 {{.subtitle}}
 {about}
 
 {{.made-from}}
-The chapter: [{title}](../{page})
+The chapter: [{title}](../{page}), all modules: [API](index.md)
 
 ```{{eval-rst}}
 .. automodule:: {module}
@@ -23,7 +28,7 @@ The chapter: [{title}](../{page})
 INDEX = """# API
 
 {{.subtitle}}
-The public names, each with its types and what it needs
+The public names with their types and what they need; from A to Z in the {{ref}}`genindex`
 
 ## The front door
 
@@ -110,6 +115,4 @@ def others(site: Site) -> str:
 
 def api_index(site: Site) -> str:
     """The index of the API."""
-    text = INDEX.format(front=front_door(), rooms=rooms(site), others=others(site))
-    pages = "\n".join(f"{name.removeprefix('gas_nb.')} <{name}>" for name in modules(site.root))
-    return f"{text}\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
+    return INDEX.format(front=front_door(), rooms=rooms(site), others=others(site))

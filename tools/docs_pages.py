@@ -227,9 +227,10 @@ def title_of(notebook: Path) -> tuple[str, str]:
 def subtitled(text: str, note: str) -> str:
     """The title cell: its quoted line is the subtitle, and below it stands `note`."""
     title, *below = text.split("\n")
-    rest = "\n".join(below).lstrip("\n")
+    rest = "\n".join(below).strip("\n")
     if rest.startswith("> "):
         about, _, rest = rest.partition("\n")
+        rest = rest.lstrip("\n")
         title += f"\n\n{{.subtitle}}\n{about[2:]}"
     return f"{title}\n\n{note}\n\n{rest}".rstrip("\n")
 

@@ -138,7 +138,7 @@ def build(root: Path, work: Path) -> int:
 def publish(work: Path, out: Path) -> None:
     """Put the site in place of the one in `out`: the pages and what they load, no ghosts."""
     made, source = work / "html", work / "source"
-    known = {Path(name) for name in ("genindex", "search", "py-modindex")}
+    known = {Path(name) for name in ("genindex", "search")}
     known |= {path.relative_to(source).with_suffix("") for path in source.rglob("*.*")}
     for page in made.rglob("*.html"):
         if page.relative_to(made).with_suffix("") not in known:
