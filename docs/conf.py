@@ -49,12 +49,20 @@ html_show_sphinx = False
 html_math_renderer = "mathml"
 
 
+# MathML as browsers space it well: infinity is a letter, a minus behind a relation is a sign.
+INFINITY = ("<mo>&#x0221E;</mo>", "<mi>&#x0221E;</mi>")
+SIGN = re.compile(
+    r"(<mo[^>]*>&#x(?:0003D|0003C|0003E|02264|02265|0002C|02208);</mo>)<mo>(?=&#x02212;)"
+)
+
+
 def visit_math(self, node) -> None:
     "A formula as MathML, which browsers draw by themselves."
     block = node.tagname == "math_block"
     tag = re.search(r"\\tag\{([^}]*)\}", node.astext())
     formula = re.sub(r"\\tag\{[^}]*\}", "", node.astext())
     markup = convert(formula.strip(), display="block" if block else "inline")
+    markup = SIGN.sub(r"\1<mo form='prefix'>", markup.replace(*INFINITY))
     if block:
         number = f'<span class="number">({tag[1]})</span>' if tag else ""
         markup = f'<div class="formula">{markup}{number}</div>'
