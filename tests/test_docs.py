@@ -157,6 +157,11 @@ def test_chapters_and_modules_named_as_code_become_links(site):
     assert site.text(fenced, name) == fenced
 
 
+def test_a_formula_of_two_lines_is_no_list(site):
+    text = "x:\n$$a\n + b$$\n\n- $5 and\n- $6"
+    assert site.text(text, "README.md") == "x:\n$$a  + b$$\n\n- $5 and\n- $6"
+
+
 def test_lines_wait_for_the_page_that_they_lead_to(site):
     there, missing = "nbs/index.ipynb", "nbs/nowhere.ipynb"
     text = "a\n<!-- if {} --> [b](../nbs/index.ipynb)"
@@ -209,7 +214,10 @@ class Text(HTMLParser):
             self.inside.pop()
 
     def handle_data(self, data):
-        (self.code if self.inside else self.prose).append(data)
+        if not self.inside:
+            self.prose.append(data)
+        elif "pre" in self.inside:
+            self.code.append(data)
 
 
 @pytest.fixture(scope="module")

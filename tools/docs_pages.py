@@ -36,6 +36,7 @@ ROW = re.compile(
 NAMED = re.compile(r"^`((?:[a-z_0-9]+/)+[a-z_0-9]+)`$")
 MODULE = re.compile(r"^`(gas_nb(?:\.[a-z_0-9]+)+)`$")
 ONLY_IF = re.compile(r"^<!-- if (\S+) -->\s*(.*)$")
+FORMULA = re.compile(r"\$\$(?:[^$`\n]|\n(?!\n))+\$\$")
 ELSEWHERE = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|#|//)")
 
 
@@ -114,7 +115,7 @@ class Site:
         not there left out, chapters and modules named as code turned into links, and all links
         pointed at pages."""
         lines = [self._if_there(line) for line in text.split("\n")]
-        kept = "\n".join(line for line in lines if line is not None)
+        kept = on_one_line("\n".join(line for line in lines if line is not None))
         return self._named(change_links(kept, lambda target: self.link(target, name)), name)
 
     def _if_there(self, line: str) -> str | None:
@@ -146,6 +147,11 @@ class Site:
         if chapter and (self.root / "nbs" / f"{chapter[1]}.ipynb").exists():
             return f"{chapter[1]}.ipynb"
         return f"api/{module[1]}.md" if module and module[1] in modules(self.root) else None
+
+
+def on_one_line(text: str) -> str:
+    """A text whose formulas each stand on one line: a line in one that begins with + is no list."""
+    return FORMULA.sub(lambda found: found[0].replace("\n", " "), text)
 
 
 def copy(path: Path, target: Path) -> None:
