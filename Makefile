@@ -23,7 +23,7 @@ BENCH ?= sampling
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help train sweep results test lint types format check notebooks pytest slow package lab app solvers teacher card pictures export readme outputs bench hooks clean
+.PHONY: help train sweep results test lint types format check notebooks pytest slow package lab app solvers teacher card pictures export readme docs outputs bench hooks clean
 
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
@@ -80,7 +80,7 @@ notebooks pytest slow: export OMP_NUM_THREADS = 1
 notebooks pytest slow: export GRADIO_ANALYTICS_ENABLED = False
 
 # What ruff formats; the exported modules follow from the notebooks.
-FORMATTED := $(wildcard nbs examples tests benchmarks tools setup.py)
+FORMATTED := $(wildcard nbs examples tests benchmarks tools docs setup.py)
 
 lint: $(STAMP) ## ruff: errors, names that an exported module lacks, and the format
 	$(BIN)/ruff check gas_nb $(FORMATTED)
@@ -140,6 +140,10 @@ export: $(STAMP) ## notebooks -> gas_nb/, cleaned, README.md written anew
 
 readme: $(STAMP) ## nbs/index.ipynb -> README.md
 	$(BIN)/python tools/make_readme.py
+
+# Sphinx takes what is stored in the notebooks; every link of the result is followed.
+docs: $(STAMP) ## the notebooks, the guides by task and the API as a static site in _docs/
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tools/make_docs.py $(ARGS)
 
 outputs: $(STAMP) ## run chapters and store what they print and draw (ARGS=nbs/foundations/classic.ipynb)
 	$(BIN)/python tools/store_outputs.py $(ARGS)

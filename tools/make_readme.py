@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import nbformat
@@ -33,9 +34,9 @@ def rebase(target: str, folder: str) -> str:
     return os.path.normpath(PurePosixPath(folder) / target).replace(os.sep, "/")
 
 
-def rebase_links(text: str, folder: str) -> str:
-    """Rewrite the relative links and image sources of a
-    markdown text; code in fences or backticks stays as it is."""
+def change_links(text: str, change: Callable[[str], str]) -> str:
+    """Pass the links and image sources of a markdown text
+    through `change`; code in fences or backticks stays as it is."""
     out, fence = [], ""
     for line in text.split("\n"):
         mark = FENCE.match(line)
@@ -49,10 +50,16 @@ def rebase_links(text: str, folder: str) -> str:
             parts = re.split(r"(`[^`]*`)", line)
             for i in range(0, len(parts), 2):
                 for pattern in (LINK, ATTRIBUTE):
-                    parts[i] = pattern.sub(lambda m: m[1] + rebase(m[2], folder) + m[3], parts[i])
+                    parts[i] = pattern.sub(lambda m: m[1] + change(m[2]) + m[3], parts[i])
             line = "".join(parts)
         out.append(line)
     return "\n".join(out)
+
+
+def rebase_links(text: str, folder: str) -> str:
+    """Rewrite the relative links and image sources of a
+    markdown text written in `folder`; see `change_links`."""
+    return change_links(text, lambda target: rebase(target, folder))
 
 
 def output_text(output: dict) -> tuple[str, str] | None:
