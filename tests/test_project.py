@@ -38,7 +38,7 @@ LAYERS = (
     {"registry", "runtime", "schedule"},
     {"denoiser", "tableau"},
     {"classic", "solver"},
-    {"data", "discriminator", "fit", "fitting"},
+    {"data", "discriminator", "fit", "fitting", "rules"},
     {"teachers.base", "teachers.reading"},
     {"teachers.asking"},
     {"teachers.calls", "teachers.network", "teachers.decoding", "teachers.trial"},
