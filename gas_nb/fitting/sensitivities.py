@@ -22,7 +22,7 @@ from ..runtime.processes import in_order
 from ..tableau import weighted_sum
 
 # %% auto #0
-__all__ = ['sensitivities', 'evaluations_of', 'Equations', 'normal_equations', 'through_features']
+__all__ = ['sensitivities', 'evaluations_of', 'sensitivities_along', 'Equations', 'normal_equations', 'through_features']
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf005
 def _parameters(n: int) -> list[tuple]:
@@ -212,6 +212,64 @@ def evaluations_of(nfe: int, differences: tuple[Difference, ...] = ()) -> int:
         total += 2 + sides * directions
     return total
 
+# %% ../../nbs/fitting/sensitivities.ipynb #sensalo2
+class _Way:
+    "One direction of a chart's numbers, and what it does: `v` to x_k, `dD` to D_0, D_1, ..."
+
+    def __init__(self, numbers: Tensor, nfe: int):
+        self.by = Chart.from_vector(numbers, nfe)
+        self.v: Tensor | None = None
+        self.dD: dict[int, Tensor] = {}
+
+    def through_evaluation(self, k: int, moved: Tensor | None, by_time: Tensor) -> None:
+        "`moved`: the derivative of D_k along `v`."
+        parts = [] if moved is None else [(1.0, moved)]
+        if self.by.s[k]:
+            parts.append((self.by.s[k].item(), by_time))
+        if parts:
+            self.dD[k] = weighted_sum(parts, by_time.dtype)
+
+    def through_row(self, chart: Chart, k: int, x: Tensor, predictions: list[Tensor]) -> None:
+        C, dC, da = chart.C[k].tolist(), self.by.C[k].tolist(), self.by.a[k].item()
+        terms = [(C[j], dD) for j, dD in self.dD.items()]
+        terms += [(dC[j], D) for j, D in enumerate(predictions) if dC[j]]
+        if da:
+            terms.append((da, x))
+        if self.v is not None:
+            terms.append((chart.a[k].item(), self.v))
+        if terms:
+            self.v = weighted_sum(terms, x.dtype)
+
+# %% ../../nbs/fitting/sensitivities.ipynb #sensalo3
+@torch.no_grad()
+def sensitivities_along(
+    denoiser: Callable,
+    chart: Chart,
+    M: Tensor,
+    x_T: Tensor,
+    condition: Any = None,
+    max_batch: int = 1000,
+    options: FitOptions = FitOptions(),
+    differences: tuple[Difference, ...] = (),
+) -> tuple[Tensor, Tensor]:
+    """x_N (B, ...) and its derivatives (R, B, ...) along the columns of `M` (P, R), directions of
+    `Chart.vector`; the rest as in `sensitivities`. 2N + R N evaluations a sample, at most."""
+    x, predictions = x_T, []
+    ways = [_Way(numbers, chart.nfe) for numbers in M.T]
+    for k in range(chart.nfe):
+        how = differences[k] if differences else Difference(options.difference, options.difference)
+        at = denoiser, x, chart.s[k].item(), condition
+        begun = [way for way in ways if way.v is not None]
+        D, derivatives = _differentiated(*at, [way.v for way in begun], how, max_batch, options)
+        predictions.append(D)
+        moved = dict(zip(map(id, begun), derivatives))
+        for way in ways:
+            way.through_evaluation(k, moved.get(id(way)), derivatives[-1])
+            way.through_row(chart, k, x, predictions)
+        terms = [(chart.a[k].item(), x), *zip(chart.C[k].tolist(), predictions)]
+        x = weighted_sum(terms, x.dtype)
+    return x, torch.stack([torch.zeros_like(x) if way.v is None else way.v for way in ways])
+
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf018
 class Equations(NamedTuple):
     "J^T W J (P, P) and J^T W r (P,), both per sample, and the mean loss."
@@ -234,15 +292,19 @@ def normal_equations(
     far: float = math.inf,
     options: FitOptions = FitOptions(),
     differences: tuple[Difference, ...] = (),
+    along: Tensor | None = None,
 ) -> Equations:
     """The equations of `chart` on `pairs`; `typical`, `far`: sizes that `distance.weights` reckons
-    with; `differences` as in `sensitivities`."""
+    with; `differences` as in `sensitivities`; `along` (P, R): in R directions only."""
     chunk = max(1, _CHUNK * max_batch // (len(chart.vector()) * chart.nfe))
 
     def summand(i: int) -> Equations:
         part = pairs[i : i + chunk]
         facts = part.x_T, part.condition, max_batch, options, differences
-        x, J = sensitivities(denoiser, chart, *facts)
+        if along is None:
+            x, J = sensitivities(denoiser, chart, *facts)
+        else:
+            x, J = sensitivities_along(denoiser, chart, along, *facts)
         r = distance.residual(x, part.x_0)
         if distance.features is not None:
             J = through_features(distance, x, J, options)

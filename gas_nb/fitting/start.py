@@ -203,6 +203,7 @@ class FitStep(NamedTuple):
     free: Chart | None = None  # the best training-free solver that was tried
     free_losses: tuple[float, ...] = ()  # its losses on the held-out pairs
     free_name: str = ""  # and what it is
+    last: float = 0.0  # the last time of a solver that follows a rule
 
     @property
     def free_loss(self) -> float:
