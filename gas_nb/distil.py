@@ -31,6 +31,10 @@ PARAMETERS = dict(
     loss=("", "l1, l2, features, lpips"),
     budget=(0, "network evaluations until the solver is there, those of the pairs included"),
     init=("", "file of a solver to begin with: another checkpoint's, guidance's or NFE's"),
+    rule=(
+        "",
+        "fit times alone, for a solver that other programs have: euler, dpmpp_2m, unipc_2 ...",
+    ),
     condition=("random", "class labels of the pairs: random, or none"),
     adversarial=(-1.0, "weight of the adversarial loss; 0: GS only; negative: as the preset says"),
     iterations=(0, "adversarial steps, and Adam steps of the published recipe"),

@@ -262,7 +262,13 @@ def judge(
     for name, table in tables.items():
         known = pairs.x_0 if table is teacher.tableau else None
         row, samples = measure(teacher, table, pairs, reference, known=known)
-        yield Judged(row | dict(solver=name), samples)
+        yield Judged(row | dict(solver=name) | _rule_in(table), samples)
+
+
+def _rule_in(table: Tableau) -> dict[str, str]:
+    "The rule that a solver's coefficients follow, for its row; empty for a solver of its own."
+    said = table.meta.get("rule")
+    return dict(rule=said["name"]) if isinstance(said, dict) else {}
 
 # %% ../nbs/03_train_gas.ipynb #drive022
 def _judgement(
@@ -467,8 +473,9 @@ def in_words(event: Event, seconds: float) -> str:
 
 # %% ../nbs/03_train_gas.ipynb #drive031
 def _title(row: dict) -> str:
-    title = f"{solver_title(row['solver']):14} {row['nfe']:>3}"
-    return f"{title}  {row.get('spacing') or 'learned':15}"
+    title = f"{solver_title(row.get('rule') or row['solver']):14} {row['nfe']:>3}"
+    times = "learned times" if "rule" in row else row.get("spacing") or "learned"
+    return f"{title}  {times:15}"
 
 
 def _step_in_words(record: StepRecord) -> str:

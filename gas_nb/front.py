@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from .fitting.differences import differences_in_words, too_coarse
 from .fitting.plan import FitPlan, plan_fits
 from .fitting.family import INPUTS, family_of
 from .fitting.start import Outcome
+from .fitting.times import plan_times
 from .interop import GASScheduler
+from .rules import as_rule
 from .schedule import NoiseSchedule
 from .tableau import Tableau, same_schedule
 from .teacher import Teacher, load_teacher
@@ -65,6 +67,7 @@ class Distilled:
         for row in self.figures:
             share = row["l1"] / row["training_free_l1"] if row["training_free_l1"] else 1.0
             fitted = [f", {name} {row[name]:g}" for name in INPUTS if name in row]
+            fitted += [f", times for {row['rule']}"] if "rule" in row else []
             lines.append(
                 f"  NFE {row['nfe']}{''.join(fitted)}: L1 {row['l1']:.4f}, best training-free "
                 f"({row['training_free']}) {row['training_free_l1']:.4f}, ratio {share:.2f}"
@@ -116,6 +119,7 @@ def distil_solver(
     progress: Callable[[str], None] | None = print,
     init: Any = None,
     guidance: Iterable[float] = (),
+    rule: str = "",
     **options: Any,
 ) -> Distilled:
     """Solvers with `nfe` network evaluations for a pipeline (an object, a folder, a hub id) or a
@@ -126,19 +130,32 @@ def distil_solver(
     `init`: a solver to begin with, what `distil_solver` or `load_solver` gave or a Tableau, of
     another checkpoint, guidance or number of evaluations. `guidance`: two values or more, for
     solvers that serve all between; the budget is shared among them (None: as much for each).
+    `rule`: the name of a solver that other programs have (see `gas_nb.rules`), for its times alone.
     `options` go to the teacher (guidance_scale, size, batch_size, recipe). ValueError, before any
     long work, for what cannot be asked or distilled."""
     nfes, tell, values = _nfes(nfe), progress or _silent, _guidances(guidance)
     each = _PER_STEP * sum(nfes) if budget is None else budget // max(1, len(values))
+    _check_rule(rule, values, init)
     teacher = _teacher(pipe, calls, prompts, options)
     if not values:
-        return _distilled(teacher, nfes, each, seed, tell, init)
+        return _distilled(teacher, nfes, each, seed, tell, init, rule)
     found: dict[float, Distilled] = {}
     for value in sorted(values, reverse=True):
         tell(f"guidance {value:g}")
         asked = teacher.with_guidance(value)
         init = found[value] = _distilled(asked, nfes, each, seed, tell, init)
     return join_solvers("guidance", found)
+
+# %% ../nbs/front.ipynb #5a7f13r1
+def _check_rule(rule: str, guidances: list[float], init: Any) -> None:
+    if not rule:
+        return
+    as_rule(rule)
+    if guidances or init is not None:
+        raise ValueError(
+            f"rule={rule!r}: times are fitted from the solver's usual grids and for one guidance; "
+            "leave init and guidance out, and fit once for each guidance_scale"
+        )
 
 # %% ../nbs/front.ipynb #5a7f1358
 def _distilled(
@@ -148,10 +165,16 @@ def _distilled(
     seed: int,
     tell: Callable[[str], None],
     init: Any,
+    rule: str = "",
 ) -> Distilled:
     "Solvers of `nfes` for one teacher, all on the same pairs."
-    plans = plan_fits(budget, nfes, teacher.tableau.nfe, init is not None)
-    configs = [_config(teacher, plan, seed, _begin_with(init, plan.nfe)) for plan in plans]
+    plans: Sequence[FitPlan]
+    if rule:
+        plans = plan_times(budget, nfes, teacher.tableau.nfe, as_rule(rule))
+    else:
+        plans = plan_fits(budget, nfes, teacher.tableau.nfe, init is not None)
+    begin = [_begin_with(init, plan.nfe) for plan in plans]
+    configs = [_config(teacher, *facts, seed, rule) for facts in zip(plans, begin)]
     try:
         teacher.check()
         before = teacher.denoiser.evaluations
@@ -227,13 +250,14 @@ def _begin_with(init: Any, nfe: int) -> str:
     return init.to_json()
 
 
-def _config(teacher: Teacher, plan: FitPlan, seed: int, init: str) -> TrainConfig:
+def _config(teacher: Teacher, plan: FitPlan, init: str, seed: int, rule: str) -> TrainConfig:
     "The settings of one fit, which check themselves."
     return TrainConfig(
         teacher=teacher.name,
         nfe=plan.nfe,
         budget=plan.cost,
         init=init,
+        rule=rule,
         adversarial_weight=0.0,
         val_every=1,
         seed=seed,
@@ -264,6 +288,8 @@ def _fitted(
     assert fit is not None
     row = dict(solver=table.name, nfe=config.nfe, l1=fit.val_loss, n_eval=len(pairs[1]))
     row |= dict(training_free=fit.free_name, training_free_l1=fit.free_loss)
+    if config.rule:
+        row |= dict(rule=config.rule)
     row |= dict(difference_steps=[step.by_input for step in fit.differences])
     won = ": it is kept" if fit.outcome == Outcome.FREE else ""
     tell(

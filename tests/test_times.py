@@ -1,12 +1,25 @@
 """Times for a solver that another program has: its rule against that program, and their fit."""
 
+import json
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from gas_nb import distil_solver, load_solver
+from gas_nb.data import make_pairs
+from gas_nb.distil import main
+from gas_nb.drive import drive
+from gas_nb.fitting.times import fit_times, usual_times, whole_times
 from gas_nb.rules import RULES, rule_of
 from gas_nb.schedule import NoiseSchedule, spacing
 from gas_nb.tableau import Tableau, sample
+from gas_nb.teacher import load_teacher
+from gas_nb.training import TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
 
 VP = NoiseSchedule.ddpm(0.00085, 0.012, scaled=True)
 FLOW = NoiseSchedule.flow()
@@ -228,3 +241,166 @@ def test_a_table_says_its_rule_and_is_checked(rule):
     wrong = Tableau(table.times, table.offsets + 1e-3, table.A, table.C, table.meta)
     with pytest.raises(ValueError, match="coefficients are others"):
         rule_of(wrong)
+
+
+# --- the fit
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_teacher("digits", "cpu")
+
+
+@pytest.fixture(scope="module")
+def pairs(digits):
+    return make_pairs(digits, range(72)).split(24)
+
+
+def loss(teacher, table, pairs):
+    samples = sample(teacher.denoiser, pairs.x_T, table)
+    return (samples - pairs.x_0).abs().flatten(1).mean(1).mean().item()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("last", [None, 0.0, "free"])
+def test_never_worse_than_any_usual_grid(digits, pairs, rule, last):
+    fitted, held_out = pairs
+    nfe = 5 if RULES[rule].stages == 2 and last != "free" else 6
+    fit = fit_times(rule, digits, nfe, fitted, held_out, last=last, steps=3)
+    grids = usual_times(fit.rule, digits.schedule, nfe, digits.t_eps, None if last else last)
+    usual = {
+        n: loss(digits, fit.rule.tableau(digits.schedule, g), held_out) for n, g in grids.items()
+    }
+    ours = loss(digits, fit.tableau, held_out)
+    assert ours <= min(usual.values()) * (1 + 1e-5) or last == "free"
+    assert ours <= fit.usual[fit.best_usual] * (1 + 1e-5)
+    assert fit.loss == pytest.approx(ours, rel=1e-4)
+    assert fit.tableau.nfe == nfe and rule_of(fit.tableau) == RULES[rule]
+    assert fit.times[0] == 1 and (last != 0.0 or fit.times[-1] == 0)
+
+
+def test_a_fit_gains_and_counts(digits, pairs):
+    before = digits.denoiser.evaluations
+    fit = fit_times("unipc_2", digits, 6, *pairs, steps=6)
+    assert fit.evaluations == digits.denoiser.evaluations - before
+    assert fit.loss < 0.9 * fit.usual[fit.best_usual] and fit.steps > 1
+    same = fit_times("unipc_2", digits, 6, *pairs, steps=6)
+    assert same.tableau == fit.tableau and "UniPC 2" in repr(fit)
+
+
+@pytest.mark.parametrize("budget", [3_000, 6_000])
+def test_a_budget_is_kept(digits, pairs, budget):
+    fit = fit_times("euler", digits, 4, *pairs, budget=budget)
+    assert fit.evaluations <= budget and fit.loss <= fit.usual[fit.best_usual]
+
+
+@pytest.mark.parametrize("rule, nfe", [("euler", 6), ("dpmpp_2m", 6), ("heun", 5), ("heun", 6)])
+def test_whole_times_are_whole_and_distinct(digits, pairs, rule, nfe):
+    fit = fit_times(rule, digits, nfe, *pairs, integer=True, steps=3)
+    assert fit.loss <= fit.usual[fit.best_usual]
+    asked = digits.schedule.net_time(fit.times)
+    asked = asked if fit.rule.stages == 2 and fit.times[-1] > 0 else asked[:-1]
+    numbers = asked.round()
+    torch.testing.assert_close(asked, numbers, rtol=0, atol=1e-6)
+    assert len(numbers.unique()) == len(numbers) and rule_of(fit.tableau) == fit.rule
+
+
+def test_whole_times_need_a_network_that_counts():
+    assert len(whole_times(NoiseSchedule.flow(1000, shift=3.0))) == 1000
+    with pytest.raises(ValueError, match="networks that count steps"):
+        whole_times(NoiseSchedule.edm(), 4)
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (dict(rule="rk4"), "choose one of euler, dpmpp_2m"),
+        (dict(rule="dpmpp_2m:order=7"), "orders 1 to 3"),
+        (dict(rule="unipc_2:variant=bh9"), "bh1 and bh2"),
+        (dict(rule="euler:order=2"), "has the options none"),
+        (dict(rule="dpmpp_2m:order"), "options are written as"),
+        (dict(nfe=0), "nfe=0"),
+        (dict(rule="heun", nfe=4, last=0.0), "one evaluation more or less"),
+        (dict(last=-0.1), "from 0 to below 1"),
+        (dict(last="end"), "from 0 to below 1"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_before_the_network_is_asked(
+    digits, pairs, changed, message
+):
+    asked = dict(rule="euler", nfe=4) | changed
+    before = digits.denoiser.evaluations
+    with pytest.raises(ValueError, match=message):
+        fit_times(teacher=digits, pairs=pairs[0], val=pairs[1], **asked)
+    assert digits.denoiser.evaluations == before
+
+
+# --- the ways in
+
+
+def test_the_front_door_keeps_the_budget_and_says_the_rule(digits, tmp_path):
+    before = digits.denoiser.evaluations
+    told = []
+    solver = distil_solver(digits, [4, 6], rule="dpmpp_2m", budget=8_000, progress=told.append)
+    assert digits.denoiser.evaluations - before <= 8_000
+    assert [rule_of(table).name for table in solver.tableaus.values()] == ["dpmpp_2m"] * 2
+    for row in solver.figures:
+        assert row["rule"] == "dpmpp_2m" and row["l1"] <= row["training_free_l1"]
+    assert "times for dpmpp_2m" in repr(solver) and "DPM-Solver++ 2M on" in " ".join(told)
+    solver.save(tmp_path / "solver")
+    read = load_solver(tmp_path / "solver")
+    assert read.tableaus[4] == solver.tableaus[4] and rule_of(read.tableaus[4]).name == "dpmpp_2m"
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (dict(rule="nothing"), "choose one of"),
+        (dict(rule="euler", guidance=[1, 3]), "once for each guidance_scale"),
+        (dict(rule="euler", budget=50), "evaluations at least"),
+    ],
+)
+def test_the_front_door_refuses(digits, given, message):
+    before = digits.denoiser.evaluations
+    with pytest.raises(ValueError, match=message):
+        distil_solver(digits, 4, progress=None, **given)
+    assert digits.denoiser.evaluations == before
+
+
+@pytest.mark.parametrize("budget", [0, 3_000])
+def test_a_run_by_a_rule_is_recorded_and_goes_on(digits, tmp_path, budget):
+    pairs = {} if budget else dict(n_pairs=16, n_val=16, fit_steps=3)
+    facts = dict(teacher="digits", nfe=4, rule="dpmpp_2m", adversarial_weight=0, device="cpu")
+    config = TrainConfig(**facts, budget=budget, n_eval=8, **pairs)
+    *_, finished = drive(config, output_dir=tmp_path, rivals=None)
+    rows = {row["solver"]: row for row in finished.metrics["rows"]}
+    assert rows["gs"]["rule"] == "dpmpp_2m" and "rule" not in rows["teacher"]
+    table = Tableau.load(finished.run.folder / "solver.json")
+    assert rule_of(table).name == "dpmpp_2m" and not table.late
+    assert json.loads((finished.run.folder / "config.json").read_text())["rule"] == "dpmpp_2m"
+    if budget:
+        assert finished.metrics["evaluations"] <= budget
+    *_, again = drive(config, output_dir=tmp_path, rivals=None)
+    assert Tableau.load(again.run.folder / "solver.json") == table
+
+
+def test_the_command_takes_a_rule(capsys, tmp_path):
+    asked = "--teacher digits --rule euler --budget 2000 --n-eval 4 --device cpu --output-dir"
+    main([*asked.split(), str(tmp_path)])
+    assert "learned times" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*asked.split(), str(tmp_path / "other"), "--adversarial", "0.1"])
+    assert "adversarial_weight=0" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_benchmark_in_short(tmp_path, capsys):
+    program = runpy.run_path(str(ROOT / "benchmarks" / "times.py"))
+    output = tmp_path / "times.json"
+    given = ["--quick", "--n", "8", "--pairs", "8", "--output", str(output)]
+    done = program["main"]([*given, "--work", str(tmp_path)])
+    assert {row["rule"] for row in done["rows"]} == {"full", "dpmpp_2m", "euler"}
+    table = capsys.readouterr().out
+    assert "DPM-Solver++ 2M | 4" in table
+    program["main"]([*given, "--work", str(tmp_path)])  # nothing is left to do
+    assert json.loads(output.read_text()) == done

@@ -77,10 +77,12 @@ def _read_solver(key: Any, entry: Any) -> Tableau:
 
 # %% ../../nbs/exchange/scheduler.ipynb #4a9485b5
 def write_solver(tableau: Tableau) -> dict[str, Any]:
-    "The numbers of a tableau, as a config holds them."
+    "The numbers of a tableau, and the rule that they follow, as a config holds them."
     content = json.loads(tableau.to_json())
     names = ("times", "offsets", "A", "C", "late", "family")
-    return {name: content[name] for name in names if name in content}
+    numbers = {name: content[name] for name in names if name in content}
+    rule = content["meta"].get("rule")
+    return numbers if rule is None else numbers | dict(meta=dict(rule=rule))
 
 # %% ../../nbs/exchange/scheduler.ipynb #3d5fa1c6
 def _check_prediction(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from .chart import Chart, to_chart
 from .differences import Difference, measure_differences
 from .distance import Distance, robust_summary, sample_losses
 from .options import FitOptions
+from .plan import FitPlan, total_cost
 from .sensitivities import normal_equations
 from .start import FitStep, GridTrial, Outcome
 from .step import Box, StepProblem, accept, bounded_step, give_up, search
@@ -30,7 +31,7 @@ from ..tableau import Tableau
 # %% auto #0
 __all__ = ['TIMES_OPTIONS', 'RuleChart', 'rule_chart', 'times_in', 'TimesCoordinates', 'times_coordinates', 'usual_times',
            'try_spacings', 'start_times', 'TimesProblem', 'assemble_times', 'times_step', 'step_cost', 'next_cost',
-           'TimesFit', 'fit_times', 'whole_times', 'WholeGrids', 'search_whole', 'fit_whole']
+           'TimesFit', 'fit_times', 'whole_times', 'WholeGrids', 'search_whole', 'fit_whole', 'TimesPlan', 'plan_times']
 
 # %% ../../nbs/fitting/times.ipynb #tim005
 @dataclass(frozen=True)
@@ -514,3 +515,59 @@ def _made_whole(
     best = fitted if off[1] <= off[0] else usual
     table = rule.tableau(schedule, best)
     return replace(found, tableau=table, loss=min(off), usual={found.best_usual: off[0]})
+
+# %% ../../nbs/fitting/times.ipynb #tim031
+_FEWEST_STEPS = 3
+_MOST_GRIDS = 9  # usual grids, at both ends
+
+
+@dataclass(frozen=True)
+class TimesPlan(FitPlan):
+    "What a budget holds for a fit of times: `pairs` to fit on, `held_out` to choose by."
+
+    stages: int = 1
+
+    @property
+    def batch(self) -> int:
+        "Pairs of a step: all."
+        return self.pairs
+
+    @property
+    def steps(self) -> int:
+        "Steps at most; the budget ends them earlier."
+        return 20
+
+    @property
+    def begun(self) -> int:
+        "No pair is made by the start."
+        return 0
+
+    @property
+    def cost(self) -> int:
+        "Evaluations that are enough for the grids and a few steps."
+        directions = -(-self.nfe // self.stages) - 1
+        step = step_cost(self.nfe, directions, self.pairs, self.held_out, TIMES_OPTIONS)
+        grids = self.held_out * _MOST_GRIDS + _ROUNDING
+        return self.made + grids * self.nfe + _FEWEST_STEPS * step
+
+
+_ROUNDING = 7  # evaluations that measure one evaluation's rounding
+
+# %% ../../nbs/fitting/times.ipynb #tim032
+def plan_times(budget: int, nfes: Sequence[int], teacher_nfe: int, rule: Rule) -> list[TimesPlan]:
+    """Plans for times of `rule` with each of `nfes` evaluations, on the same pairs and within one
+    budget. ValueError names the smallest budget, or a number of evaluations that cannot be."""
+    require_whole(budget=budget)
+    for nfe in nfes:
+        usual_times(rule, NoiseSchedule.vp_linear(), nfe, 1e-3)
+    plans = []
+    for pairs in range(512, 3, -1):
+        held_out = max(4, min(pairs // 2, 32))
+        sizes = pairs, held_out, _MOST_GRIDS
+        plans = [TimesPlan(nfe, teacher_nfe, *sizes, stages=rule.stages) for nfe in nfes]
+        if total_cost(plans) <= budget:
+            return plans
+    raise ValueError(
+        f"budget={budget}: times for {rule.title} take {total_cost(plans)} evaluations at least; "
+        "give more"
+    )

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..fitting.plan import FitPlan, options_of, plan_fit
+from ..fitting.times import plan_times
+from ..rules import as_rule
 from ..teacher import Teacher
 from .config import TrainConfig
 
@@ -17,6 +19,9 @@ __all__ = ['plan_of', 'planned']
 # %% ../../nbs/training/budget.ipynb #e492e0c0
 def plan_of(config: TrainConfig, teacher: Teacher) -> FitPlan:
     "What the budget of `config` is spent on; ValueError for one that is too small for anything."
+    if config.rule:
+        rule = as_rule(config.rule)
+        return plan_times(config.budget, [config.nfe], teacher.tableau.nfe, rule)[0]
     return plan_fit(config.budget, config.nfe, teacher.tableau.nfe, bool(config.init))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data import EVAL_SEED, MAX_SEED
 from ..fitting.options import FitOptions
+from ..rules import as_rule
 from gas_nb.runtime.checks import (
     check_choice,
     check_fields,
@@ -24,7 +25,7 @@ from ..runtime.device import default_device
 from ..tableau import Tableau
 
 # %% auto #0
-__all__ = ['check_fit', 'check_init', 'check_device', 'TrainConfig', 'settings_that_differ']
+__all__ = ['check_fit', 'check_init', 'check_device', 'check_rule', 'TrainConfig', 'settings_that_differ']
 
 # %% ../../nbs/training/config.ipynb #18aa7006
 def check_fit(name: str, value: Any) -> FitOptions:
@@ -56,6 +57,14 @@ def check_device(name: str, value: Any) -> str:
     default_device(device)
     return device
 
+# %% ../../nbs/training/config.ipynb #18aa70r1
+def check_rule(name: str, value: Any) -> str:
+    """`value`, a rule's name with options or an empty text; ValueError for anything else."""
+    text = check_text(name, value)
+    if text:
+        as_rule(text)
+    return text
+
 # %% ../../nbs/training/config.ipynb #18aa7007
 @dataclass(frozen=True)
 class TrainConfig:
@@ -79,6 +88,8 @@ class TrainConfig:
     budget: int = checked(0, check_whole, least=0)
     # A solver to begin with, as JSON text: of another checkpoint, guidance or NFE.
     init: str = checked("", check_init, shown=False)
+    # The solver of another program that only gets its times from here, as in gas_nb.rules.
+    rule: str = checked("", check_rule)
     fit_steps: int = checked(40, check_whole, least=0)  # Gauss-Newton steps, at most
     fit_pairs: int = checked(
         32, check_whole, least=8
@@ -118,6 +129,11 @@ def _check_together(c: TrainConfig) -> None:
         raise ValueError(
             "init: a fit within a budget can begin with another solver; give a budget, and leave "
             "method at gauss_newton"
+        )
+    if c.rule and (not fit or c.adversarial_weight or c.init):
+        raise ValueError(
+            f"rule={c.rule!r}: the times of a given solver are fitted by Gauss-Newton and from its "
+            "usual grids; leave method and init alone and set adversarial_weight=0"
         )
     if c.n_pairs < 8 and not c.budget:
         raise ValueError(f"n_pairs={c.n_pairs}: must be at least 8, or give a budget")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from ..fitting.options import FitOptions
 from ..fitting.plan import recipes_of
 from ..fitting.start import FitStep, Outcome, is_closer, start_fit, start_within
 from ..fitting.step import gauss_newton_step
+from ..fitting.times import TIMES_OPTIONS, next_cost, start_times, times_step, try_spacings
+from ..rules import as_rule
 from ..runs import PHASES
 from ..runtime.processes import agree, in_order, share, sum_gradients, total
 from ..tableau import Tableau, sample
@@ -107,9 +109,10 @@ class FitPhase(Phase):
         state.fit = fit
         state.spent += state.teacher.denoiser.evaluations - before
         state.reported = _report(state, fit, lesson)
-        table = to_tableau(fit.chart, state.teacher.schedule, state.solver.t_eps)
-        state.solver.load_tableau(table)
-        state.ema = state.parameters()
+        if not state.config.rule:
+            table = to_tableau(fit.chart, state.teacher.schedule, state.solver.t_eps)
+            state.solver.load_tableau(table)
+            state.ema = state.parameters()
         state.step += 1
         return dict(
             loss=fit.train_loss,
@@ -137,6 +140,8 @@ def _arrived(state: TrainState) -> bool:
 def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
     """The grid and the rows that the teacher's own paths suggest."""
     config, teacher = state.config, state.teacher
+    if config.rule:
+        return _first_times(state, lesson)
     if config.budget:
         return _first_within(state, lesson)
     state.spent = pairs_wanted(config) * teacher.tableau.nfe
@@ -161,6 +166,8 @@ def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
 def _next_fit(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
     """One Gauss-Newton step from the last."""
     teacher = state.teacher
+    if state.config.rule:
+        return _next_times(state, before, lesson)
     if state.config.budget:
         return _next_within(state, before, lesson)
     if state.reported is None:  # a checkpoint from before the held-out pairs were split
@@ -183,6 +190,34 @@ def _next_fit(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
 def _losses(state: TrainState, fit: FitStep, pairs: Pairs, distance: Distance) -> Tensor:
     teacher = state.teacher
     return sample_losses(teacher.denoiser, fit.chart, pairs, distance, teacher.batch_size)
+
+# %% ../../nbs/training/phases.ipynb #86f290r1
+def _times_options(state: TrainState) -> FitOptions:
+    few = TIMES_OPTIONS
+    ladder = dict(damping_trials=few.damping_trials, damping_ladder=few.damping_ladder)
+    return replace(state.config.fit, **ladder)
+
+
+def _first_times(state: TrainState, lesson: Lesson) -> FitStep:
+    """The best usual grid of the solver."""
+    config, teacher = state.config, state.teacher
+    rule, made = as_rule(config.rule), pairs_wanted(config)
+    state.spent = made * teacher.tableau.nfe
+    at = config.nfe, state.solver.t_eps, lesson.choosing, lesson.distance, teacher.batch_size
+    best = try_spacings(rule, teacher.denoiser, *at)[0]
+    first = config.fit_pairs
+    return start_times(rule, teacher.denoiser, best, lesson.training, first, _times_options(state))
+
+# %% ../../nbs/training/phases.ipynb #86f290r2
+def _next_times(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
+    config, teacher, options = state.config, state.teacher, _times_options(state)
+    rule, training, choosing = as_rule(config.rule), lesson.training, lesson.choosing
+    cost = next_cost(rule, before, len(training), len(choosing), False, options)
+    if config.budget and state.spent + cost > config.budget:
+        ended = dict(step=before.step + 1, accepted=False, outcome=Outcome.SPENT)
+        return before._replace(damping=options.arrived, **ended)
+    pairs = training, choosing, lesson.distance, teacher.batch_size
+    return times_step(rule, teacher.denoiser, before, *pairs, config.seed, options=options)
 
 # %% ../../nbs/training/phases.ipynb #86f290b1
 def _first_within(state: TrainState, lesson: Lesson) -> FitStep:
@@ -376,7 +411,7 @@ def phases_left(state: TrainState) -> list[Phase]:
 def fit_late_rows(state: TrainState, lesson: Lesson) -> None:
     """Rows for image-to-image of the present solver, if it has none yet."""
     table, teacher, options = state.tableau(), state.teacher, state.config.fit
-    if table.name in state.late or not options.late_pairs:
+    if table.name in state.late or state.config.rule or not options.late_pairs:
         return
     fitted = fit_late_starts(
         teacher.denoiser,

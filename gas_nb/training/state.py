@@ -15,6 +15,8 @@ from ..classic import ddim
 from ..data import Pairs
 from ..discriminator import Discriminator
 from ..fitting.start import FitStep
+from ..fitting.times import times_in
+from ..rules import as_rule
 from ..solver import GeneralizedSolver
 from ..tableau import Tableau
 from ..teacher import Teacher
@@ -64,6 +66,8 @@ class TrainState:
 
     def tableau(self, which: str = "ema") -> Tableau:
         """The solver as a table: `ema`, which is judged, or `gs`, what distillation ended with."""
+        if self.config.rule and self.fit is not None:
+            return _by_rule(self, self.fit)
         solver = copy.deepcopy(self.solver)
         solver.load_state_dict(self.ema if which == "ema" else self.gs)
         played = self.phase in ("gas", "done") and self.discriminator is not None
@@ -97,3 +101,10 @@ class TrainState:
         self.discriminator_optimizer = torch.optim.Adam(
             discriminator.parameters(), config.discriminator_lr, betas=(0.0, 0.99)
         )
+
+# %% ../../nbs/training/state.ipynb #fa00d0r1
+def _by_rule(state: TrainState, fit: FitStep) -> Tableau:
+    rule, teacher = as_rule(state.config.rule), state.teacher
+    table = rule.tableau(teacher.schedule, times_in(fit.chart, rule, fit.last))
+    origin = dict(teacher=teacher.name, prediction=teacher.denoiser.prediction)
+    return replace(table, meta=table.meta | origin)
