@@ -124,7 +124,7 @@ def table(rows: list[dict]) -> str:
 
 
 def run(options: argparse.Namespace) -> dict:
-    teacher = load_teacher("digits" if options.quick else "fmnist", "cpu")
+    teacher = load_teacher("digits" if options.quick else options.teacher, "cpu")
     file, begun = options.output, time.monotonic()
     facts = dict(teacher=teacher.name, train=options.pairs, held_out=options.pairs, fresh=options.n)
     done = json.loads(file.read_text()) if file.exists() else dict(facts, rows=[])
@@ -160,6 +160,7 @@ def run(options: argparse.Namespace) -> dict:
 
 def main(arguments: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", default="fmnist")
     parser.add_argument("--quick", action="store_true", help="a few cells on digits")
     parser.add_argument("--pairs", type=int, default=16, help="to fit on, and as many to choose by")
     parser.add_argument("--n", type=int, default=200, help="fresh noises that all are judged on")
