@@ -214,7 +214,7 @@ def evaluations_of(nfe: int, differences: tuple[Difference, ...] = ()) -> int:
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensalo2
 class _Way:
-    "One direction of a chart's numbers, and what it does: `v` to x_k, `dD` to D_0, D_1, ..."
+    "One direction of a chart's numbers: `v`, what it does to x_k, and `dD`, to D_0, D_1, ..."
 
     def __init__(self, numbers: Tensor, nfe: int):
         self.by = Chart.from_vector(numbers, nfe)
@@ -223,18 +223,22 @@ class _Way:
 
     def through_evaluation(self, k: int, moved: Tensor | None, by_time: Tensor) -> None:
         "`moved`: the derivative of D_k along `v`."
-        parts = [] if moved is None else [(1.0, moved)]
+        parts = []
+        if moved is not None:
+            parts.append((1.0, moved))
         if self.by.s[k]:
             parts.append((self.by.s[k].item(), by_time))
         if parts:
             self.dD[k] = weighted_sum(parts, by_time.dtype)
 
     def through_row(self, chart: Chart, k: int, x: Tensor, predictions: list[Tensor]) -> None:
-        C, dC, da = chart.C[k].tolist(), self.by.C[k].tolist(), self.by.a[k].item()
+        "What row k makes of it, its own numbers included."
+        C = chart.C[k].tolist()
+        own = self.by.C[k].tolist()
         terms = [(C[j], dD) for j, dD in self.dD.items()]
-        terms += [(dC[j], D) for j, D in enumerate(predictions) if dC[j]]
-        if da:
-            terms.append((da, x))
+        terms += [(w, D) for w, D in zip(own, predictions) if w]
+        if self.by.a[k]:
+            terms.append((self.by.a[k].item(), x))
         if self.v is not None:
             terms.append((chart.a[k].item(), self.v))
         if terms:
@@ -257,18 +261,25 @@ def sensitivities_along(
     x, predictions = x_T, []
     ways = [_Way(numbers, chart.nfe) for numbers in M.T]
     for k in range(chart.nfe):
-        how = differences[k] if differences else Difference(options.difference, options.difference)
+        how = Difference(options.difference, options.difference)
+        if differences:
+            how = differences[k]
         at = denoiser, x, chart.s[k].item(), condition
         begun = [way for way in ways if way.v is not None]
-        D, derivatives = _differentiated(*at, [way.v for way in begun], how, max_batch, options)
+        v = [way.v for way in begun]
+        D, derivatives = _differentiated(*at, v, how, max_batch, options)
         predictions.append(D)
-        moved = dict(zip(map(id, begun), derivatives))
+        *along, by_time = derivatives
+        moved = dict(zip(map(id, begun), along))
         for way in ways:
-            way.through_evaluation(k, moved.get(id(way)), derivatives[-1])
+            way.through_evaluation(k, moved.get(id(way)), by_time)
             way.through_row(chart, k, x, predictions)
-        terms = [(chart.a[k].item(), x), *zip(chart.C[k].tolist(), predictions)]
+        weights = chart.C[k].tolist()
+        terms = [(chart.a[k].item(), x), *zip(weights, predictions)]
         x = weighted_sum(terms, x.dtype)
-    return x, torch.stack([torch.zeros_like(x) if way.v is None else way.v for way in ways])
+    still = torch.zeros_like(x)
+    moves = [still if way.v is None else way.v for way in ways]
+    return x, torch.stack(moves)
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf018
 class Equations(NamedTuple):
