@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 # %% ../../nbs/exchange/export.ipynb #exexp13
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     "`gas-nb export`: writes, and prints what was written; exit status 2 and one line for an error."
     parser = _parser()
     said = parser.parse_args(argv)
@@ -175,6 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shown = TARGETS[said.to].shows
     if shown:
         print(Path(said.out, shown).read_text(encoding="utf-8"), end="")
+    return 0
 
 # %% ../../nbs/exchange/export.ipynb #exexp15
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no file of its own
