@@ -16,6 +16,7 @@ from .fitting.differences import differences_in_words, too_coarse
 from .fitting.plan import FitPlan, plan_fits
 from .fitting.family import INPUTS, family_of
 from .fitting.start import Outcome
+from .exchange.export import export
 from .fitting.times import plan_times
 from .interop import GASScheduler
 from .rules import as_rule
@@ -61,6 +62,15 @@ class Distilled:
     def save(self, folder: str | os.PathLike) -> None:
         "Write the solvers, their card and a scheduler that needs no gas_nb into `folder`."
         self.scheduler().save_pretrained(folder)
+
+    def export(
+        self, target: str, path: str | os.PathLike, nfe: Any = None, **options: Any
+    ) -> list[Path]:
+        """Write the solvers for another program into the folder `path`: `target` is a name in
+        `gas_nb.exchange.export.TARGETS` (sigmas, timesteps, comfyui, hub, mflux, numpy), `nfe` the
+        numbers of evaluations (None: all), `options` as for `export` there. ValueError, and nothing
+        written, where the target cannot hold them."""
+        return export(self, target, path, nfe, **options)
 
     def __repr__(self) -> str:
         lines = [f"Distilled({', '.join(map(str, self.nfes))} evaluations, {self.prediction})"]

@@ -782,7 +782,8 @@ def test_push_to_hub(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "upload_folder", upload_folder)
     assert scheduler.push_to_hub("solvers", private=True) == "commit"
     assert (
-        seen["files"] == ["README.md", "gas_scheduler.py", "scheduler_config.json"]
+        seen["files"]
+        == ["README.md", "model_index.json", "pipeline.py", "scheduler", "scheduler_config.json"]
         and seen["repo_id"] == "me/solvers"
     )
     assert "GASScheduler.from_pretrained('me/solvers')" in seen["card"]

@@ -62,9 +62,11 @@ class Workbench(Shared):
         "(status, curves) of a training while it runs; `jobs['now'].stop` can be set."
         return distil(self, teacher, nfe, size, adversarial, seed, jobs, pause)
 
-    def downloads(self, ask: Ask, uploads: Sequence[Trained] = ()) -> tuple[list[str], str]:
-        "Paths of a solver's files, and the Python lines that use it."
-        return downloads(self, ask, uploads)
+    def downloads(
+        self, ask: Ask, uploads: Sequence[Trained] = (), target: str = ""
+    ) -> tuple[list[str], str]:
+        "Paths of a solver's files, those for another program too, and the Python lines."
+        return downloads(self, ask, uploads, target)
 
 # %% ../../nbs/app/workbench.ipynb #app-workbench-first
 def first_question(bench: Workbench) -> Ask:

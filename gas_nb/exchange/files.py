@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
+import diffusers
 import huggingface_hub
 from .bundles import Bundle, a_path, bundle_of_files, bundle_of_runs
 from .cards import card_text
@@ -24,8 +25,8 @@ from ..runtime.files import write_json_atomic, write_text_atomic
 from ..schedule import NoiseSchedule
 
 # %% auto #0
-__all__ = ['model_card', 'write_folder', 'upload', 'SavedScheduler', 'GASScheduler', 'make_portable', 'save_pipeline',
-           'shipped_scheduler']
+__all__ = ['model_card', 'folder_texts', 'write_folder', 'repository_texts', 'upload', 'SavedScheduler', 'GASScheduler',
+           'make_portable', 'save_pipeline', 'shipped_scheduler']
 
 # %% ../../nbs/exchange/files.ipynb #exf01crd
 def model_card(scheduler: TableauScheduler, repo: str = "path/to/this/folder") -> str:
@@ -34,11 +35,9 @@ def model_card(scheduler: TableauScheduler, repo: str = "path/to/this/folder") -
     return card_text(config.card, scheduler.nfes, scheduler.prediction, kind, repo)
 
 # %% ../../nbs/exchange/files.ipynb #exf02wrt
-def write_folder(
-    scheduler: TableauScheduler, folder: Path, repo: str, portable: bool = True
-) -> None:
-    """Write scheduler_config.json, README.md for solvers to be loaded from `repo`, and, `portable`,
-    the file that runs them without this package."""
+def folder_texts(scheduler: TableauScheduler, repo: str, portable: bool = True) -> dict[str, str]:
+    """scheduler_config.json, README.md for solvers to be loaded from `repo`, and, `portable`, the
+    file that runs them without this package, as {name: text}."""
     config = json.loads(scheduler.to_json_string())
     read_solvers(config["solvers"])
     card = model_card(scheduler, repo)
@@ -49,10 +48,61 @@ def write_folder(
             entry["numbers"] = write_numbers(scheduler._numbers[int(nfe)])
             if int(nfe) in scheduler._rungs:
                 entry["family"]["rungs"] = write_rungs(scheduler._rungs[int(nfe)])
-    if portable:
-        write_text_atomic(folder / MODULE, module_text())
-    write_json_atomic(folder / scheduler.config_name, config, indent=None)
-    write_text_atomic(folder / "README.md", card)
+    module = {MODULE: module_text()} if portable else {}
+    text = json.dumps(config, ensure_ascii=False, allow_nan=False)
+    return module | {scheduler.config_name: text + "\n", "README.md": card}
+
+
+def write_folder(
+    scheduler: TableauScheduler, folder: Path, repo: str, portable: bool = True
+) -> None:
+    "Write `folder_texts` into `folder`."
+    for name, text in folder_texts(scheduler, repo, portable).items():
+        write_text_atomic(folder / name, text)
+
+# %% ../../nbs/exchange/files.ipynb #exf02rep
+_PIPELINE = """\
+from typing import Any
+
+from diffusers import DiffusionPipeline
+
+
+class SolverPipeline(DiffusionPipeline):
+    "Solvers without a model: `put_into(pipe)` makes them the scheduler of a pipeline."
+
+    def __init__(self, scheduler: Any):
+        super().__init__()
+        self.register_modules(scheduler=scheduler)
+
+    def put_into(self, pipe: Any) -> Any:
+        pipe.scheduler = self.scheduler.in_place_of(pipe.scheduler)
+        return pipe
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError("these are solvers without a model: put_into(pipe) gives them one")
+"""
+_ALONE_USE = """
+## Without gas_nb
+```python
+solvers = DiffusionPipeline.from_pretrained({repo!r}, trust_remote_code=True)
+pipe = solvers.put_into(pipe)
+```
+This runs `pipeline.py` and `scheduler/gas_scheduler.py` of this repository, which import torch \
+and diffusers only.
+"""
+
+# %% ../../nbs/exchange/files.ipynb #exf02rpt
+def repository_texts(scheduler: TableauScheduler, repo: str) -> dict[str, str]:
+    "The files of a repository `repo` that diffusers loads by itself, as {name: text}."
+    read = [MODULE.removesuffix(".py"), "GASScheduler"]
+    index = dict(_class_name=["pipeline", "SolverPipeline"], scheduler=read)
+    index["_diffusers_version"] = diffusers.__version__
+    texts = folder_texts(scheduler, repo, portable=False)
+    texts["README.md"] += _ALONE_USE.format(repo=repo)
+    alone = folder_texts(scheduler, repo)
+    alone.pop("README.md")
+    texts |= {f"scheduler/{name}": text for name, text in alone.items()}
+    return texts | {"pipeline.py": _PIPELINE, "model_index.json": json.dumps(index) + "\n"}
 
 # %% ../../nbs/exchange/files.ipynb #exf03rep
 def _a_repo(value: Any) -> str:
@@ -75,7 +125,8 @@ def upload(
     try:
         repo_id = hub.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as folder:
-            write_folder(scheduler, Path(folder), repo_id)
+            for name, text in repository_texts(scheduler, repo_id).items():
+                write_text_atomic(Path(folder) / name, text)
             commit = hub.upload_folder(repo_id=repo_id, folder_path=folder, token=token, **where)
             return str(commit)
     except (OSError, hub.errors.OfflineModeIsEnabled) as e:

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from ..catalog import Trained, teacher_key
-from ..files import add_upload
+from ..files import add_upload, export_choices
 from ..messages import status, told
 from .controls import Controls, Site, ask_from, connect, question_controls
 from .controls import status_line
@@ -25,9 +25,10 @@ __all__ = ['brought', 'files_tab']
 # %% ../../../nbs/app/tabs/files.ipynb #app-tabs-files-download
 def _download(site: Site, controls: Controls, button: gr.Button) -> gr.HTML:
     "A status line, the files, the lines of Python, and the event that fills them."
+    target = gr.Dropdown(export_choices(), value="", label="For", elem_id="export-target")
     line = status_line("choose a solver", "download-status")
     paths = gr.File(
-        label="The solver: JSON, and a diffusers scheduler",
+        label="The solver: JSON, a diffusers scheduler, files for another program",
         file_count="multiple",
         interactive=False,
         elem_id="files",
@@ -37,12 +38,13 @@ def _download(site: Site, controls: Controls, button: gr.Button) -> gr.HTML:
         label="In Python", language="python", interactive=False, elem_classes=["wide", "later"]
     )
 
-    def prepare(uploads: list, *values: Any) -> Iterator[tuple[str, list[str], str]]:
-        files, code = site.bench.downloads(ask_from(site.bench, values), uploads)
+    def prepare(uploads: list, program: str, *values: Any) -> Iterator[tuple[str, list[str], str]]:
+        files, code = site.bench.downloads(ask_from(site.bench, values), uploads, program)
         yield status(f"{len(files)} files are ready"), files, code
 
     callback = told(prepare, [gr.skip()] * 2)
-    connect(button.click, callback, [site.uploads, *controls.inputs], [line, paths, lines])
+    inputs = [site.uploads, target, *controls.inputs]
+    connect(button.click, callback, inputs, [line, paths, lines])
     return line
 
 # %% ../../../nbs/app/tabs/files.ipynb #app-tabs-files-upload
