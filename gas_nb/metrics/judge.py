@@ -29,7 +29,6 @@ from .spec import Metric, all_metrics, find_metric
 from ..runtime.processes import in_order
 from ..tableau import Tableau
 from ..teacher import Teacher
-from ..teachers.decoding import strips
 
 # %% ../../nbs/metrics/judge.ipynb #mju0names
 PAIRED = tuple(metric.name for metric in all_metrics() if metric.per_sample)
@@ -126,10 +125,19 @@ def _compare(judge: Judge, x: Tensor, target: Tensor, condition: Any, n: int) ->
             sums[metric.name] = values[:n].double().cpu().sum().item()
     features = None
     if needs & {"moments", "features"}:
-        features = judge.features(strips(shown))[:n].double().cpu()
+        features = judge.features(_pictures(shown))[:n].double().cpu()
     return _Seen(n, sums, features)
 
 # %% ../../nbs/metrics/judge.ipynb #bbdeebe6
+def _pictures(shown: Tensor) -> Tensor:
+    "Images as they are, films as strips of frames."
+    if shown.ndim != 5:
+        return shown
+    from gas_nb.teachers.decoding import strips
+
+    return strips(shown)
+
+
 def _prompts(teacher: Teacher, condition: Any, n: int) -> list[str]:
     "The words that each of `n` samples was asked for with."
     labels = teacher.labels(condition, n)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .distances import by_frame
@@ -183,8 +182,10 @@ def hpsv2(device: str | torch.device = "cpu", folder: str | Path = HPS) -> Score
     return score
 
 # %% ../../nbs/metrics/texts.ipynb #2434d6df
-def pil_images(x: Tensor) -> list[Image.Image]:
+def pil_images(x: Tensor) -> list[Any]:
     "Images (B, C, H, W) in [-1, 1] as RGB images of PIL's."
+    from PIL import Image
+
     return [Image.fromarray(v.movedim(0, -1).numpy()) for v in to_bytes(as_rgb(x)).cpu()]
 
 # %% ../../nbs/metrics/texts.ipynb #dee49ec8
