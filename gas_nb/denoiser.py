@@ -106,7 +106,7 @@ class Denoiser:
     null_condition: Any = None
     autocast: torch.dtype | None = None
     _known: dict[tuple[float, float], _Numbers] = field(default_factory=dict, init=False)
-    _asked: list[int] = field(default_factory=lambda: [0], init=False)
+    _asked: list[int] = field(default_factory=lambda: [0, 0], init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance_scale", _checked_scale(self.guidance_scale))
@@ -122,6 +122,11 @@ class Denoiser:
     def evaluations(self) -> int:
         "How many samples it has been asked about; guided ones count once."
         return self._asked[0]
+
+    @property
+    def network_calls(self) -> int:
+        "How many rows its network has answered, by its own count if it has one; guided: two."
+        return getattr(self.net, "network_calls", self._asked[1])
 
     def with_guidance(self, scale: float) -> Denoiser:
         "The same network under another guidance scale; ValueError without a null condition."
@@ -216,6 +221,7 @@ def _null_rows(d: Denoiser, x: Tensor) -> Any:
 # %% ../nbs/foundations/denoiser.ipynb #f49b2471
 def _call_net(d: Denoiser, x: Tensor, time: Tensor, condition: Any) -> Tensor:
     args = (x, time) if condition is None else (x, time, condition)
+    d._asked[1] += len(x)
     if d.autocast is None:
         return checked_answer(d.net(*args), x)
     with torch.autocast(x.device.type, d.autocast):

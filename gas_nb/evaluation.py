@@ -1,7 +1,7 @@
 """How far samples are from the teacher's: every public name of the chapters in nbs/metrics."""
 
 from gas_nb.metrics.spec import Metric, all_metrics, find_metric, forget_metric, register_metric
-from gas_nb.metrics.distances import l1, l2, psnr
+from gas_nb.metrics.distances import by_frame, l1, l2, psnr, structural_similarity
 from gas_nb.metrics.moments import FeatureStatistics, feature_statistics
 from gas_nb.metrics.distributions import (
     density_coverage,
@@ -18,6 +18,19 @@ from gas_nb.metrics.features import (
     inception_weights,
     lpips_distance,
 )
+from gas_nb.metrics.texts import (
+    CLIP,
+    HPS,
+    PICK_PROCESSOR,
+    PICK_SCORE,
+    REWARD,
+    clip_score,
+    hpsv2,
+    image_reward,
+    load_clip,
+    pick_score,
+)
+from gas_nb.metrics.costs import COSTS, Meter, Spent, costs
 from gas_nb.metrics.samples import block_size, blocks, fill, sample_block, sample_pairs
 from gas_nb.metrics.reference import (
     IMAGE_FILES,
@@ -39,23 +52,34 @@ from gas_nb.metrics.judge import (
 from gas_nb.metrics.search import SOLVER_ORDERS, best_classic
 
 __all__ = [
+    "CLIP",
+    "COSTS",
     "DISTRIBUTIONS",
     "FEATURES",
     "FeatureStatistics",
+    "HPS",
     "IMAGE_FILES",
     "INCEPTION_WEIGHTS",
     "Judge",
     "LPIPS_WEIGHTS",
     "METRICS",
+    "Meter",
     "Metric",
     "PAIRED",
+    "PICK_PROCESSOR",
+    "PICK_SCORE",
+    "REWARD",
     "RUN_METRICS",
     "Reference",
     "SOLVER_ORDERS",
+    "Spent",
     "all_metrics",
     "best_classic",
     "block_size",
     "blocks",
+    "by_frame",
+    "clip_score",
+    "costs",
     "density_coverage",
     "evaluate",
     "feature_network",
@@ -65,19 +89,24 @@ __all__ = [
     "forget_metric",
     "frechet",
     "frechet_distance",
+    "hpsv2",
     "image_batches",
+    "image_reward",
     "inception_features",
     "inception_weights",
     "kernel_distance",
     "l1",
     "l2",
+    "load_clip",
     "load_reference",
     "lpips_distance",
     "measure",
+    "pick_score",
     "precision_recall",
     "psnr",
     "read_fid_reference",
     "register_metric",
     "sample_block",
     "sample_pairs",
+    "structural_similarity",
 ]

@@ -32,6 +32,7 @@ from gas_nb.sweeps.tables import (
     app_rows,
     figure_names,
     markdown_tables,
+    printed_metrics,
     row_title,
     summary,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "load_sweep",
     "main",
     "markdown_tables",
+    "printed_metrics",
     "provenance",
     "row_title",
     "run_job",

@@ -22,6 +22,7 @@ from gas_nb.evaluation import (
     density_coverage,
     evaluate,
     feature_statistics,
+    find_metric,
     frechet,
     frechet_distance,
     inception_features,
@@ -360,7 +361,8 @@ def untimed(rows):
 def test_a_table_does_not_depend_on_batches_by_one_bit(digits, table):
     tableaus, pairs, real = table
     judge = Judge(digits, reference=real)
-    assert set(judge.metrics) == set(METRICS) - {"lpips"}
+    cheap = {name for name in METRICS if find_metric(name).auto}
+    assert set(judge.metrics) == cheap - {"lpips", "ssim"}  # of 32 and 11 pixels on
     whole = untimed(judge(tableaus, pairs))
     for size in (1, 17, 50, 64):
         parts = (

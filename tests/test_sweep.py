@@ -77,6 +77,7 @@ def test_results_are_complete_and_say_where_they_come_from(finished):
     frame = finished.write_results()
     assert len(frame) == len(sweep_cells(SMALL)) + 2 and (frame.n == 60).all()
     assert (frame[frame.solver == "teacher"].l1 == 0).all()
+    assert (frame.network_calls == frame.nfe).all() and (frame.guidance_passes == 0).all()
     pd.testing.assert_frame_equal(
         pd.read_csv(finished.folder / "results.csv"), frame, check_dtype=False
     )
@@ -116,7 +117,9 @@ def test_the_table_has_a_row_per_solver_and_a_column_per_nfe(finished):
     lines = (finished.folder / "table.md").read_text().splitlines()
     assert "60 samples" in lines[0] and provenance()["date"][:4] in lines[0]
     rows = [line for line in lines if line.startswith("| UniPC, best")]
-    assert len(rows) == 2 and all(row.count("±") == 2 for row in rows)
+    assert len(rows) == 3 and all(row.count("±") == 2 for row in rows)
+    assert {"PSNR (dB)", "What a sample costs"} <= set(lines)
+    assert "| network calls per sample | 4.0 | 5.0 | 20 |" in lines
     assert any(line.startswith("The teacher itself (20 evaluations)") for line in lines)
 
 
@@ -130,6 +133,9 @@ def test_the_app_reads_a_sweep(finished):
         ("unipc", 5),
         ("teacher", 20),
     }
+    assert all(
+        {"psnr", "network_calls", "seconds_per_image"} <= set(r) for r in rows if r["nfe"] < 9
+    )
     mean = summary(finished.results()).set_index(["solver", "choice", "nfe"]).l1
     assert mean[("unipc", "best", 5)] == pytest.approx(
         min(r["l1"] for r in rows if (r["solver"], r["nfe"]) == ("unipc", 5))
@@ -370,7 +376,7 @@ def test_papermill_runs_the_notebook(tmp_path):
         check=True,
         capture_output=True,
     )
-    assert (tmp_path / "sweep-digits" / "table.md").read_text().count("**GS**") == 2
+    assert (tmp_path / "sweep-digits" / "table.md").read_text().count("**GS**") == 3
     kinds = [
         set(o.get("data", {}))
         for c in json.loads(out.read_text())["cells"]

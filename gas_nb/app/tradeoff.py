@@ -9,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from .catalog import MAX_FILE, lies_in, teacher_key
-from ..metrics.judge import RUN_METRICS
+from ..metrics import COSTS, all_metrics
 from ..runs import METRICS, Run, runs_in
 
 # %% auto #0
-__all__ = ['MAX_RESULTS', 'COLUMNS', 'sweep_rows']
+__all__ = ['MAX_RESULTS', 'FACTS', 'columns', 'sweep_rows']
 
 # %% ../../nbs/app/tradeoff.ipynb #app-tradeoff-value
 MAX_RESULTS = 10 * MAX_FILE
-COLUMNS = ("solver", "nfe", "spacing", *RUN_METRICS, "seconds_per_image")
+FACTS = ("solver", "nfe", "spacing")
+
+
+def columns() -> list[str]:
+    "What is taken of a row: what it is, every registered metric, and the costs."
+    return [*FACTS, *(metric.name for metric in (*all_metrics(), *COSTS))]
 
 
 def _is_value(value: Any) -> bool:
@@ -61,5 +66,5 @@ def sweep_rows(runs: Path, teacher: str) -> list[dict[str, Any]]:
     for run in _measured_runs(Path(runs).resolve()):
         for row in _results(run, teacher):
             cell = row["solver"], row["nfe"], str(row.get("spacing"))
-            rows[cell] = {name: row[name] for name in COLUMNS if _is_value(row.get(name))}
+            rows[cell] = {name: row[name] for name in columns() if _is_value(row.get(name))}
     return list(rows.values())

@@ -33,12 +33,13 @@ from gas_nb.figures.stills import Figure, still, styled
 from gas_nb.figures.theme import (
     INK,
     LINE,
-    MEASURES,
     PHASE_COLORS,
     PHASE_LABELS,
     Look,
     color,
     label,
+    measure_title,
+    measures,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ __all__ = [
     "ERROR_SCALE",
     "INK",
     "LINE",
-    "MEASURES",
     "PHASE_COLORS",
     "PHASE_LABELS",
     "Cells",
@@ -76,6 +76,8 @@ __all__ = [
     "has_frontend",
     "label",
     "learning_curves",
+    "measure_title",
+    "measures",
     "nfe_explorer",
     "parameter_form",
     "png_uri",

@@ -23,10 +23,12 @@ __all__ = ['reference_grids', 'time_grids', 'coefficients', 'as_record', 'learni
 
 # %% ../../nbs/figures/plots.ipynb #ec558c65
 from gas_nb.figures.theme import (
-    AGAINST_TEACHER,
+    against_teacher,
     INK,
     LINE,
-    MEASURES,
+    measure_title,
+    measures,
+    more_is_better,
     better,
     color,
     label,
@@ -36,6 +38,7 @@ from gas_nb.figures.theme import (
     phase_label,
     plain,
 )
+from ..metrics.spec import COST_NAMES
 from ..schedule import NoiseSchedule, spacing
 from ..tableau import Tableau
 
@@ -242,7 +245,7 @@ def _as_dict(row: Any) -> dict:
 
 # %% ../../nbs/figures/plots.ipynb #fpl00009
 def tradeoff(rows: Any, x: str = "nfe", y: str = "l1", title: str = "") -> Figure:
-    """Quality `y` against cost `x` (`nfe`, or seconds on a logarithmic axis), a line per solver.
+    """Quality `y` against cost `x` (`nfe`, or another on a logarithmic axis), a line per solver.
 
     Of several spacings the best is taken; the teacher is a level. ValueError if no solver has
     both."""
@@ -260,8 +263,8 @@ def tradeoff(rows: Any, x: str = "nfe", y: str = "l1", title: str = "") -> Figur
         _level(fig, "teacher", goal)
         values.append(goal)
     fig = styled(fig, title, 400)
-    fig.update_yaxes(log_axis(values), title=MEASURES.get(y, y))
-    fig.update_xaxes(_cost_axis(x, students), title=MEASURES.get(x, x))
+    fig.update_yaxes(_quality_axis(y, values), title=measure_title(y))
+    fig.update_xaxes(_cost_axis(x, students), title=measure_title(x))
     return fig
 
 # %% ../../nbs/figures/plots.ipynb #fpl0000a
@@ -280,15 +283,23 @@ def _best_by_nfe(rows: list[dict], measure: str) -> list[dict]:
 
 # %% ../../nbs/figures/plots.ipynb #9a0413c7
 def _teacher_value(rows: list[dict], measure: str) -> float | None:
-    if measure in AGAINST_TEACHER:
+    if against_teacher(measure):
         return None
     found = [row[measure] for row in rows if row["solver"] == "teacher"]
     return found[0] if found else None
 
+# %% ../../nbs/figures/plots.ipynb #7b174062
+def _quality_axis(measure: str, values: list[float]) -> dict:
+    """Distances fall by factors; a score, in dB or of its own scale, may be negative."""
+    if more_is_better(measure) or min(values) <= 0:
+        return {"type": "linear"}
+    return log_axis(values)
 
+# %% ../../nbs/figures/plots.ipynb #c992c2fc
 def _cost_axis(measure: str, rows: list[dict]) -> dict:
     if measure != "nfe":
-        return log_axis(row[measure] for row in rows)
+        values = [row[measure] for row in rows]
+        return log_axis(values) if min(values) > 0 else {"type": "linear"}
     return {"dtick": 1 if max(row["nfe"] for row in rows) <= 12 else 2}
 
 # %% ../../nbs/figures/plots.ipynb #fpl0000b
@@ -312,11 +323,11 @@ _KEYS = ("solver", "nfe", "spacing")
 def results_table(rows: Any, columns: Sequence[str] | None = None, title: str = "") -> Figure:
     """Results as a table; in every column of measures the best value of each NFE is bold."""
     rows = _rows(rows)
-    asked = columns or [c for c in MEASURES if any(row.get(c) is not None for row in rows)]
+    asked = columns or [c for c in measures() if any(row.get(c) is not None for row in rows)]
     keys = [c for c in _KEYS if c in asked]
     shown = keys + [c for c in asked if c not in _KEYS]
     look = {"line_color": LINE, "align": "left", "font": {"color": INK}}
-    heads = [f"<b>{MEASURES.get(c, c)}</b>" for c in shown]
+    heads = [f"<b>{measure_title(c)}</b>" for c in shown]
     cells = [[_table_text(row, c, rows) for row in rows] for c in shown]
     table = go.Table(
         header={"values": heads, "fill_color": "rgba(128,128,128,0.18)", **look},
@@ -335,7 +346,8 @@ def _table_text(row: dict, column: str, rows: list[dict]) -> str:
         return ""
     if column == "nfe":
         return str(value)
-    bold = not column.startswith("seconds") and _is_best(row, column, rows)
+    cost = column.startswith("seconds") or column in COST_NAMES
+    bold = not cost and _is_best(row, column, rows)
     return f"<b>{value:.4g}</b>" if bold else f"{value:.4g}"
 
 # %% ../../nbs/figures/plots.ipynb #a034b6c5

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import solver as _solvers  # noqa: F401  (registers every solver)
+from ..metrics import COSTS, Metric, all_metrics
 from ..registry import SOLVERS
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['SPACING_LOOKS', 'INK', 'LINE', 'MEASURES', 'HIGHER_IS_BETTER', 'AGAINST_TEACHER', 'PHASE_LABELS', 'PHASE_COLORS',
-           'Look', 'look', 'label', 'color', 'marker', 'better', 'phase_label', 'phase_color', 'plain', 'log_axis']
+__all__ = ['SPACING_LOOKS', 'INK', 'LINE', 'PHASE_LABELS', 'PHASE_COLORS', 'Look', 'look', 'label', 'color', 'marker', 'measures',
+           'measure_title', 'more_is_better', 'against_teacher', 'better', 'phase_label', 'phase_color', 'plain',
+           'log_axis']
 
 # %% ../../nbs/figures/theme.ipynb #014535aa
 @dataclass(frozen=True)
@@ -69,29 +71,46 @@ INK = "#7d828b"
 LINE = "rgba(128,128,128,0.28)"
 
 # %% ../../nbs/figures/theme.ipynb #fth00007
-MEASURES = {
-    "l1": "L1 to the teacher",
-    "l2": "L2 to the teacher",
-    "frechet": "Frechet distance",
+_OTHERS = {
     "fid": "FID",
-    "psnr": "PSNR (dB)",
     "nfe": "network evaluations (NFE)",
     "seconds": "seconds per image",
-    "seconds_per_image": "seconds per image",
     "loss": "loss",
     "val_loss": "held-out loss",
     "solver": "solver",
     "spacing": "time grid",
 }
 
+
+def measures() -> dict[str, str]:
+    """The titles of all measures by name, in the order of a table's columns."""
+    return {spec.name: spec.label for spec in (*all_metrics(), *COSTS)} | _OTHERS
+
+# %% ../../nbs/figures/theme.ipynb #dc706e18
+def measure_title(name: str) -> str:
+    """What a measure is called on an axis; a name that nobody knows stays what it is."""
+    return measures().get(name, name)
+
 # %% ../../nbs/figures/theme.ipynb #f0c4d497
-HIGHER_IS_BETTER = {"psnr"}
-AGAINST_TEACHER = {"l1", "l2", "psnr"}
+def _spec(measure: str) -> Metric | None:
+    return next((spec for spec in all_metrics() if spec.name == measure), None)
+
+
+def more_is_better(measure: str) -> bool:
+    """Whether a larger value of a measure is the better one; not of what is no metric."""
+    spec = _spec(measure)
+    return spec is not None and not spec.smaller_is_better
+
+
+def against_teacher(measure: str) -> bool:
+    """Whether a measure is a distance to the teacher's own samples."""
+    spec = _spec(measure)
+    return spec is not None and spec.against_teacher
 
 # %% ../../nbs/figures/theme.ipynb #fth00008
 def better(measure: str, a: float, b: float) -> bool:
     """Whether value `a` of a measure is better than value `b`."""
-    return a > b if measure in HIGHER_IS_BETTER else a < b
+    return a > b if more_is_better(measure) else a < b
 
 # %% ../../nbs/figures/theme.ipynb #fth0000a
 PHASE_LABELS = {"fit": "fit", "gs": "distillation (GS)", "gas": "adversarial (GAS)"}

@@ -4,8 +4,9 @@ The order of these imports is the order in which metrics are registered, so that
 """
 
 from .spec import Metric, all_metrics, find_metric, forget_metric, register_metric
-from .distances import l1, l2, psnr
+from .distances import by_frame, l1, l2, psnr, structural_similarity
 from .features import feature_network, inception_features, lpips_distance
+from .texts import clip_score, hpsv2, image_reward, pick_score
 from .moments import FeatureStatistics, feature_statistics
 from .distributions import (
     density_coverage,
@@ -13,18 +14,25 @@ from .distributions import (
     kernel_distance,
     precision_recall,
 )
+from .costs import COSTS, Meter, Spent, costs
 from .samples import sample_pairs
 from .reference import Reference, load_reference
 from .judge import Judge, evaluate, frechet, measure
 from .search import best_classic
 
 __all__ = [
+    "COSTS",
     "FeatureStatistics",
     "Judge",
+    "Meter",
     "Metric",
     "Reference",
+    "Spent",
     "all_metrics",
     "best_classic",
+    "by_frame",
+    "clip_score",
+    "costs",
     "density_coverage",
     "evaluate",
     "feature_network",
@@ -33,6 +41,8 @@ __all__ = [
     "forget_metric",
     "frechet",
     "frechet_distance",
+    "hpsv2",
+    "image_reward",
     "inception_features",
     "kernel_distance",
     "l1",
@@ -40,8 +50,10 @@ __all__ = [
     "load_reference",
     "lpips_distance",
     "measure",
+    "pick_score",
     "precision_recall",
     "psnr",
     "register_metric",
     "sample_pairs",
+    "structural_similarity",
 ]

@@ -5,20 +5,30 @@
 # %% ../../nbs/metrics/distances.ipynb #mdi0imp
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ..runtime.device import import_torchvision
 from .spec import Metric, register_metric
 
 # %% auto #0
-__all__ = ['l1', 'l2', 'psnr']
+__all__ = ['l1', 'l2', 'by_frame', 'psnr', 'structural_similarity']
 
 # %% ../../nbs/metrics/distances.ipynb #mdi0diff
-def _difference(x: Tensor, y: Tensor) -> Tensor:
-    "x - y as float64 rows (B, n); ValueError for different shapes, which would broadcast."
+def _check_shapes(x: Tensor, y: Tensor) -> None:
     if x.shape != y.shape:
         shapes = f"shapes {tuple(x.shape)} and {tuple(y.shape)} differ"
         raise ValueError(f"{shapes}: compare sample by sample")
+
+
+def _difference(x: Tensor, y: Tensor) -> Tensor:
+    "x - y as float64 rows (B, n); ValueError for different shapes, which would broadcast."
+    _check_shapes(x, y)
     if x.ndim < 2:
         raise ValueError(f"shape {tuple(x.shape)}: need a batch axis and at least one more")
     return (x.double() - y.double()).flatten(1)
@@ -33,9 +43,45 @@ def l2(x: Tensor, y: Tensor) -> Tensor:
     "Mean squared difference per sample (no root): (B, ...), (B, ...) -> (B,) float64."
     return _difference(x, y).square().mean(1)
 
+# %% ../../nbs/metrics/distances.ipynb #41ca7392
+def by_frame(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function` of images (B, C, H, W), which gives (B,), for films (B, F, C, H, W) too.
+
+    Of a film it gives the mean over the frames, infinite ones left out. What else it is called with
+    is taken apart in the same way, if it is a film."""
+
+    @wraps(function)
+    def measured(x: Tensor, *others: Any, **options: Any) -> Tensor:
+        if x.ndim != 5:
+            return function(x, *others, **options)
+        for other in others:
+            if isinstance(other, Tensor):
+                _check_shapes(x, other)
+        return _mean_over_frames(
+            [
+                function(x[:, k], *(_frame(other, k) for other in others), **options)
+                for k in range(x.shape[1])
+            ]
+        )
+
+    return measured
+
+# %% ../../nbs/metrics/distances.ipynb #53923855
+def _frame(value: Any, k: int) -> Any:
+    return value[:, k] if isinstance(value, Tensor) else value
+
+
+def _mean_over_frames(each: list[Tensor]) -> Tensor:
+    "F times (B,) to (B,); infinite where every frame is."
+    values = torch.stack(each, 1)
+    endless = values.isposinf()
+    kept = values.masked_fill(endless, 0).sum(1) / (~endless).sum(1).clamp_min(1)
+    return torch.where(endless.all(1), values[:, 0], kept)
+
 # %% ../../nbs/metrics/distances.ipynb #mdi0psnr
+@by_frame
 def psnr(x: Tensor, y: Tensor, data_range: float = 2.0) -> Tensor:
-    """Peak signal-to-noise ratio (B,) in dB, infinite for equal samples.
+    """Peak signal-to-noise ratio (B,) in dB, infinite for equal samples; of films by frame.
 
     `data_range`: largest minus smallest value.
     """
@@ -43,9 +89,47 @@ def psnr(x: Tensor, y: Tensor, data_range: float = 2.0) -> Tensor:
         raise ValueError(f"data_range={data_range}: must be positive, 2 for images in [-1, 1]")
     return 10 * torch.log10(data_range**2 / l2(x, y))
 
+# %% ../../nbs/metrics/distances.ipynb #2c26a1dd
+_WINDOW = 11
+
+
+def structural_similarity(
+    device: str | torch.device = "cpu",
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """SSIM of images (B, C, H, W) in [-1, 1] with H, W >= 11, as (B,), on whatever device they are.
+
+    ImportError without torchmetrics."""
+    import_torchvision()
+    try:
+        module = importlib.import_module("torchmetrics.functional.image")
+    except ImportError:
+        raise ImportError("SSIM needs the package torchmetrics: pip install torchmetrics") from None
+
+    @by_frame
+    def similarity(x: Tensor, y: Tensor) -> Tensor:
+        _check_shapes(x, y)
+        if x.ndim != 4 or min(x.shape[-2:]) < _WINDOW:
+            raise ValueError(f"images {tuple(x.shape)}: SSIM needs at least 11 x 11 pixels")
+        found = module.structural_similarity_index_measure
+        return found(x.float(), y.float(), data_range=2.0, reduction="none").reshape(-1)
+
+    return similarity
+
 # %% ../../nbs/metrics/distances.ipynb #mdi0spec
 register_metric(Metric("l1", "L1 to the teacher", "states", l1))
 register_metric(Metric("l2", "L2 to the teacher", "states", l2))
 register_metric(
     Metric("psnr", "PSNR", "images", psnr, unit="dB", smaller_is_better=False, digits=2)
+)
+register_metric(
+    Metric(
+        "ssim",
+        "SSIM",
+        "images",
+        load=structural_similarity,
+        smaller_is_better=False,
+        least_side=_WINDOW,
+        package="torchmetrics",
+        source="Wang et al. 2004",
+    )
 )

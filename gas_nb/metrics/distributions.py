@@ -148,17 +148,32 @@ def density_coverage(generated: Tensor, real: Tensor, k: int = 5) -> tuple[float
 # %% ../../nbs/metrics/distributions.ipynb #mds0spec
 _REAL = "to real images"
 register_metric(
-    Metric("frechet", f"Frechet distance {_REAL}", "moments", frechet_distance, digits=2)
+    Metric(
+        "frechet",
+        f"Frechet distance {_REAL}",
+        "moments",
+        frechet_distance,
+        digits=2,
+        source="arXiv 1706.08500",
+    )
 )
-register_metric(Metric("kid", f"Kernel distance {_REAL}", "features", kernel_distance))
+register_metric(
+    Metric(
+        "kid",
+        f"Kernel distance {_REAL}",
+        "features",
+        kernel_distance,
+        source="arXiv 1801.01401",
+    )
+)
 
 
-def _register_parts(function: Callable, *names: str) -> None:
+def _register_parts(function: Callable, source: str, *names: str) -> None:
     "Metrics that are the parts of one function's result; more is better."
+    told: dict = dict(smaller_is_better=False, source=source)
     for part, name in enumerate(names):
-        spec = Metric(name, name.title(), "features", function, part=part, smaller_is_better=False)
-        register_metric(spec)
+        register_metric(Metric(name, name.title(), "features", function, part=part, **told))
 
 
-_register_parts(precision_recall, "precision", "recall")
-_register_parts(density_coverage, "density", "coverage")
+_register_parts(precision_recall, "arXiv 1904.06991", "precision", "recall")
+_register_parts(density_coverage, "arXiv 2002.09797", "density", "coverage")

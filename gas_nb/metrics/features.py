@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .distances import by_frame
 from ..runtime.device import import_torchvision
 from .spec import Metric, register_metric
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['INCEPTION_WEIGHTS', 'FEATURES', 'LPIPS_WEIGHTS', 'inception_weights', 'inception_features', 'feature_network',
-           'lpips_distance']
+__all__ = ['INCEPTION_WEIGHTS', 'FEATURES', 'LPIPS_WEIGHTS', 'inception_weights', 'to_bytes', 'as_rgb', 'inception_features',
+           'feature_network', 'lpips_distance']
 
 # %% ../../nbs/metrics/features.ipynb #mfe0file
 INCEPTION_WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # the end: how its SHA-256 begins
@@ -59,8 +60,16 @@ def _refuse_other_than_tensors(file: Path) -> None:
         raise ValueError(f"{file} does not hold weights: {reason}; download it again") from None
 
 # %% ../../nbs/metrics/features.ipynb #eb8568f8
-def _to_bytes(x: Tensor) -> Tensor:
+def to_bytes(x: Tensor) -> Tensor:
+    "Images in [-1, 1] as files have them: whole numbers from 0 to 255."
     return ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
+
+
+def as_rgb(x: Tensor) -> Tensor:
+    "Images (B, 1, 3 or 4, H, W) in [-1, 1] with three channels; of four the last is transparency."
+    if x.ndim != 4 or x.shape[1] not in (1, 3, 4):
+        raise ValueError(f"images {tuple(x.shape)}: need (B, C, H, W) with 1, 3 or 4 channels")
+    return x.clamp(-1, 1)[:, :3].expand(-1, 3, -1, -1)
 
 # %% ../../nbs/metrics/features.ipynb #mfe0net
 def inception_features(
@@ -78,7 +87,7 @@ def inception_features(
     net = network("inception-v3-compat", ["2048"], **options).to(device)
 
     def features(x: Tensor) -> Tensor:
-        return net(_to_bytes(x).expand(-1, 3, -1, -1).to(device))[0]
+        return net(to_bytes(as_rgb(x)).to(device))[0]
 
     return features
 
@@ -120,21 +129,30 @@ _LPIPS_SIDE = 32
 
 
 def lpips_distance(device: str | torch.device = "cpu") -> Callable[[Tensor, Tensor], Tensor]:
-    """LPIPS (AlexNet) of two batches (B, 1 or 3, H, W) in [-1, 1] with H, W >= 32, as (B,).
+    """LPIPS (AlexNet) of images (B, C, H, W) in [-1, 1] with H, W >= 32, as (B,); also of films.
 
     FileNotFoundError without weights, ImportError without the package.
     """
     net = _lpips_network(device)
 
+    @by_frame
     def distance(x: Tensor, y: Tensor) -> Tensor:
         if min(x.shape[-2:]) < _LPIPS_SIDE:
             raise ValueError(f"images {tuple(x.shape)}: LPIPS needs at least 32 x 32 pixels")
-        x, y = (v.clamp(-1, 1).expand(-1, 3, -1, -1) for v in (x, y))
-        return net(x, y).flatten()
+        return net(as_rgb(x).to(device), as_rgb(y).to(device)).flatten()
 
     return distance
 
 # %% ../../nbs/metrics/features.ipynb #mfe0spec
 register_metric(
-    Metric("lpips", "LPIPS to the teacher", "images", load=lpips_distance, least_side=_LPIPS_SIDE)
+    Metric(
+        "lpips",
+        "LPIPS to the teacher",
+        "images",
+        load=lpips_distance,
+        least_side=_LPIPS_SIDE,
+        package="lpips",
+        weights=LPIPS_WEIGHTS,
+        source="arXiv 1801.03924",
+    )
 )

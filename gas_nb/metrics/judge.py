@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ..data import Pairs
+from .costs import Meter, Spent, costs
+from .distances import by_frame
 from .features import feature_network
 from .moments import FeatureStatistics
 from .reference import Reference, load_reference
@@ -23,7 +24,7 @@ from .reference import Reference, load_reference
 __all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'RUN_METRICS', 'Judge', 'evaluate', 'frechet', 'measure']
 
 # %% ../../nbs/metrics/judge.ipynb #426d061c
-from .samples import block_size, blocks, sample_block, sample_pairs
+from .samples import block_size, blocks, sample_block
 from .spec import Metric, all_metrics, find_metric
 from ..runtime.processes import in_order
 from ..tableau import Tableau
@@ -36,10 +37,10 @@ METRICS = PAIRED + DISTRIBUTIONS
 
 # %% ../../nbs/metrics/judge.ipynb #mju0wanted
 def _asked_for(metrics: str | Iterable[str]) -> list[Metric]:
-    "The metrics of that names, or all of them for 'auto', in the order of columns."
+    "The metrics of that names, or those that 'auto' may take, in the order of columns."
     known = all_metrics()
     if metrics == "auto":
-        return known
+        return [metric for metric in known if metric.auto]
     names = metrics.replace(",", " ").split() if isinstance(metrics, str) else list(metrics)
     wrong = [name for name in names if name not in {metric.name for metric in known}]
     if wrong or not names:
@@ -48,13 +49,28 @@ def _asked_for(metrics: str | Iterable[str]) -> list[Metric]:
     return [metric for metric in known if metric.name in names]
 
 # %% ../../nbs/metrics/judge.ipynb #mju0function
+_SHOWN = ("images", "prompts")  # what is asked of images, and of a film's frames
+
+
 def _function_of(metric: Metric, teacher: Teacher, optional: bool) -> Callable | None:
     "What computes `metric`; None where an `optional` one cannot be had."
+    function = _loaded(metric, teacher, optional)
+    return by_frame(function) if function and metric.needs in _SHOWN else function
+
+# %% ../../nbs/metrics/judge.ipynb #b9228a85
+def _loaded(metric: Metric, teacher: Teacher, optional: bool) -> Callable | None:
+    "The function as it was registered or is loaded now."
+    if metric.needs == "prompts" and not teacher.prompts and not optional:
+        raise ValueError(
+            f"{metric.name} needs prompts, and {teacher.name} has none: leave it out, or give "
+            "the teacher prompts=, or calls= that all have a prompt"
+        )
     if metric.load is None:
         return metric.function
     if not optional:
         return metric.load(teacher.device)
-    if min(teacher.shape[-2:]) < metric.least_side:
+    lacks_words = metric.needs == "prompts" and not teacher.prompts
+    if lacks_words or min(teacher.shape[-2:]) < metric.least_side:
         return None
     try:
         return metric.load(teacher.device)
@@ -87,20 +103,20 @@ class _Seen(NamedTuple):
     "What one block of samples showed: plain numbers and tensors, to be sent between processes."
 
     n: int
-    drawn: int  # samples, those that fill up the block included
     sums: dict[str, float]
     features: Tensor | None
-    seconds: float = 0.0
+    spent: Spent = Spent()  # of all its samples, those that fill it up included
 
 # %% ../../nbs/metrics/judge.ipynb #mju0look
-def _compare(judge: Judge, x: Tensor, target: Tensor, n: int) -> _Seen:
+def _compare(judge: Judge, x: Tensor, target: Tensor, condition: Any, n: int) -> _Seen:
     "Compare one block of samples, of which `n` rows count; in whichever process."
-    decode = judge.teacher.decode
     needs = {metric.needs for metric in judge.specs}
     seen_as: dict[str, tuple[Any, Any]] = {"states": (x, target)}
-    image: Any = decode(x) if needs != {"states"} else None
+    shown: Any = judge.teacher.frames(x) if needs != {"states"} else None
     if "images" in needs:
-        seen_as["images"] = (image, decode(target))
+        seen_as["images"] = (shown, judge.teacher.frames(target))
+    if "prompts" in needs:
+        seen_as["prompts"] = (shown, _prompts(judge.teacher, condition, len(x)))
 
     sums = {}
     for metric in judge.specs:
@@ -109,23 +125,32 @@ def _compare(judge: Judge, x: Tensor, target: Tensor, n: int) -> _Seen:
             sums[metric.name] = values[:n].double().cpu().sum().item()
     features = None
     if needs & {"moments", "features"}:
-        features = judge.features(image)[:n].double().cpu()
-    return _Seen(n, len(x), sums, features)
+        features = judge.features(_pictures(shown))[:n].double().cpu()
+    return _Seen(n, sums, features)
+
+# %% ../../nbs/metrics/judge.ipynb #bbdeebe6
+def _pictures(shown: Tensor) -> Tensor:
+    "Images as they are, films as strips of frames."
+    if shown.ndim != 5:
+        return shown
+    from gas_nb.teachers.decoding import strips
+
+    return strips(shown)
+
+
+def _prompts(teacher: Teacher, condition: Any, n: int) -> list[str]:
+    "The words that each of `n` samples was asked for with."
+    labels = teacher.labels(condition, n)
+    chosen = [0] * n if labels is None else labels.tolist()
+    return [teacher.prompts[k] for k in chosen]
 
 # %% ../../nbs/metrics/judge.ipynb #mju0sample
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
 def _look(judge: Judge, tableau: Tableau, pairs: Pairs, n: int) -> _Seen:
     "Sample one block, of which `n` rows count, and compare."
-    device = torch.device(judge.teacher.device)
-    start = _clock(device)
+    meter = Meter(judge.teacher)
     x = sample_block(judge.teacher, tableau, pairs)
-    seconds = _clock(device) - start
-    return _compare(judge, x, pairs.x_0.to(x.device), n)._replace(seconds=seconds)
+    spent = meter.spent(len(x))
+    return _compare(judge, x, pairs.x_0.to(x.device), pairs.condition, n)._replace(spent=spent)
 
 # %% ../../nbs/metrics/judge.ipynb #mju0tallycls
 class _Tally:
@@ -133,8 +158,8 @@ class _Tally:
 
     def __init__(self, keep: int):
         self.keep = keep
-        self.n = self.drawn = 0
-        self.seconds = 0.0
+        self.n = 0
+        self.spent = Spent()
         self.sums: dict[str, float] = {}
         self.statistics = FeatureStatistics()
         self.kept: list[Tensor] = []
@@ -142,8 +167,7 @@ class _Tally:
     def add(self, seen: _Seen) -> None:
         "Take in a block; in the order of the blocks, in every process."
         self.n += seen.n
-        self.drawn += seen.drawn
-        self.seconds += seen.seconds
+        self.spent += seen.spent
         for name, value in seen.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         if seen.features is None:
@@ -202,8 +226,7 @@ def _facts(tableau: Tableau) -> dict[str, Any]:
 def _row(judge: Judge, tableau: Tableau, tally: _Tally) -> dict[str, Any]:
     "The result of one tableau; without samples a ValueError."
     values = _values(judge, tally)
-    counted = dict(n=tally.n, seconds_per_image=tally.seconds / tally.drawn)
-    return _facts(tableau) | counted | values
+    return _facts(tableau) | dict(n=tally.n) | costs(tally.spent) | values
 
 # %% ../../nbs/metrics/judge.ipynb #mju0judge
 class Judge:
@@ -260,9 +283,11 @@ class Judge:
         return [_row(self, tableau, tally) for tableau, tally in zip(chosen, tallies)]
 
     @torch.no_grad()
-    def compare(self, x: Tensor, target: Tensor) -> dict[str, Any]:
-        "The metrics of samples `x` (n, ...) made before, where the teacher made `target` (n, ...)."
-        return _values(self, _tally_of(self, x, target))
+    def compare(self, x: Tensor, target: Tensor, condition: Any = None) -> dict[str, Any]:
+        """The metrics of samples `x` (n, ...) made before, where the teacher made `target`.
+
+        `condition`: what they were made for, if a metric reads prompts."""
+        return _values(self, _tally_of(self, x, target, condition))
 
 # %% ../../nbs/metrics/judge.ipynb #mju0looker
 _Block = tuple[Pairs, int]
@@ -283,14 +308,15 @@ def _comparer(judge: Judge) -> Callable[[_Block], _Seen]:
     def compare(block: _Block) -> _Seen:
         both, n = block
         device = judge.teacher.device
-        return _compare(judge, both.x_T.to(device), both.x_0.to(device), n)
+        return _compare(judge, both.x_T.to(device), both.x_0.to(device), both.condition, n)
 
     return compare
 
 
-def _tally_of(judge: Judge, x: Tensor, target: Tensor) -> _Tally:
+def _tally_of(judge: Judge, x: Tensor, target: Tensor, condition: Any) -> _Tally:
     tally = _Tally(judge.keep)
-    both = Pairs(torch.arange(len(x)), x, target)
+    labels = judge.teacher.labels(condition, len(x))
+    both = Pairs(torch.arange(len(x)), x, target, labels)
     for seen in in_order(_comparer(judge), blocks(both, judge.size)):
         tally.add(seen)
     return tally
@@ -335,6 +361,19 @@ def frechet(teacher: Teacher, x: Tensor, reference: tuple) -> float:
     return judge.compare(x, x)["frechet"]
 
 # %% ../../nbs/metrics/judge.ipynb #mju0measure
+def _samples_and_cost(judge: Judge, tableau: Tableau, pairs: Pairs) -> tuple[Tensor, Spent]:
+    "Samples on the CPU, and what they took in whichever process."
+
+    def sampled(block: _Block) -> tuple[Tensor, Spent]:
+        filled, n = block
+        meter = Meter(judge.teacher)
+        x = sample_block(judge.teacher, tableau, filled)
+        return x[:n].cpu(), meter.spent(len(x))
+
+    parts = list(in_order(sampled, blocks(pairs, judge.size)))
+    return torch.cat([x for x, _ in parts]), sum((spent for _, spent in parts), Spent())
+
+# %% ../../nbs/metrics/judge.ipynb #d5793eb6
 def measure(
     teacher: Teacher,
     tableau: Tableau,
@@ -342,7 +381,7 @@ def measure(
     reference: tuple | None = None,
     known: Tensor | None = None,
 ) -> tuple[dict[str, Any], Tensor]:
-    """One row (solver, nfe, spacing, order, seconds_per_image, l1, l2, frechet) and the samples.
+    """One row (solver, nfe, spacing, order, its costs, l1, l2, frechet) and the samples.
 
     `reference`: (mean, covariance) of features for the Frechet distance, which is None without it.
     `known`: the samples, if they were made before; then one block is made again, for the seconds.
@@ -352,11 +391,9 @@ def measure(
     else:
         judge = Judge(teacher, RUN_METRICS, reference=reference[:2])
     timed = pairs if known is None else pairs[: judge.size]
-    start = time.perf_counter()
-    x = sample_pairs(teacher, tableau, timed)
-    seconds = (time.perf_counter() - start) / len(x)
+    x, spent = _samples_and_cost(judge, tableau, timed)
     if known is not None:
         x = known.cpu()
-    row = _facts(tableau) | dict(seconds_per_image=seconds)
+    row = _facts(tableau) | costs(spent)
     row |= dict.fromkeys(RUN_METRICS) | judge.compare(x, pairs.x_0)
     return row, x

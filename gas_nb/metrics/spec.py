@@ -9,12 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ['PER_SAMPLE', 'NEEDS', 'COLUMNS', 'Metric', 'register_metric', 'forget_metric', 'all_metrics', 'find_metric']
+__all__ = ['AGAINST_TEACHER', 'PER_SAMPLE', 'COST', 'NEEDS', 'COST_NAMES', 'COLUMNS', 'Metric', 'register_metric',
+           'forget_metric', 'all_metrics', 'find_metric']
 
 # %% ../../nbs/metrics/spec.ipynb #msp0kinds
-PER_SAMPLE = ("states", "images")
-NEEDS = (*PER_SAMPLE, "moments", "features")
-COLUMNS = ("solver", "nfe", "spacing", "order", "n", "seconds_per_image")
+AGAINST_TEACHER = ("states", "images")
+PER_SAMPLE = (*AGAINST_TEACHER, "prompts")
+COST = "cost"
+NEEDS = (*PER_SAMPLE, "moments", "features", COST)
+COST_NAMES = ("network_calls", "guidance_passes", "seconds_per_image")
+COLUMNS = ("solver", "nfe", "spacing", "order", "n")
 
 # %% ../../nbs/metrics/spec.ipynb #msp0spec
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Metric:
 
     `load(device)` makes the function where it needs a network; FileNotFoundError or ImportError
     says what is missing. `part`: which element of the function's result. `digits`: decimals of
-    values below 10. `least_side`: pixels that "auto" asks of a sample's smaller side.
+    values below 10. `auto`: whether "auto" takes it, and from which `least_side` of a sample on.
+    `package`, `weights`, `source`: what `load` looks for, and the paper.
     """
 
     name: str
@@ -36,12 +41,15 @@ class Metric:
     unit: str = ""
     digits: int = 4
     least_side: int = 0
+    auto: bool = True
+    package: str = ""
+    weights: str = ""
+    source: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name in COLUMNS:
-            raise ValueError(
-                f"name={self.name!r}: give an identifier, none of {', '.join(COLUMNS)}"
-            )
+        taken = COLUMNS if self.needs == COST else (*COLUMNS, *COST_NAMES)
+        if not self.name.isidentifier() or self.name in taken:
+            raise ValueError(f"name={self.name!r}: give an identifier, none of {', '.join(taken)}")
         if self.needs not in NEEDS:
             raise ValueError(f"{self.name}: needs={self.needs!r}: choose one of {', '.join(NEEDS)}")
         if (self.function is None) == (self.load is None):
@@ -51,6 +59,11 @@ class Metric:
     def per_sample(self) -> bool:
         "Whether it is a mean over samples; otherwise it needs a reference."
         return self.needs in PER_SAMPLE
+
+    @property
+    def against_teacher(self) -> bool:
+        "Whether it compares with the teacher's sample of the same noise."
+        return self.needs in AGAINST_TEACHER
 
     @property
     def label(self) -> str:
@@ -75,6 +88,8 @@ _REGISTER: dict[str, Metric] = {}
 
 def register_metric(metric: Metric) -> Metric:
     "Make `metric` known to judges and tables; returns it. One of the same name is replaced."
+    if metric.needs == COST:
+        raise ValueError(f"{metric.name}: a cost is counted by the judge, see gas_nb.metrics.costs")
     _REGISTER[metric.name] = metric
     return metric
 

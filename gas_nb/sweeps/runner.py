@@ -221,7 +221,14 @@ def _settings_of(lab: Laboratory, table: Tableau, seeds: range) -> dict:
         reference=judge.reference.digest if judge.reference else None,
         exact=lab.config.exact_steps,
         device=lab.teacher.device.type,
+        **_scorers(judge),
     )
+
+# %% ../../nbs/04_evaluate.ipynb #9d931f49
+def _scorers(judge: Judge) -> dict:
+    "The networks that read prompts; nothing where none does."
+    used = {metric.name: metric.weights for metric in judge.specs if metric.needs == "prompts"}
+    return dict(scorers=used) if used else {}
 
 # %% ../../nbs/04_evaluate.ipynb #swr00016
 def _measure(lab: Laboratory, table: Tableau, seeds: range) -> dict:

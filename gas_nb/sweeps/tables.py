@@ -9,6 +9,7 @@ import json
 import math
 from typing import Any
 
+from ..metrics.costs import COSTS
 from ..metrics.distances import l1
 from ..metrics.spec import Metric, all_metrics, find_metric
 from ..registry import SOLVERS, solver_title, variants
@@ -19,16 +20,25 @@ with needs("eval"):
     import pandas as pd
 
 # %% auto #0
-__all__ = ['EXACT', 'TABLES', 'figure_names', 'row_title', 'summary', 'app_rows', 'markdown_tables']
+__all__ = ['EXACT', 'TABLES', 'printed_metrics', 'figure_names', 'row_title', 'summary', 'app_rows', 'markdown_tables']
 
 # %% ../../nbs/sweeps/tables.ipynb #5e3beadc
 EXACT = Metric("l1_exact", "L1 to the exact solution", "states", l1)
-TABLES = (find_metric("l1"), find_metric("frechet"), EXACT)  # those that are printed
+TABLES = (find_metric("l1"), find_metric("frechet"), EXACT)  # those that are printed first
+
+
+def printed_metrics() -> list[Metric]:
+    "What a table is printed of, where it was measured: TABLES, then all that looks at images."
+    printed = list(TABLES)
+    for metric in all_metrics():
+        if metric.needs in ("images", "prompts"):
+            printed.append(metric)
+    return printed
 
 
 def figure_names() -> list[str]:
-    "What a row of results can hold: every registered metric, and what a sweep adds."
-    return [*(metric.name for metric in all_metrics()), EXACT.name, "seconds_per_image"]
+    "What a row of results can hold: every registered metric, what a sweep adds, and the costs."
+    return [metric.name for metric in (*all_metrics(), EXACT, *COSTS)]
 
 # %% ../../nbs/sweeps/tables.ipynb #dd3b3ab4
 def row_title(name: str) -> str:
@@ -81,21 +91,21 @@ def _app_row(mean: dict) -> dict:
 
 # %% ../../nbs/sweeps/tables.ipynb #048ee8f4
 def markdown_tables(means: list[dict], facts: dict) -> str:
-    """The tables of a sweep in markdown: a row per solver, a column per NFE, mean ± spread.
+    """The tables of a sweep in markdown: a row per solver, a column per NFE, mean ± spread; costs.
 
     `means` are the records of `summary`; `facts` has config, provenance and features.
     """
     lines = [_headline(facts)]
-    for metric in TABLES:
+    for metric in printed_metrics():
         if all(mean.get(metric.name) is None for mean in means):
             continue
-        title = metric.title
+        title = metric.label
         if metric.name == "frechet":
             title += f" ({facts['features']})"
         lines += ["", title, ""]
         lines += _table(means, metric)
         lines += _teachers_own(means, metric)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _costs(means)) + "\n"
 
 # %% ../../nbs/sweeps/tables.ipynb #03656a29
 def _headline(facts: dict) -> str:
@@ -146,6 +156,52 @@ def _entry(row: dict[str, Any] | None, metric: Metric) -> str:
 def _teachers_own(means: list[dict], metric: Metric) -> list[str]:
     "What the teacher itself has: nothing to say of its distance to itself."
     own = [row for row in means if row["solver"] == "teacher"]
-    if not own or metric.name == "l1":
+    if not own or metric.against_teacher and metric is not EXACT:
         return []
     return ["", f"The teacher itself ({own[0]['nfe']} evaluations): {_entry(own[0], metric)}."]
+
+# %% ../../nbs/sweeps/tables.ipynb #347b7511
+def _costs(means: list[dict]) -> list[str]:
+    "The table of costs: a row for each, a column per NFE, and the teacher's."
+    measured = [cost for cost in COSTS if _of(means, cost)]
+    if not measured:
+        return []
+    columns = _by_nfe(means)
+    lines = ["", "What a sample costs", ""]
+    lines.append(_line("cost", *columns))
+    lines.append("| --- " * (len(columns) + 1) + "|")
+    for cost in measured:
+        entries = [_range(rows, cost) for rows in columns.values()]
+        lines.append(_line(cost.label, *entries))
+    return lines
+
+# %% ../../nbs/sweeps/tables.ipynb #723d8121
+def _by_nfe(means: list[dict]) -> dict[str, list[dict]]:
+    "The rows of every NFE, by a column's heading; the teacher's own last."
+    columns: dict[str, list[dict]] = {}
+    own: dict[str, list[dict]] = {}
+    for row in sorted(means, key=lambda row: row["nfe"]):
+        nfe = row["nfe"]
+        if row["solver"] == "teacher":
+            own[f"teacher ({nfe})"] = [row]
+        else:
+            columns.setdefault(f"NFE {nfe}", []).append(row)
+    return columns | own
+
+# %% ../../nbs/sweeps/tables.ipynb #f7d1ed4e
+def _of(rows: list[dict], cost: Metric) -> list[float]:
+    "The values of a cost, where it was counted."
+    values = [row.get(cost.name) for row in rows]
+    return [value for value in values if value is not None]
+
+
+def _range(rows: list[dict], cost: Metric) -> str:
+    "The value of all rows, or the least and the largest."
+    values = _of(rows, cost)
+    if not values:
+        return cost.text(None)
+    least = cost.text(min(values))
+    largest = cost.text(max(values))
+    if least == largest:
+        return least
+    return f"{least} to {largest}"

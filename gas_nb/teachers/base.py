@@ -127,6 +127,15 @@ class TeacherFields:
         "Where the recipe stops."
         return self.recipe.get("t_eps", 1e-3)
 
+    def frames(self, x_0: Tensor) -> Tensor:
+        "Images (B, C, H, W) in [-1, 1], or all frames of films (B, F, C, H, W)."
+        return self.decode(x_0)
+
+    @property
+    def prompts(self) -> list[str]:
+        "What each class was asked for in words; empty where no words are read."
+        return []
+
 # %% ../../nbs/01_teacher.ipynb #e7a2fc1c
 def _checked_fields(t: TeacherFields) -> dict[str, Any]:
     "The fields in the form that they are kept in."

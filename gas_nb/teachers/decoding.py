@@ -20,7 +20,7 @@ from .network import as_held
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['Ending', 'EndingBeside', 'output_of', 'pictures']
+__all__ = ['Ending', 'EndingBeside', 'output_of', 'frames', 'pictures', 'strips']
 
 # %% ../../nbs/teachers/decoding.ipynb #f486ce2a
 class Ending(Stepping):
@@ -78,18 +78,25 @@ def output_of(pipe: Any, call: Mapping[str, Any], reading: Reading, states: Tens
     return None
 
 # %% ../../nbs/teachers/decoding.ipynb #e6b3c7e6
-def pictures(output: Any) -> Tensor:
-    "Images (B, C, H, W) in [-1, 1] of a pipeline's output. ValueError for what has no picture."
+def frames(output: Any) -> Tensor:
+    """What a pipeline shows, in [-1, 1]: images (B, C, H, W), or frames of films (B, F, C, H, W).
+
+    ValueError for what has no picture."""
     values = _as_tensor(output)
     if values.ndim == 5:
-        return _strips(values)
+        return _frames_first(values) * 2 - 1
     if values.ndim == 4:
         return _channels_first(values) * 2 - 1
     if values.ndim in (2, 3):
         return _waveforms(values)
     raise ValueError(f"an output of shape {tuple(values.shape)} is no image, film or sound")
 
+# %% ../../nbs/teachers/decoding.ipynb #315ca3ef
+def pictures(output: Any) -> Tensor:
+    "Images (B, C, H, W) in [-1, 1] of a pipeline's output: see `frames` and `strips`."
+    return strips(frames(output))
 
+# %% ../../nbs/teachers/decoding.ipynb #e1db44ea
 def _as_tensor(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output.detach().float().cpu()
@@ -101,18 +108,31 @@ def _as_tensor(output: Any) -> Tensor:
         return torch.from_numpy(np.array(output.convert("RGB"))).float() / 255
     raise ValueError(f"an output of {type(output).__name__} has no picture")
 
-
+# %% ../../nbs/teachers/decoding.ipynb #d18892d1
 def _channels_first(values: Tensor) -> Tensor:
-    return values if values.shape[1] in (1, 3, 4) else values.movedim(-1, 1)
+    return values if values.shape[1] in _CHANNELS else values.movedim(-1, 1)
 
 # %% ../../nbs/teachers/decoding.ipynb #c774ba7f
-def _strips(films: Tensor, most: int = 4) -> Tensor:
-    "Frames of (B, F, ...) side by side."
-    chosen = torch.linspace(0, films.shape[1] - 1, min(most, films.shape[1])).round().long()
-    frames = [_channels_first(films[:, k]) for k in chosen.tolist()]
-    return torch.cat(frames, -1) * 2 - 1
+_CHANNELS = (1, 3, 4)
 
 
+def _frames_first(films: Tensor) -> Tensor:
+    "(B, F, C, H, W) of that, of (B, F, H, W, C) and of (B, C, F, H, W)."
+    if films.shape[2] in _CHANNELS:
+        return films
+    if films.shape[-1] in _CHANNELS:
+        return films.movedim(-1, 2)
+    return films.movedim(1, 2)
+
+# %% ../../nbs/teachers/decoding.ipynb #f6ec8ed7
+def strips(shown: Tensor, most: int = 4) -> Tensor:
+    "Images as they are; of films (B, F, C, H, W) some frames side by side."
+    if shown.ndim != 5:
+        return shown
+    chosen = torch.linspace(0, shown.shape[1] - 1, min(most, shown.shape[1])).round().long()
+    return torch.cat([shown[:, k] for k in chosen.tolist()], -1)
+
+# %% ../../nbs/teachers/decoding.ipynb #ebfec6d6
 def _waveforms(sounds: Tensor, width: int = 128, height: int = 32) -> Tensor:
     "The loudness over time, a dark curve on white."
     loud = sounds.reshape(len(sounds), -1, sounds.shape[-1]).abs().amax(1, keepdim=True)

@@ -24,7 +24,7 @@ from ..runtime.extras import needs
 from .asking import in_words, parameters_of, scheduler_name
 from .base import RECIPE, Teacher, TeacherForm, measured, plain, register_form
 from .calls import calls_digest, checked_calls, checked_prompts
-from .decoding import output_of, pictures
+from .decoding import frames, output_of, strips
 from .network import PipelineNetwork, sizes
 from .reading import diffusers_betas, schedule_from_scheduler  # noqa: F401
 from .reading import read_scheduler
@@ -93,7 +93,7 @@ def _network(
     with in_words(pipe):
         return PipelineNetwork(pipe, found, reading_in(pipe, found[0], reading), batch_size)
 
-
+# %% ../../nbs/teachers/diffusers.ipynb #a512896f
 def _fields(network: PipelineNetwork, name: str, recipe: Any, tableau: Any) -> dict[str, Any]:
     "What a pipeline says about its teacher."
     reading = network.predicts
@@ -111,6 +111,13 @@ def _fields(network: PipelineNetwork, name: str, recipe: Any, tableau: Any) -> d
     )
 
 # %% ../../nbs/teachers/diffusers.ipynb #e5c4d001
+def _words(prompt: Any) -> str:
+    "A call's prompt, which may stand in a list; empty where there are no words."
+    if isinstance(prompt, (list, tuple)) and len(prompt) == 1:
+        prompt = prompt[0]
+    return prompt.strip() if isinstance(prompt, str) else ""
+
+# %% ../../nbs/teachers/diffusers.ipynb #742c091a
 @contextmanager
 def _left_if_refused(network: PipelineNetwork) -> Iterator[None]:
     "Leave the pipeline if what is tried with it fails."
@@ -138,9 +145,9 @@ class _Asked(Teacher):
 
     @property
     def prompts(self) -> list[str]:
-        "The prompts of the calls; empty where a call has none."
-        texts = [call.get("prompt") for call in self.calls]
-        return [text for text in texts if isinstance(text, str) and text.strip()]
+        "The prompt of each call; empty if a call has none."
+        texts = [_words(call.get("prompt")) for call in self.calls]
+        return texts if all(texts) else []
 
     @property
     def chunk(self) -> int:
@@ -177,6 +184,12 @@ class _Asked(Teacher):
         self.network.close()
 
 # %% ../../nbs/teachers/diffusers.ipynb #a71c0de6
+def _each_sample(shown: Iterable[Tensor], n: int) -> Tensor:
+    "What was shown of `n` samples, one row for each: some pipelines hand out a film without it."
+    found = torch.cat(list(shown))
+    return found if len(found) == n else found.reshape(n, -1, *found.shape[1:])
+
+# %% ../../nbs/teachers/diffusers.ipynb #16eacf60
 class _Shown(_Asked):
     "What a pipeline makes of its states."
 
@@ -191,9 +204,15 @@ class _Shown(_Asked):
             found.append(output_of(self.pipeline, call, self.network.reading, part))
         return found
 
+    def frames(self, x_0: Tensor) -> Tensor:
+        "Images (B, C, H, W), or all frames of films (B, F, C, H, W), in [-1, 1]."
+        if getattr(self.decode, "__func__", None) is not _Shown.pictures:
+            return super().frames(x_0)
+        return _each_sample(map(frames, self.outputs(x_0)), len(x_0))
+
     def pictures(self, x_0: Tensor) -> Tensor:
         "Images (B, C, H, W) in [-1, 1]; of a film four frames side by side, of sound its wave."
-        return torch.cat([pictures(found) for found in self.outputs(x_0)])
+        return strips(_each_sample(map(frames, self.outputs(x_0)), len(x_0)))
 
 # %% ../../nbs/teachers/diffusers.ipynb #a71c0de5
 class PipelineTeacher(_Shown):

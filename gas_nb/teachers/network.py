@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,7 +22,8 @@ from .calls import call_names
 from .reading import Reading
 
 # %% auto #0
-__all__ = ['SESSIONS', 'sizes', 'groups', 'Draw', 'draw_of', 'as_held', 'as_rows', 'PipelineNetwork', 'without_variance']
+__all__ = ['SESSIONS', 'sizes', 'groups', 'Draw', 'draw_of', 'as_held', 'as_rows', 'rows_seen', 'calls_of', 'PipelineNetwork',
+           'without_variance']
 
 # %% ../../nbs/teachers/network.ipynb #5c2e8969
 def sizes(rows: int, most: int) -> list[int]:
@@ -111,6 +113,65 @@ def as_rows(state: Tensor, shape: Sequence[int]) -> Tensor:
         return state.reshape(shape)
     return state.reshape(shape[1], shape[0], *shape[2:]).movedim(0, 1)
 
+# %% ../../nbs/teachers/network.ipynb #938b8487
+@contextmanager
+def rows_seen(parts: Mapping[str, nn.Module]) -> Iterator[dict[str, list[int]]]:
+    "{module: the rows of each of its calls} meanwhile; afterwards the modules are as they were."
+    seen: dict[str, list[int]] = {name: [] for name in parts}
+
+    def watch(name: str) -> Callable:
+        def before(module: nn.Module, args: tuple, given: dict[str, Any]) -> None:
+            seen[name].append(_rows(args, given))
+
+        return before
+
+    watched = [name for name, part in parts.items() if part._compiled_call_impl is None]
+    hooks = [
+        parts[name].register_forward_pre_hook(watch(name), with_kwargs=True) for name in watched
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+# %% ../../nbs/teachers/network.ipynb #53fba078
+_STATES = ("hidden_states", "sample", "x")  # what networks of diffusers call their state
+
+
+def _rows(args: tuple, given: Mapping[str, Any]) -> int:
+    "How many samples a network is called with: a tensor's rows, or the tensors in a list."
+    named = [given[name] for name in _STATES if name in given]
+    for value in (*args, *named, *given.values()):
+        if isinstance(value, Tensor) and value.ndim > 1 and value.is_floating_point():
+            return len(value)
+        if _holds_tensors(value):
+            return len(value)
+    return 0
+
+# %% ../../nbs/teachers/network.ipynb #53edcd09
+def _holds_tensors(value: Any) -> bool:
+    "A list of tensors, or of such lists."
+    if not isinstance(value, (list, tuple)) or not value:
+        return False
+    return isinstance(value[0], Tensor) or _holds_tensors(value[0])
+
+# %% ../../nbs/teachers/network.ipynb #e242b031
+_MOST_PASSES = 4  # in one call of a network
+
+
+def calls_of(seen: Mapping[str, Sequence[int]], rows: int, samples: int) -> int:
+    "Calls of the busiest network for `samples`, whose states have so many `rows`."
+    each = [sum(_passes(n, rows, samples) for n in calls) for calls in seen.values()]
+    return samples * max([*each, 0]) or samples
+
+# %% ../../nbs/teachers/network.ipynb #8bf5763b
+def _passes(n: int, rows: int, samples: int) -> int:
+    "How often a call of `n` rows asks about every sample."
+    folded = rows > 2 * samples and n >= rows
+    passes, rest = divmod(n, rows if folded else samples)
+    return 1 if rest or passes > _MOST_PASSES else passes
+
 # %% ../../nbs/teachers/network.ipynb #e5c4n001
 SESSIONS = 24  # that a network keeps open
 
@@ -129,7 +190,7 @@ class _Entered(nn.Module):
         self.pipeline, self.reading = pipeline, reading
         self.calls = list(calls)
         self.batch_size = batch_size if batch_argument(pipeline, self.calls[0]) else 1
-        self.evaluations = self.entered = 0
+        self.evaluations = self.entered = self.network_calls = 0
         self.parts = nn.ModuleDict(_asked_modules(pipeline))
         self._open: OrderedDict[tuple[int, int], Session] = OrderedDict()
         self._processors = _processors(self.parts)
@@ -216,15 +277,18 @@ class _Answering(_Entered):
     def _answer(self, label: int, x: Tensor, time: float) -> Tensor:
         session = self.session(label, len(x))
         state = as_held(x * self.reading.size_of_state(time), session.first.state.shape)
-        output = session.ask(state, time)
+        with rows_seen(self.parts) as seen:
+            output = session.ask(state, time)
         self.evaluations += len(x)
+        self.network_calls += calls_of(seen, len(state), len(x))
         return as_rows(self.plain_output(output, state), x.shape)
 
 # %% ../../nbs/teachers/network.ipynb #e5c4n003
 class PipelineNetwork(_Answering):
     """net(x, time, label): the model output of call `label` at states x (B, *shape).
 
-    `evaluations` counts rows that were asked about, `entered` those of entering a pipeline.
+    `evaluations` counts rows that were asked about, `entered` those of entering a pipeline,
+    `network_calls` those that its network answered: guidance asks it twice.
     ValueError for what the pipeline's calls do not agree on."""
 
     def __reduce__(self) -> tuple:

@@ -15,7 +15,7 @@ from ..ask import Ask
 from ..messages import status, told
 from .controls import Controls, Site, ask_from, connect, figure_place, status_line
 from ...figures import Figure, tradeoff
-from ...metrics import find_metric
+from ...metrics import COSTS, Metric, all_metrics
 from ...metrics.judge import RUN_METRICS
 
 # %% auto #0
@@ -32,17 +32,25 @@ class _Plot:
     rows: gr.State
     plot: gr.Plot
 
-
+# %% ../../../nbs/app/tabs/tradeoff.ipynb #3f088672
 def _axes() -> tuple[gr.Dropdown, gr.Dropdown]:
-    costs = [("network evaluations", "nfe"), ("seconds per image", "seconds_per_image")]
-    metrics = [(find_metric(name).label, name) for name in RUN_METRICS]
-    better = "Quality (lower is better)"
+    costs = [("network evaluations", "nfe"), *((cost.label, cost.name) for cost in COSTS)]
     return (
         gr.Dropdown(costs, value="nfe", label="Cost", min_width=150),
-        gr.Dropdown(metrics, value="l1", label=better, min_width=150),
+        gr.Dropdown(_choices([]), value="l1", label="Quality", min_width=150),
     )
 
+# %% ../../../nbs/app/tabs/tradeoff.ipynb #1bda79c6
+def _choices(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    "The metrics that some row has, and those of every run, with their direction."
+    found = {name for row in rows for name in row} | set(RUN_METRICS)
 
+    def told(metric: Metric) -> str:
+        return f"{metric.label}, {'lower' if metric.smaller_is_better else 'higher'} is better"
+
+    return [(told(metric), metric.name) for metric in all_metrics() if metric.name in found]
+
+# %% ../../../nbs/app/tabs/tradeoff.ipynb #8919c007
 def _draw(rows: list[dict[str, Any]], x: str, y: str) -> Figure | None:
     "The figure, or None where no row has both numbers."
     try:
@@ -54,14 +62,18 @@ def _draw(rows: list[dict[str, Any]], x: str, y: str) -> Figure | None:
 def _show_stored(site: Site, tab: gr.Tab, controls: Controls, place: _Plot) -> None:
     "What the runs hold, when the tab is opened; drawn again when an axis changes."
 
-    def stored(teacher: str, x: str, y: str) -> tuple[str, list[dict[str, Any]], Figure | None]:
+    def stored(
+        teacher: str, x: str, y: str
+    ) -> tuple[str, list[dict[str, Any]], Figure | None, Any]:
         found = site.bench.sweep_rows(teacher)
         nothing = "the runs hold no results for this teacher: press Measure here"
         text = f"{len(found)} results of the runs" if found else nothing
-        return status(text), found, _draw(found, x, y)
+        choices = _choices(found)
+        y = y if y in [name for _, name in choices] else "l1"
+        return status(text), found, _draw(found, x, y), gr.update(choices=choices, value=y)
 
     inputs = [controls.teacher, place.x, place.y]
-    connect(tab.select, stored, inputs, [place.line, place.rows, place.plot])
+    connect(tab.select, stored, inputs, [place.line, place.rows, place.plot, place.y])
     for axis in (place.x, place.y):
         connect(axis.change, _draw, [place.rows, place.x, place.y], place.plot)
 
