@@ -162,13 +162,6 @@ def test_a_formula_of_two_lines_is_no_list(site):
     assert site.text(text, "README.md") == "x:\n$$a  + b$$\n\n- $5 and\n- $6"
 
 
-def test_lines_wait_for_the_page_that_they_lead_to(site):
-    there, missing = "nbs/index.ipynb", "nbs/nowhere.ipynb"
-    text = "a\n<!-- if {} --> [b](../nbs/index.ipynb)"
-    assert site.text(text.format(there), "docs/tutorials.md") == "a\n[b](index.ipynb)"
-    assert site.text(text.format(missing), "docs/tutorials.md") == "a"
-
-
 def test_dead_links_are_found(tmp_path):
     def write(body):
         (tmp_path / "index.html").write_text(f"<html><body>{body}</body></html>")

@@ -35,7 +35,6 @@ ROW = re.compile(
 )
 NAMED = re.compile(r"^`((?:[a-z_0-9]+/)+[a-z_0-9]+)`$")
 MODULE = re.compile(r"^`(gas_nb(?:\.[a-z_0-9]+)+)`$")
-ONLY_IF = re.compile(r"^<!-- if (\S+) -->\s*(.*)$")
 FORMULA = re.compile(r"\$\$(?:[^$`\n]|\n(?!\n))+\$\$")
 ELSEWHERE = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]*:|#|//)")
 
@@ -111,18 +110,10 @@ class Site:
         return os.path.relpath(page, PurePosixPath(here).parent)
 
     def text(self, text: str, name: str) -> str:
-        """A markdown text of the file `name`, for the site: lines that depend on a page that is
-        not there left out, chapters and modules named as code turned into links, and all links
-        pointed at pages."""
-        lines = [self._if_there(line) for line in text.split("\n")]
-        kept = on_one_line("\n".join(line for line in lines if line is not None))
+        """A markdown text of the file `name`, for the site: chapters and modules named as code
+        turned into links, and all links pointed at pages."""
+        kept = on_one_line(text)
         return self._named(change_links(kept, lambda target: self.link(target, name)), name)
-
-    def _if_there(self, line: str) -> str | None:
-        found = ONLY_IF.match(line)
-        if found is None:
-            return line
-        return found[2] if (self.root / found[1]).exists() else None
 
     def _named(self, text: str, name: str) -> str:
         out, fence = [], False
