@@ -116,8 +116,8 @@ FMNIST = register_teacher(
         best=dict(
             ddim=("time_uniform", 1),
             dpm_solver_pp=("time_quadratic", 2),
-            unipc=("time_quadratic", 2),
-            ipndm=("time_quadratic", 2),
+            unipc=("time_quadratic", 3),
+            ipndm=("logSNR", 3),
         ),
         images=fmnist_images,
     )
