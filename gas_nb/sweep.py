@@ -18,7 +18,7 @@ from gas_nb.sweeps.jobs import run_processes
 from gas_nb.sweeps.runner import (
     Laboratory,
     Sweep,
-    best_spacing,
+    best_recipe,
     exact_teacher,
     load_sweep,
     run_job,
@@ -47,7 +47,7 @@ __all__ = [
     "Sweep",
     "SweepConfig",
     "app_rows",
-    "best_spacing",
+    "best_recipe",
     "exact_teacher",
     "figure_names",
     "finished_run",

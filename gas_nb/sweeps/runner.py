@@ -38,7 +38,7 @@ with needs("eval"):
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Laboratory', 'exact_teacher', 'best_spacing', 'trained', 'tableau_of', 'measure_cell', 'train_solvers', 'Sweep',
+__all__ = ['Laboratory', 'exact_teacher', 'best_recipe', 'trained', 'tableau_of', 'measure_cell', 'train_solvers', 'Sweep',
            'run_job', 'run_sweep', 'collect', 'write_results', 'load_sweep', 'main']
 
 # %% ../../nbs/04_evaluate.ipynb #swr00002
@@ -141,31 +141,33 @@ def exact_teacher(lab: Laboratory) -> Teacher:
     return replace(lab.teacher, recipe=recipe, make_tableau=None)
 
 # %% ../../nbs/04_evaluate.ipynb #swr00011
-def best_spacing(lab: Laboratory, solver: str, nfe: int) -> str:
-    """The spacing with which a training-free solver comes closest (L1) to the teacher.
+def best_recipe(lab: Laboratory, solver: str, nfe: int) -> dict[str, Any]:
+    """The spacing, and order, with which a training-free solver comes closest (L1) to the teacher.
 
     Judged on the pairs of the search. LookupError in a frozen sweep that never searched it.
     """
     spec, variant = variants(featured=False)[solver]
+    orders = spec.orders if len(spec.variants) == 1 else (variant.order,)
     settings = dict(
-        search=1,
+        search=2,
         teacher=lab.teacher.config,
         solver=spec.name,
-        order=variant.order,
+        orders=list(orders),
         nfe=nfe,
         n=lab.config.n_search,
         condition=lab.conditions,
     )
     path, known = stored(lab.folder / "search", settings)
-    if known is not None and isinstance(known.get("spacing"), str):
-        return known["spacing"]
+    if known is not None and isinstance(known.get("recipe"), dict):
+        return known["recipe"]
     if lab.frozen:
-        raise LookupError(f"the spacing of {solver} for {nfe} evaluations was not searched yet")
+        raise LookupError(f"the best {solver} for {nfe} evaluations was not searched yet")
     pairs = lab.pairs(train_seeds(lab.config.n_search)).tensors()
-    table = best_classic(lab.teacher, spec.name, nfe, pairs, orders=(variant.order,))
-    found = table.meta["recipe"]["spacing"]
-    write_json_atomic(path, dict(settings=settings, spacing=found))
-    return found
+    table = best_classic(lab.teacher, spec.name, nfe, pairs, orders=orders)
+    told = table.meta["recipe"]
+    recipe = {name: told[name] for name in ("spacing", "order") if name in told}
+    write_json_atomic(path, dict(settings=settings, recipe=recipe))
+    return recipe
 
 # %% ../../nbs/04_evaluate.ipynb #swr00012
 def trained(lab: Laboratory, kind: str, nfe: int) -> Tableau:
@@ -198,12 +200,13 @@ def tableau_of(lab: Laboratory, cell: Cell) -> Tableau:
     if cell.solver in LEARNED:
         return trained(lab, cell.solver, cell.nfe)
     spec, variant = variants(featured=False)[cell.solver]
-    kind = DEFAULT_SPACING
+    recipe = dict(spacing=DEFAULT_SPACING)
+    if variant.order > 1:
+        recipe["order"] = variant.order
     if cell.choice == "best":
-        kind = best_spacing(lab, cell.solver, cell.nfe)
-    order = {"order": variant.order} if variant.order > 1 else {}
+        recipe = best_recipe(lab, cell.solver, cell.nfe)
     schedule, t_eps = lab.teacher.schedule, lab.teacher.t_eps
-    return classic_tableau(spec.name, schedule, cell.nfe, kind, t_eps, **order)
+    return classic_tableau(spec.name, schedule, cell.nfe, t_eps=t_eps, **recipe)
 
 # %% ../../nbs/04_evaluate.ipynb #swr00015
 def _settings_of(lab: Laboratory, table: Tableau, seeds: range) -> dict:

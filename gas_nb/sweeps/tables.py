@@ -120,7 +120,7 @@ def _headline(facts: dict) -> str:
         machine += f", commit {made['commit'][:7]}"
     return (
         f"`{config['teacher']}`, {made['date'][:10]}: {config['n_samples']:,} samples per cell, "
-        f"{sets}; {machine}. Best: the spacing that comes closest to the "
+        f"{sets}; {machine}. Best: the order and spacing closest to the "
         f"teacher on {config['n_search']} training pairs; default: uniform in log-SNR."
     )
 
