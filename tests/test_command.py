@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +22,6 @@ from gas_nb.sweeps.config import SweepConfig
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = Path(str(files("gas_nb"))) / "solvers"
 NAMES = [one.name for one in command.COMMANDS]
-has_export = find_spec("gas_nb.exchange.export") is not None
-without_export = pytest.mark.skipif(not has_export, reason="gas_nb.exchange.export is not there")
 
 
 def status_of(*words: str) -> int:
@@ -61,9 +58,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out.strip() == f"gas_nb {gas_nb.__version__}"
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=without_export) if n == "export" else n for n in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_has_a_help_of_its_own(name, capsys):
     assert status_of(name, "--help") == 0
     said = capsys.readouterr().out
@@ -304,7 +299,6 @@ def test_a_sweep_ends_with_its_table_and_says_what_failed(tmp_path, capsys):
     assert "| DDIM, best |" in said.out and "Traceback" not in said.err
 
 
-@without_export
 def test_the_command_exports(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = ["export", str(SHIPPED / "fmnist-gs-4.json"), "--out", "alone", "--to"]

@@ -18,6 +18,7 @@ from .pasted import times_files
 from .programs import comfyui_files, mflux_files, numpy_files
 from .source import Source, source_of
 from ..runtime.files import write_text_atomic
+from ..runtime.programs import errors_in_words
 from ..schedule import NoiseSchedule
 
 # %% auto #0
@@ -162,14 +163,12 @@ def _parser() -> argparse.ArgumentParser:
 
 # %% ../../nbs/exchange/export.ipynb #exexp13
 def main(argv: Sequence[str] | None = None) -> int:
-    "`gas-nb export`: writes, and prints what was written; exit status 2 and one line for an error."
+    "`gas-nb export`: writes, and prints what was written; an error is a line and an exit status."
     parser = _parser()
     said = parser.parse_args(argv)
     words = dict(at=said.at, prediction=said.prediction, shift=said.shift, repo=said.repo)
-    try:
+    with errors_in_words(parser.prog):
         files = export(said.solver, said.to, said.out, said.nfe, whole=not said.fractions, **words)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
     for file in files:
         print(file)
     shown = TARGETS[said.to].shows
