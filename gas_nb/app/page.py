@@ -30,7 +30,7 @@ from .workbench import Workbench, first_question
 from ..runtime.programs import errors_in_words
 
 # %% auto #0
-__all__ = ['INTRO', 'build', 'check_address', 'warm_up', 'main']
+__all__ = ['INTRO', 'build', 'check_address', 'warm_up', 'main', 'wait_for_visitors']
 
 # %% ../../nbs/05_app.ipynb #app-page-intro
 INTRO = (
@@ -158,6 +158,11 @@ def _serve(bench: Workbench, where: dict[str, Any]) -> None:
     page.launch(prevent_thread_lock=True, **where, **launch_options())
     threading.Thread(target=warm_up, args=[bench], daemon=True).start()
     try:
-        threading.Event().wait()
+        wait_for_visitors()
     finally:
         page.close(verbose=False)
+
+
+def wait_for_visitors() -> None:
+    "Until an interrupt."
+    threading.Event().wait()

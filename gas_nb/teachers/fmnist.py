@@ -117,7 +117,7 @@ FMNIST = register_teacher(
             ddim=("time_uniform", 1),
             dpm_solver_pp=("time_quadratic", 2),
             unipc=("time_quadratic", 3),
-            ipndm=("logSNR", 3),
+            ipndm=("time_quadratic", 2),
         ),
         images=fmnist_images,
     )
