@@ -51,6 +51,7 @@ def _export(arguments: list[str], prog: str) -> int | None:
 def _solvers_at(places: Sequence[str]) -> Any:
     "The scheduler of a saved folder or a hub id, of finished runs, or of solver files."
     from gas_nb.exchange import GASScheduler
+    from gas_nb.runs import Run
 
     paths = [Path(place) for place in places]
     missing = [str(path) for path in paths if not path.exists()]
@@ -58,7 +59,7 @@ def _solvers_at(places: Sequence[str]) -> Any:
         raise ValueError(f"{missing[0]}: no such file or folder, and no hub id (owner/name)")
     if all(path.is_file() for path in paths):
         return GASScheduler.from_files(paths)
-    if all((path / "solver.json").is_file() for path in paths):
+    if all(Run.at(path).solver_file("solver").is_file() for path in paths):
         return GASScheduler.from_runs(paths)
     if len(places) > 1:
         raise ValueError(

@@ -103,7 +103,9 @@ def test_the_names_of_a_runs_files_stand_in_one_module():
     found = {}
     for path in (ROOT / "gas_nb").rglob("*.py"):
         if path.name != "runs.py" and not path.name.startswith(("_modidx", "fmnist")):
-            found[path.name] = sorted({hit[0] for hit in names.finditer(path.read_text())})
+            found[str(path.relative_to(ROOT))] = sorted(
+                {hit[0] for hit in names.finditer(path.read_text())}
+            )
     assert {name: hits for name, hits in found.items() if hits} == {}
 
 

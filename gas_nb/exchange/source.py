@@ -17,6 +17,7 @@ from .cards import plain_card
 from .files import GASScheduler
 from .scheduler import TableauScheduler, list_of_tableaus
 from ..fitting.family import INPUTS, Family
+from ..runs import Run
 from ..schedule import NoiseSchedule
 from ..tableau import Tableau
 
@@ -91,7 +92,7 @@ def _at(place: Path, prediction: str | None, schedule: NoiseSchedule | None) -> 
     for folder in (place, place / "scheduler"):
         if (folder / SCHEDULER).is_file():
             return _of_scheduler(GASScheduler.from_pretrained(folder), prediction)
-    if (place / "solver.json").is_file():
+    if Run.at(place).solver_file("solver").is_file():
         return _of_bundle(bundle_of_runs(place), prediction, schedule)
     if place.exists():
         raise ValueError(f"{place} holds no solver: {_GIVE}")
