@@ -159,6 +159,8 @@ def test_ctrl_c_ends_a_run_with_130_and_the_run_can_go_on(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "GAS_NB_EVERY": "0"},
+        # A shell's background jobs do not hear Ctrl-C, nor do their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stdout:
         if "1 of" in line or "]" in line:

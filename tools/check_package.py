@@ -206,13 +206,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def heeds_interrupts() -> None:
+    """For a new process: Ctrl-C counts, though this one may run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def served(place: Place, port: int):
     """The app while it runs, its output in a file."""
     command = [str(place.bin / "gas-nb"), "app", "--port", str(port), "--device", "cpu"]
     with (place.work / "app.log").open("w") as log:
         options = dict(cwd=place.work, env=place.variables, stdout=log, stderr=log)
-        process = subprocess.Popen(command, **options)
+        process = subprocess.Popen(command, preexec_fn=heeds_interrupts, **options)
     try:
         yield process
     finally:
