@@ -6,10 +6,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from importlib.resources import files
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -175,7 +173,7 @@ def test_ctrl_c_ends_a_run_with_130_and_the_run_can_go_on(tmp_path):
 
 def test_the_app_ends_with_130_when_it_is_stopped(monkeypatch, capsys):
     app = pytest.importorskip("gas_nb.app.page")
-    closed = []
+    closed, warmed = [], []
 
     class Page:
         def launch(self, **options):
@@ -184,28 +182,20 @@ def test_the_app_ends_with_130_when_it_is_stopped(monkeypatch, capsys):
         def close(self, verbose=True):
             closed.append(verbose)
 
-    class Interrupted:
-        def wait(self):
-            raise KeyboardInterrupt
+    def interrupted():
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(app, "build", lambda bench: Page())
-    monkeypatch.setattr(app, "warm_up", lambda bench: time.sleep(0))
+    monkeypatch.setattr(app, "warm_up", lambda bench, ended: warmed.append(ended.wait(30)))
+    monkeypatch.setattr(app, "wait_for_visitors", interrupted)
     monkeypatch.setattr(app.Workbench, "teacher", lambda self, name: CheckedTeacher())
-    monkeypatch.setattr(app, "threading", SimpleNamespace(Event=Interrupted, Thread=NoThread))
     assert status_of("app", "--device", "cpu") == 130
     assert closed == [False] and capsys.readouterr().err == "gas-nb app: stopped\n"
+    assert warmed == [True]  # it was told to end, and had ended when the program did
 
 
 class CheckedTeacher:
     def check(self):
-        return None
-
-
-class NoThread:
-    def __init__(self, **options):
-        assert options["daemon"]
-
-    def start(self):
         return None
 
 

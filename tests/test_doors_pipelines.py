@@ -338,7 +338,7 @@ def test_the_command_of_the_app_serves_a_pipeline(home, tmp_path, monkeypatch):
     served = []
     monkeypatch.setattr("gradio.Blocks.launch", lambda self, **options: served.append(self))
     monkeypatch.setattr("gas_nb.app.page.wait_for_visitors", lambda: None)
-    monkeypatch.setattr("gas_nb.app.page.warm_up", lambda bench: None)
+    monkeypatch.setattr("gas_nb.app.page.warm_up", lambda bench, ended: None)
     given = ["--teacher", str(home / "sd"), "--prompts", str(home / "prompts.txt")]
     app.main([*given, "--calls", str(home / "calls.json"), "--runs", str(tmp_path)])
     bench = served[0].bench

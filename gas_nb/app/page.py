@@ -9,7 +9,7 @@ import argparse
 import html
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,18 +126,21 @@ def check_address(host: str, port: int | None) -> None:
             raise ValueError(f"--host {host} --port {port}: {reason}; {advice}") from None
 
 # %% ../../nbs/05_app.ipynb #app-page-warm
-def warm_up(bench: Workbench) -> None:
-    "Answer the page's first question before anyone asks it."
+def warm_up(bench: Workbench, ended: threading.Event | None = None) -> None:
+    "Answer the page's first question before anyone asks it, or until `ended` is set."
     try:
-        ask = first_question(bench)
-        if ask.teacher not in embedded_titles():  # a pipeline is asked in turn
-            for _ in bench.compare(ask):
-                pass
-            return
-        for _ in generate(ask, bench.teacher(ask.teacher), bench.solvers(), bench.run):
-            pass
+        for _ in _first_answer(bench):
+            if ended is not None and ended.is_set():
+                return
     except Exception as error:
         in_words(error)
+
+
+def _first_answer(bench: Workbench) -> Iterator[Any]:
+    ask = first_question(bench)
+    if ask.teacher not in embedded_titles():  # a pipeline is asked in turn
+        return iter(bench.compare(ask))
+    return iter(generate(ask, bench.teacher(ask.teacher), bench.solvers(), bench.run))
 
 # %% ../../nbs/05_app.ipynb #app-page-main
 def main(arguments: Sequence[str] | None = None, prog: str = "gas_nb.app") -> None:
@@ -156,11 +159,18 @@ def _serve(bench: Workbench, where: dict[str, Any]) -> None:
     print(f"Running on {bench.device_name}; runs in {bench.runs}", flush=True)
     page = build(bench=bench)
     page.launch(prevent_thread_lock=True, **where, **launch_options())
-    threading.Thread(target=warm_up, args=[bench], daemon=True).start()
+    ended = threading.Event()
+    warming = threading.Thread(target=warm_up, args=[bench, ended], daemon=True)
+    warming.start()
     try:
         wait_for_visitors()
     finally:
+        ended.set()
         page.close(verbose=False)
+        warming.join(_PATIENCE)
+
+
+_PATIENCE = 30.0  # seconds: Python may not end while a thread is inside torch
 
 
 def wait_for_visitors() -> None:
