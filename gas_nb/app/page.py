@@ -155,6 +155,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gas_nb.app") -> No
         _serve(bench, dict(server_name=given.host, server_port=given.port, share=given.share))
 
 
+_PATIENCE = 30.0  # seconds: Python may not end while a thread is inside torch
+
+
 def _serve(bench: Workbench, where: dict[str, Any]) -> None:
     print(f"Running on {bench.device_name}; runs in {bench.runs}", flush=True)
     page = build(bench=bench)
@@ -168,9 +171,6 @@ def _serve(bench: Workbench, where: dict[str, Any]) -> None:
         ended.set()
         page.close(verbose=False)
         warming.join(_PATIENCE)
-
-
-_PATIENCE = 30.0  # seconds: Python may not end while a thread is inside torch
 
 
 def wait_for_visitors() -> None:
