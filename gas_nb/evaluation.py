@@ -30,6 +30,15 @@ from gas_nb.metrics.texts import (
     load_clip,
     pick_score,
 )
+from gas_nb.metrics.uncertainty import (
+    Estimate,
+    combine,
+    difference_of_rows,
+    estimate_of,
+    jackknife,
+    paired_difference,
+    samples_needed,
+)
 from gas_nb.metrics.costs import COSTS, Meter, Spent, costs
 from gas_nb.metrics.samples import block_size, blocks, fill, sample_block, sample_pairs
 from gas_nb.metrics.reference import (
@@ -55,6 +64,7 @@ __all__ = [
     "CLIP",
     "COSTS",
     "DISTRIBUTIONS",
+    "Estimate",
     "FEATURES",
     "FeatureStatistics",
     "HPS",
@@ -79,8 +89,11 @@ __all__ = [
     "blocks",
     "by_frame",
     "clip_score",
+    "combine",
     "costs",
     "density_coverage",
+    "difference_of_rows",
+    "estimate_of",
     "evaluate",
     "feature_network",
     "feature_statistics",
@@ -94,6 +107,7 @@ __all__ = [
     "image_reward",
     "inception_features",
     "inception_weights",
+    "jackknife",
     "kernel_distance",
     "l1",
     "l2",
@@ -101,6 +115,7 @@ __all__ = [
     "load_reference",
     "lpips_distance",
     "measure",
+    "paired_difference",
     "pick_score",
     "precision_recall",
     "psnr",
@@ -108,5 +123,6 @@ __all__ = [
     "register_metric",
     "sample_block",
     "sample_pairs",
+    "samples_needed",
     "structural_similarity",
 ]

@@ -14,6 +14,7 @@ from .distributions import (
     kernel_distance,
     precision_recall,
 )
+from .uncertainty import Estimate, jackknife, paired_difference, samples_needed
 from .costs import COSTS, Meter, Spent, costs
 from .samples import sample_pairs
 from .reference import Reference, load_reference
@@ -22,6 +23,7 @@ from .search import best_classic
 
 __all__ = [
     "COSTS",
+    "Estimate",
     "FeatureStatistics",
     "Judge",
     "Meter",
@@ -44,16 +46,19 @@ __all__ = [
     "hpsv2",
     "image_reward",
     "inception_features",
+    "jackknife",
     "kernel_distance",
     "l1",
     "l2",
     "load_reference",
     "lpips_distance",
     "measure",
+    "paired_difference",
     "pick_score",
     "precision_recall",
     "psnr",
     "register_metric",
     "sample_pairs",
+    "samples_needed",
     "structural_similarity",
 ]

@@ -15,14 +15,18 @@ from .moments import Array, checked_moments
 from .spec import Metric, register_metric
 
 # %% auto #0
-__all__ = ['frechet_distance', 'kernel_distance', 'precision_recall', 'density_coverage']
+__all__ = ['frechet_distance', 'frechet_to', 'kernel_distance', 'precision_recall', 'density_coverage']
 
 # %% ../../nbs/metrics/distributions.ipynb #mds0root
-def _trace_of_root(sigma1: np.ndarray, sigma2: np.ndarray) -> float:
-    "The last trace of the formula; what rounding makes negative counts as 0."
-    values, vectors = np.linalg.eigh(sigma1)
+def _root(sigma: np.ndarray) -> np.ndarray:
+    "The symmetric square root; what rounding makes negative counts as 0, here and below."
+    values, vectors = np.linalg.eigh(sigma)
     roots = np.sqrt(values.clip(min=0))
-    root = (vectors * roots) @ vectors.T
+    return (vectors * roots) @ vectors.T
+
+
+def _trace_of_root(root: np.ndarray, sigma2: np.ndarray) -> float:
+    "The last trace of the formula, from the root of the first covariance."
     squares = np.linalg.eigvalsh(root @ sigma2 @ root).clip(min=0)
     return np.sqrt(squares).sum()
 
@@ -43,9 +47,23 @@ def frechet_distance(
         lengths = f"{len(mu1)} and {len(mu2)} features"
         raise ValueError(f"{lengths}: compare statistics of the same features")
     between_means = ((mu1 - mu2) ** 2).sum()
-    cross = _trace_of_root(sigma1, sigma2)
+    cross = _trace_of_root(_root(sigma1), sigma2)
     distance = between_means + np.trace(sigma1) + np.trace(sigma2) - 2 * cross
     return max(float(distance), 0.0)  # rounding may leave -1e-15 for equal Gaussians
+
+# %% ../../nbs/metrics/distributions.ipynb #mds0frto
+def frechet_to(mu: Array, sigma: Array) -> Callable[[Array, Array], float]:
+    "`frechet_distance` to one Gaussian, as a function of moments that are known to be sound."
+    mu, sigma = checked_moments(mu, sigma, "reference")
+    root, trace = _root(sigma), np.trace(sigma)
+
+    def distance(mean: Array, covariance: Array) -> float:
+        mean, covariance = np.asarray(mean), np.asarray(covariance)
+        cross = _trace_of_root(root, covariance)
+        between_means = ((mean - mu) ** 2).sum()
+        return max(float(between_means + np.trace(covariance) + trace - 2 * cross), 0.0)
+
+    return distance
 
 # %% ../../nbs/metrics/distributions.ipynb #mds0sets
 _ROWS = 1000  # of the larger matrices, this many rows at a time

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..data import Pairs
 from .costs import Meter, Spent, costs
 from .distances import by_frame
+from .distributions import frechet_distance, frechet_to, kernel_distance
 from .features import feature_network
 from .moments import FeatureStatistics
 from .reference import Reference, load_reference
@@ -26,6 +27,7 @@ __all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'RUN_METRICS', 'Judge', 'evalua
 # %% ../../nbs/metrics/judge.ipynb #426d061c
 from .samples import block_size, blocks, sample_block
 from .spec import Metric, all_metrics, find_metric
+from .uncertainty import LEFT_OUT, BlockMeans, BlockStatistics, kernel_left_out
 from ..runtime.processes import in_order
 from ..tableau import Tableau
 from ..teacher import Teacher
@@ -105,6 +107,7 @@ class _Seen(NamedTuple):
     n: int
     sums: dict[str, float]
     features: Tensor | None
+    values: dict[str, Tensor] = {}  # of each sample, where blocks are kept
     spent: Spent = Spent()  # of all its samples, those that fill it up included
 
 # %% ../../nbs/metrics/judge.ipynb #mju0look
@@ -118,15 +121,16 @@ def _compare(judge: Judge, x: Tensor, target: Tensor, condition: Any, n: int) ->
     if "prompts" in needs:
         seen_as["prompts"] = (shown, _prompts(judge.teacher, condition, len(x)))
 
-    sums = {}
+    values = {}
     for metric in judge.specs:
         if metric.per_sample:
-            values = judge.functions[metric.name](*seen_as[metric.needs])
-            sums[metric.name] = values[:n].double().cpu().sum().item()
+            found = judge.functions[metric.name](*seen_as[metric.needs])
+            values[metric.name] = found[:n].double().cpu()
+    sums = {name: found.sum().item() for name, found in values.items()}
     features = None
     if needs & {"moments", "features"}:
         features = judge.features(_pictures(shown))[:n].double().cpu()
-    return _Seen(n, sums, features)
+    return _Seen(n, sums, features, values if judge.blocks else {})
 
 # %% ../../nbs/metrics/judge.ipynb #bbdeebe6
 def _pictures(shown: Tensor) -> Tensor:
@@ -152,12 +156,28 @@ def _look(judge: Judge, tableau: Tableau, pairs: Pairs, n: int) -> _Seen:
     spent = meter.spent(len(x))
     return _compare(judge, x, pairs.x_0.to(x.device), pairs.condition, n)._replace(spent=spent)
 
+# %% ../../nbs/metrics/judge.ipynb #mju0blk
+class _Blocks:
+    "The same samples by blocks of noises."
+
+    def __init__(self, blocks: int):
+        self.blocks = blocks
+        self.means: dict[str, BlockMeans] = {}
+        self.statistics = BlockStatistics(blocks)
+
+    def add(self, seen: _Seen) -> None:
+        for name, values in seen.values.items():
+            self.means.setdefault(name, BlockMeans(self.blocks)).update(values)
+        if seen.features is not None:
+            self.statistics.update(seen.features)
+
 # %% ../../nbs/metrics/judge.ipynb #mju0tallycls
 class _Tally:
     "What is known about one solver's samples so far."
 
-    def __init__(self, keep: int):
+    def __init__(self, keep: int, blocks: int = 0):
         self.keep = keep
+        self.blocks = _Blocks(blocks) if blocks else None
         self.n = 0
         self.spent = Spent()
         self.sums: dict[str, float] = {}
@@ -170,6 +190,8 @@ class _Tally:
         self.spent += seen.spent
         for name, value in seen.sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        if self.blocks is not None:
+            self.blocks.add(seen)
         if seen.features is None:
             return
         room = self.keep - len(self.statistics)
@@ -196,6 +218,32 @@ def _distribution_values(
         values[metric.name] = answer if metric.part is None else answer[metric.part]
     return values
 
+# %% ../../nbs/metrics/judge.ipynb #mju0left
+def _left_out(judge: Judge, tally: _Tally) -> dict[str, list[float]]:
+    "Every figure that can be had without each block, as JSON holds it."
+    if tally.blocks is None:
+        return {}
+    found = {name: means.left_out() for name, means in tally.blocks.means.items()}
+    for metric in judge.specs:
+        if not metric.per_sample:
+            found[metric.name] = _whole_left_out(judge, metric, tally)
+    finite = {name: v for name, v in found.items() if v and all(map(math.isfinite, v))}
+    return {name: list(values) for name, values in finite.items()}
+
+
+def _whole_left_out(judge: Judge, metric: Metric, tally: _Tally) -> tuple[float, ...]:
+    "Of a metric that looks at all samples at once; empty where that would take too long."
+    function, reference = judge.functions[metric.name], judge.reference
+    assert tally.blocks is not None and reference is not None
+    if function is kernel_distance and reference.features is not None:
+        return kernel_left_out(torch.cat(tally.kept), reference.features, judge.blocks)
+    if metric.needs != "moments" or metric.part is not None:
+        return ()
+    real = reference.mean, reference.covariance
+    if function is frechet_distance:
+        return tally.blocks.statistics.left_out(frechet_to(*real))
+    return tally.blocks.statistics.left_out(lambda mean, cov: function(mean, cov, *real))
+
 # %% ../../nbs/metrics/judge.ipynb #7447e8d7
 def _values(judge: Judge, tally: _Tally) -> dict[str, Any]:
     "The metrics of all samples, as numbers that JSON can hold."
@@ -205,7 +253,8 @@ def _values(judge: Judge, tally: _Tally) -> dict[str, Any]:
     whole = [metric for metric in judge.specs if not metric.per_sample]
     if whole and judge.reference is not None:
         values |= _distribution_values(whole, judge.functions, tally, judge.reference)
-    return {name: _json_number(value) for name, value in values.items()}
+    told = {name: _json_number(value) for name, value in values.items()}
+    return told | {LEFT_OUT: _left_out(judge, tally)} if judge.blocks else told
 
 
 def _json_number(value: Any) -> Any:
@@ -235,6 +284,8 @@ class Judge:
     `metrics`: names of registered metrics, or "auto" for all that can be had. `features`: "teacher"
     (its own) or "inception" (then `frechet` is FID). `reference`: see `load_reference`; None: the
     teacher's own. `weights`: the Inception file. `keep`: feature vectors kept for KID and others.
+    `blocks`: into how many the noises are dealt for standard errors, 0 for none; the figures without
+    each block are then under `left_out` of a row, see `gas_nb.metrics.uncertainty`.
     """
 
     def __init__(
@@ -245,11 +296,15 @@ class Judge:
         reference: Any = None,
         weights: str | Path | None = None,
         keep: int = 10_000,
+        blocks: int = 0,
     ):
         asked, optional = _asked_for(metrics), metrics == "auto"
         if not keep >= 10:
             least = "precision and coverage need at least 10 feature vectors"
             raise ValueError(f"keep={keep}: {least}")
+        if blocks < 0 or blocks == 1:
+            raise ValueError(f"blocks={blocks}: 0 for no errors, or at least 2")
+        self.blocks = blocks
         self.teacher, self.keep, self.size = teacher, keep, block_size(teacher)
         functions = {metric.name: _function_of(metric, teacher, optional) for metric in asked}
         self.functions = {name: f for name, f in functions.items() if f is not None}
@@ -274,7 +329,7 @@ class Judge:
         `pairs`: Pairs, or batches of them (`PairDataset.shards()`), read once.
         """
         chosen = [tableaus] if isinstance(tableaus, Tableau) else list(tableaus)
-        tallies = [_Tally(self.keep) for _ in chosen]
+        tallies = [_Tally(self.keep, self.blocks) for _ in chosen]
         for seen in in_order(_looker(self, chosen), blocks(pairs, self.size)):
             for tally, part in zip(tallies, seen):
                 tally.add(part)
@@ -314,7 +369,7 @@ def _comparer(judge: Judge) -> Callable[[_Block], _Seen]:
 
 
 def _tally_of(judge: Judge, x: Tensor, target: Tensor, condition: Any) -> _Tally:
-    tally = _Tally(judge.keep)
+    tally = _Tally(judge.keep, judge.blocks)
     labels = judge.teacher.labels(condition, len(x))
     both = Pairs(torch.arange(len(x)), x, target, labels)
     for seen in in_order(_comparer(judge), blocks(both, judge.size)):

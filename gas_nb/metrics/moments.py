@@ -71,6 +71,10 @@ class FeatureStatistics:
             merged._rest = part[1].new_zeros(0, len(part[1]))
         return merged
 
+    def summary(self) -> Summary:
+        "Count, mean (F,) and scatter (F, F), the sum of squares around the mean. Needs a row."
+        return self._total(1)
+
     def _total(self, least: int) -> Summary:
         if len(self) < least:
             raise ValueError(f"statistics of {len(self)} samples: need at least {least}")
