@@ -27,7 +27,8 @@ __all__ = ['PAIRED', 'DISTRIBUTIONS', 'METRICS', 'RUN_METRICS', 'Judge', 'evalua
 # %% ../../nbs/metrics/judge.ipynb #426d061c
 from .samples import block_size, blocks, sample_block
 from .spec import Metric, all_metrics, find_metric
-from .uncertainty import LEFT_OUT, BlockMeans, BlockStatistics, kernel_left_out
+from .uncertainty import LEFT_OUT, BlockMeans, BlockStatistics, checked_blocks
+from .uncertainty import kernel_left_out
 from ..runtime.processes import in_order
 from ..tableau import Tableau
 from ..teacher import Teacher
@@ -283,9 +284,8 @@ class Judge:
 
     `metrics`: names of registered metrics, or "auto" for all that can be had. `features`: "teacher"
     (its own) or "inception" (then `frechet` is FID). `reference`: see `load_reference`; None: the
-    teacher's own. `weights`: the Inception file. `keep`: feature vectors kept for KID and others.
-    `blocks`: into how many the noises are dealt for standard errors, 0 for none; the figures without
-    each block are then under `left_out` of a row, see `gas_nb.metrics.uncertainty`.
+    teacher's own. `weights`: the Inception file. `keep`: feature vectors for KID. `blocks`: of
+    noises, for standard errors (`gas_nb.metrics.uncertainty`), under `left_out` of a row; 0: none.
     """
 
     def __init__(
@@ -300,11 +300,10 @@ class Judge:
     ):
         asked, optional = _asked_for(metrics), metrics == "auto"
         if not keep >= 10:
-            least = "precision and coverage need at least 10 feature vectors"
-            raise ValueError(f"keep={keep}: {least}")
-        if blocks < 0 or blocks == 1:
-            raise ValueError(f"blocks={blocks}: 0 for no errors, or at least 2")
-        self.blocks = blocks
+            raise ValueError(
+                f"keep={keep}: precision and coverage need at least 10 feature vectors"
+            )
+        self.blocks = checked_blocks(blocks) if blocks else 0
         self.teacher, self.keep, self.size = teacher, keep, block_size(teacher)
         functions = {metric.name: _function_of(metric, teacher, optional) for metric in asked}
         self.functions = {name: f for name, f in functions.items() if f is not None}

@@ -61,7 +61,7 @@ class FeatureStatistics:
 
     def merge(self, other: FeatureStatistics) -> FeatureStatistics:
         "New statistics of both streams; neither is changed. Equal to one stream up to rounding."
-        parts = [s._total(1) for s in (self, other) if len(s)]
+        parts = [s.summary() for s in (self, other) if len(s)]
         widths = {len(mean) for _, mean, _ in parts}
         if len(widths) > 1:
             raise ValueError(f"statistics of {sorted(widths)} features cannot be merged")
@@ -71,11 +71,8 @@ class FeatureStatistics:
             merged._rest = part[1].new_zeros(0, len(part[1]))
         return merged
 
-    def summary(self) -> Summary:
-        "Count, mean (F,) and scatter (F, F), the sum of squares around the mean. Needs a row."
-        return self._total(1)
-
-    def _total(self, least: int) -> Summary:
+    def summary(self, least: int = 1) -> Summary:
+        "Count, mean, and scatter: squares around the mean. ValueError below `least` rows."
         if len(self) < least:
             raise ValueError(f"statistics of {len(self)} samples: need at least {least}")
         if self._rest is not None and len(self._rest):
@@ -93,12 +90,12 @@ class FeatureStatistics:
     @property
     def mean(self) -> Tensor:
         "(F,)."
-        return self._total(1)[1]
+        return self.summary()[1]
 
     @property
     def covariance(self) -> Tensor:
         "Unbiased (divided by n - 1), (F, F)."
-        return self._total(2)[2] / (len(self) - 1)
+        return self.summary(2)[2] / (len(self) - 1)
 
 # %% ../../nbs/metrics/moments.ipynb #mmo0rows
 def _checked_rows(features: Tensor, rest: Tensor | None) -> Tensor:

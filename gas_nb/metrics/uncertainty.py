@@ -18,8 +18,8 @@ from .distributions import frechet_to
 from .moments import Array, FeatureStatistics, Summary
 
 # %% auto #0
-__all__ = ['BLOCKS', 'LEFT_OUT', 'Estimate', 'jackknife', 'combine', 'paired_difference', 'samples_needed', 'BlockMeans',
-           'BlockStatistics', 'kernel_left_out', 'estimate_of', 'difference_of_rows', 'error_over_sets']
+__all__ = ['BLOCKS', 'LEFT_OUT', 'Estimate', 'checked_blocks', 'jackknife', 'combine', 'paired_difference', 'samples_needed',
+           'BlockMeans', 'BlockStatistics', 'kernel_left_out', 'estimate_of', 'difference_of_rows', 'error_over_sets']
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00005
 BLOCKS = 50
@@ -47,16 +47,26 @@ class Estimate:
         squares = math.fsum((value - mean) ** 2 for value in self.left_out)
         return math.sqrt(squares * (blocks - 1) / blocks)
 
+    @property
+    def size(self) -> str:
+        "How many noises in how many blocks, in words."
+        blocks = len(self.left_out)
+        return f"{self.n} noises in {blocks} blocks"
+
     def tells(self, at: float = 2.0) -> bool:
         "Whether the value is further from 0 than `at` standard errors."
         return abs(self.value) > at * self.error
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00007
-def _checked_blocks(blocks: int, n: int | None = None) -> int:
-    most = blocks if n is None else min(blocks, n)
-    if not isinstance(blocks, int) or most < 2:
-        of = "" if n is None else f" of {n} rows"
-        raise ValueError(f"blocks={blocks!r}{of}: need at least 2")
+def checked_blocks(blocks: int, n: int | None = None) -> int:
+    "`blocks`, at most `n`; ValueError below 2."
+    most = blocks
+    of_rows = ""
+    if n is not None:
+        most = min(blocks, n)
+        of_rows = f" of {n} rows"
+    if most < 2:
+        raise ValueError(f"blocks={blocks}{of_rows}: need at least 2")
     return most
 
 
@@ -65,32 +75,36 @@ def jackknife(
 ) -> Estimate:
     """`statistic(*columns)` of tensors (n, ...) of equal length, with its standard error.
 
-    It is computed once for all rows and once without each block. ValueError for fewer than 2 rows."""
-    lengths = {len(column) for column in columns}
+    It is computed for all rows and without each block. ValueError for fewer than 2 rows."""
+    lengths = sorted({len(column) for column in columns})
     if len(lengths) != 1:
-        raise ValueError(f"columns of lengths {sorted(lengths)}: give one or more of one length")
-    n = lengths.pop()
-    chosen = _checked_blocks(blocks, n)
+        raise ValueError(f"columns of lengths {lengths}: give one or more of one length")
+    n = lengths[0]
+    chosen = checked_blocks(blocks, n)
     block = torch.arange(n) % chosen
 
     def of(rows: Tensor) -> float:
-        return float(statistic(*(column[rows] for column in columns)))
+        some = [column[rows] for column in columns]
+        return float(statistic(*some))
 
     left_out = tuple(of(block != b) for b in range(chosen))
-    return Estimate(of(block >= 0), left_out, n)
+    every = torch.arange(n)
+    return Estimate(of(every), left_out, n)
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00010
 def combine(function: Callable[..., float], *estimates: Estimate) -> Estimate:
     """`function` of several figures of the same noises, with the error of the result.
 
     ValueError if they are of different numbers of noises or blocks."""
-    sizes = {(e.n, len(e.left_out)) for e in estimates}
+    sizes = {estimate.size for estimate in estimates}
     if len(sizes) != 1:
-        given = ", ".join(f"{n} noises in {blocks} blocks" for n, blocks in sorted(sizes))
-        raise ValueError(f"figures of {given}: only figures of the same noises can be paired")
-    columns = zip(*(e.left_out for e in estimates))
-    left_out = tuple(function(*column) for column in columns)
-    return Estimate(function(*(e.value for e in estimates)), left_out, estimates[0].n)
+        given = " and ".join(sorted(sizes))
+        raise ValueError(f"figures of {given}: only those of the same noises can be paired")
+    values = [estimate.value for estimate in estimates]
+    columns = [estimate.left_out for estimate in estimates]
+    left_out = tuple(map(function, *columns))
+    n = estimates[0].n
+    return Estimate(function(*values), left_out, n)
 
 
 def paired_difference(a: Estimate, b: Estimate) -> Estimate:
@@ -103,37 +117,44 @@ def samples_needed(n: int, error: float, difference: float, at: float = 2.0) -> 
 
     `n`, `error`: of a pilot, the error being that of the difference. ValueError for a difference
     of 0 and for negative errors."""
-    if not (n >= 2 and error >= 0 and at > 0):
-        raise ValueError(f"n={n}, error={error}, at={at}: need n >= 2, error >= 0 and at > 0")
-    if not (math.isfinite(difference) and difference):
+    given = f"n={n}, error={error}, at={at}"
+    if n < 2 or error < 0 or at <= 0:
+        raise ValueError(f"{given}: need n >= 2, error >= 0 and at > 0")
+    if not difference:
         raise ValueError(f"difference={difference}: no number of samples tells 0 from 0")
-    return max(2, math.ceil(n * (at * error / difference) ** 2))
+    ratio = at * error / difference
+    needed = math.ceil(n * ratio**2)
+    return max(2, needed)
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00016
 class BlockMeans:
     "The mean of values (n,) that come in batches, with its standard error."
 
     def __init__(self, blocks: int = BLOCKS) -> None:
-        self.sums = torch.zeros(_checked_blocks(blocks), dtype=torch.float64)
-        self.counts = torch.zeros(blocks, dtype=torch.int64)
+        checked_blocks(blocks)
+        self.sums = torch.zeros(blocks).double()
+        self.counts = torch.zeros(blocks).long()
         self.n = 0
 
     def update(self, values: Tensor) -> BlockMeans:
         "Take in values (B,)."
         rows = values.detach().double().cpu()
-        block = (torch.arange(len(rows)) + self.n) % len(self.sums)
+        blocks = len(self.sums)
+        place = self.n + torch.arange(len(rows))
+        block = place % blocks
         self.sums.index_add_(0, block, rows)
-        self.counts += torch.bincount(block, minlength=len(self.counts))
+        self.counts += torch.bincount(block, minlength=blocks)
         self.n += len(rows)
         return self
 
     def left_out(self) -> tuple[float, ...]:
         "The mean without each block; empty for fewer than 2 values."
-        used = self.counts > 0
         if self.n < 2:
             return ()
-        rest = (self.sums.sum() - self.sums) / (self.n - self.counts)
-        return tuple(rest[used].tolist())
+        used = self.counts > 0
+        sums = self.sums.sum() - self.sums
+        means = sums / (self.n - self.counts)
+        return tuple(means[used].tolist())
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00019
 def _without(whole: Summary, part: Summary) -> Summary:
@@ -141,9 +162,11 @@ def _without(whole: Summary, part: Summary) -> Summary:
     n, mean, scatter = whole
     n_b, mean_b, scatter_b = part
     rest = n - n_b
+    share = n_b / rest
     delta = mean - mean_b
-    between = torch.outer(delta, delta) * (n * n_b / rest)
-    return rest, mean + delta * (n_b / rest), scatter - scatter_b - between
+    between = torch.outer(delta, delta)
+    own = scatter - scatter_b
+    return rest, mean + share * delta, own - n * share * between
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00020
 class BlockStatistics:
@@ -152,7 +175,7 @@ class BlockStatistics:
     ValueError for rows that are not finite or of another width."""
 
     def __init__(self, blocks: int = BLOCKS) -> None:
-        self._parts = [FeatureStatistics() for _ in range(_checked_blocks(blocks))]
+        self._parts = [FeatureStatistics() for _ in range(checked_blocks(blocks))]
         self.n = 0
 
     def update(self, features: Tensor) -> BlockStatistics:
@@ -182,47 +205,74 @@ class BlockStatistics:
 
     def left_out(self, statistic: Callable[[Array, Array], float]) -> tuple[float, ...]:
         "`statistic(mean, covariance)` without each block; empty for too few rows."
-        most = max(map(len, self._parts))
-        if self.n - most < 2:
+        largest = max(map(len, self._parts))
+        if self.n - largest < 2:
             return ()
-        return tuple(float(statistic(*moments)) for moments in self.without_each())
+        values = [statistic(*moments) for moments in self.without_each()]
+        return tuple(map(float, values))
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00024
 _ROWS = 1000  # of the larger matrices, this many rows at a time
 
 
+def _sums_of_blocks(values: Tensor, block: Tensor) -> Tensor:
+    "Values (n, ...) summed over the rows of each block."
+    blocks = int(block.max()) + 1
+    sums = values.new_zeros(blocks, *values.shape[1:])
+    return sums.index_add_(0, block, values)
+
+
 def _kernel_by_blocks(a: Tensor, b: Tensor, blocks_a: Tensor, blocks_b: Tensor) -> Tensor:
     "Sums of k (KID's, over F features) over the pairs of a block of a and one of b."
-    shape = int(blocks_a.max()) + 1, int(blocks_b.max()) + 1
-    sums = torch.zeros(shape, dtype=torch.float64)
-    for part, owner in zip(a.split(_ROWS), blocks_a.split(_ROWS)):
-        kernel = (part @ b.T / a.shape[1] + 1) ** 3
-        by_column = kernel.new_zeros(len(part), shape[1]).index_add_(1, blocks_b, kernel)
-        sums.index_add_(0, owner, by_column)
-    return sums
+    width = a.shape[1]
+    rows = []
+    for part in a.split(_ROWS):
+        products = part @ b.T
+        kernel = (products / width + 1) ** 3
+        summed = _sums_of_blocks(kernel.T, blocks_b)
+        rows.append(summed.T)
+    return _sums_of_blocks(torch.cat(rows), blocks_a)
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00025
+def _without_pairs(sums: Tensor, diagonal: Tensor) -> Tensor:
+    "Sum over pairs of different rows without each block: `sums` by blocks, `diagonal` of rows."
+    everything = sums.sum() - diagonal.sum()
+    within = sums.diagonal()
+    with_block = 2 * sums.sum(1) - within - diagonal
+    return everything - with_block
+
+
+def _diagonal_by_blocks(a: Tensor, block: Tensor) -> Tensor:
+    "Sums of k of a row with itself over the rows of each block."
+    width = a.shape[1]
+    squares = a.square().sum(1)
+    values = (squares / width + 1) ** 3
+    return _sums_of_blocks(values, block)
+
+# %% ../../nbs/metrics/uncertainty.ipynb #mun0kern
 def kernel_left_out(x: Tensor, y: Tensor, blocks: int = BLOCKS) -> tuple[float, ...]:
     """`kernel_distance` of x (n, F) to y (m, F) without each block of x; y stays whole.
 
     Empty for too few rows."""
-    x, y = x.double().cpu(), y.double().cpu()
+    x = x.double().cpu()
+    y = y.double().cpu()
     n, m = len(x), len(y)
-    chosen = min(_checked_blocks(blocks), n)
-    counts = torch.tensor([len(range(b, n, chosen)) for b in range(chosen)])
-    if n - int(counts.max()) < 2:
+    chosen = min(blocks, n)
+    block = torch.arange(n) % chosen
+    whole = torch.zeros_like(y[:, 0]).long()  # of y, all rows are one block
+    rest = n - torch.bincount(block)
+    if rest.min() < 2:
         return ()
-    block, one_block = torch.arange(n) % chosen, torch.zeros(m, dtype=torch.int64)
     own = _kernel_by_blocks(x, x, block, block)
-    diagonal = torch.zeros(chosen, dtype=torch.float64)
-    diagonal.index_add_(0, block, (x.square().sum(1) / x.shape[1] + 1) ** 3)
-    rest = n - counts
-    pairs = own.sum() - 2 * own.sum(1) + own.diagonal() - diagonal.sum() + diagonal
-    across = _kernel_by_blocks(x, y, block, one_block)[:, 0]
-    real = _kernel_by_blocks(y, y, one_block, one_block).item()
-    real -= ((y.square().sum(1) / y.shape[1] + 1) ** 3).sum().item()
-    within = pairs / (rest * (rest - 1)) + real / (m * (m - 1))
-    return tuple((within - 2 * (across.sum() - across) / (rest * m)).tolist())
+    pairs = _without_pairs(own, _diagonal_by_blocks(x, block))
+    within = pairs / (rest * (rest - 1))
+    real = _kernel_by_blocks(y, y, whole, whole)
+    real = real - _diagonal_by_blocks(y, whole)
+    across = _kernel_by_blocks(x, y, block, whole)
+    across = across.flatten()
+    mixed = (across.sum() - across) / (rest * m)
+    found = within + real.item() / (m * (m - 1)) - 2 * mixed
+    return tuple(found.tolist())
 
 # %% ../../nbs/metrics/uncertainty.ipynb #mun00030
 LEFT_OUT = "left_out"
@@ -230,19 +280,24 @@ LEFT_OUT = "left_out"
 
 def estimate_of(row: Mapping[str, Any], name: str) -> Estimate | None:
     "The figure `name` of a row of the judge with its blocks; None where they were not kept."
-    left_out = (row.get(LEFT_OUT) or {}).get(name)
-    if row.get(name) is None or not left_out or len(left_out) < 2:
+    value = row.get(name)
+    kept = row.get(LEFT_OUT) or {}
+    left_out = kept.get(name, ())
+    if value is None or len(left_out) < 2:
         return None
-    return Estimate(row[name], tuple(left_out), row["n"])
+    return Estimate(value, tuple(left_out), row["n"])
 
 
 def difference_of_rows(a: Mapping, b: Mapping, name: str) -> Estimate | None:
     "`paired_difference` of figure `name` in two rows; None where one has no blocks."
-    ours, theirs = estimate_of(a, name), estimate_of(b, name)
-    return None if ours is None or theirs is None else paired_difference(ours, theirs)
+    ours = estimate_of(a, name)
+    theirs = estimate_of(b, name)
+    if ours is None or theirs is None:
+        return None
+    return paired_difference(ours, theirs)
 
 
 def error_over_sets(errors: Iterable[float]) -> float:
     "The standard error of a mean over disjoint sets of noises, from those of the sets."
     given = list(errors)
-    return math.sqrt(math.fsum(e * e for e in given)) / len(given)
+    return math.hypot(*given) / len(given)
