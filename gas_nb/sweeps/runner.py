@@ -28,6 +28,7 @@ from gas_nb.data import (
 )
 from ..drive import Finished, Step, drive
 from ..evaluation import Judge, best_classic
+from ..metrics.uncertainty import BLOCKS, LEFT_OUT
 from ..registry import variants
 from ..runtime.extras import needs
 from ..runtime.files import atomic_path, write_json_atomic, write_text_atomic
@@ -58,7 +59,8 @@ from gas_nb.sweeps.store import (
     solver_for,
     stored,
 )
-from .tables import app_rows, figure_names, markdown_tables, summary
+from .tables import app_rows, error_names, figure_names, markdown_tables, summary
+from .tables import with_differences
 from ..tableau import Tableau
 from ..teacher import TEACHERS, Teacher
 from ..training import teacher_of
@@ -92,6 +94,7 @@ class Laboratory:
     def judge(self) -> Judge:
         c = self.config
         judge = Judge(self.teacher, c.metrics, c.features, _images(self), c.inception or None)
+        judge.blocks = _blocks_for(judge)
         if judge.reference:
             path = self.folder / "reference.safetensors"
             judge.reference = settle_reference(path, judge.reference, write=not self.frozen)
@@ -114,6 +117,16 @@ class Laboratory:
         teacher = teacher or self.teacher
         folder = on_main(pairs_folder, self.root / PAIRS, teacher, seeds, self.conditions)
         return generate_pairs(teacher, seeds, folder, self.conditions, progress=progress)
+
+# %% ../../nbs/04_evaluate.ipynb #swr0block
+_WIDE = 512  # features from which on fewer blocks are kept
+
+
+def _blocks_for(judge: Judge) -> int:
+    "Into how many blocks the noises are dealt: fewer where 50 covariances would fill the memory."
+    reference = judge.reference
+    wide = reference is not None and len(reference.mean) > _WIDE
+    return 20 if wide else BLOCKS
 
 # %% ../../nbs/04_evaluate.ipynb #swr00007
 def _images(lab: Laboratory) -> Any:
@@ -239,7 +252,9 @@ def _measure(lab: Laboratory, table: Tableau, seeds: range) -> dict:
     row = lab.judge(table, lab.pairs(seeds).shards())[0]
     if lab.config.exact_steps:
         exact = lab.pairs(seeds, exact_teacher(lab)).shards()
-        row["l1_exact"] = Judge(lab.teacher, "l1")(table, exact)[0]["l1"]
+        off = Judge(lab.teacher, "l1", blocks=lab.judge.blocks)(table, exact)[0]
+        row["l1_exact"] = off["l1"]
+        row[LEFT_OUT]["l1_exact"] = off[LEFT_OUT]["l1"]
     return row
 
 # %% ../../nbs/04_evaluate.ipynb #swr00017
@@ -414,8 +429,9 @@ def collect(sweep: Sweep) -> pd.DataFrame:
         sweep.frozen = False
     if not rows:
         return pd.DataFrame(columns=_KEYS)
-    frame = pd.DataFrame(rows)
-    return frame[[name for name in [*_KEYS, *figure_names(), "cell"] if name in frame]]
+    frame = pd.DataFrame(with_differences(rows))
+    columns = [*_KEYS, *figure_names(), *error_names(), "cell"]
+    return frame[[name for name in columns if name in frame]]
 
 # %% ../../nbs/04_evaluate.ipynb #swr00029
 def write_results(sweep: Sweep, failed: list[str] | tuple[str, ...] = ()) -> pd.DataFrame:

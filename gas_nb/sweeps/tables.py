@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..metrics.costs import COSTS
 from ..metrics.distances import l1
 from ..metrics.spec import Metric, all_metrics, find_metric
+from ..metrics.uncertainty import difference_of_rows, error_over_sets, estimate_of
+from ..metrics.uncertainty import LEFT_OUT, samples_needed
 from ..registry import SOLVERS, solver_title, variants
 from ..runtime.extras import needs
 from .config import LEARNED
@@ -20,7 +23,8 @@ with needs("eval"):
     import pandas as pd
 
 # %% auto #0
-__all__ = ['EXACT', 'TABLES', 'printed_metrics', 'figure_names', 'row_title', 'summary', 'app_rows', 'markdown_tables']
+__all__ = ['EXACT', 'TABLES', 'printed_metrics', 'figure_names', 'row_title', 'error_names', 'with_differences', 'summary',
+           'app_rows', 'markdown_tables', 'is_told']
 
 # %% ../../nbs/sweeps/tables.ipynb #5e3beadc
 EXACT = Metric("l1_exact", "L1 to the exact solution", "states", l1)
@@ -46,11 +50,79 @@ def row_title(name: str) -> str:
     title = solver_title(name)
     return f"**{title}**" if name in SOLVERS and SOLVERS[name].learned else title
 
+# %% ../../nbs/sweeps/tables.ipynb #tab0errs
+_ENDS = ("_se", "_difference", "_difference_se", "_rival")
+
+
+def error_names() -> list[str]:
+    "The columns of errors and differences that a row of results can hold."
+    figures = [metric.name for metric in (*all_metrics(), EXACT)]
+    return [name + end for name in figures for end in _ENDS]
+
+
+def with_differences(rows: list[dict]) -> list[dict]:
+    """Rows of cells with, for every figure that has blocks, its standard error and the difference
+    to its rival on the same noises with the error of that.
+
+    The rival is GS; of GS the training-free solver that is best at its NFE. Blocks are left out."""
+    found = []
+    for row in rows:
+        told = {name: value for name, value in row.items() if name != LEFT_OUT}
+        for metric in (*all_metrics(), EXACT):
+            told |= _with_error(row, rows, metric)
+        found.append(told)
+    return found
+
+# %% ../../nbs/sweeps/tables.ipynb #tab0rival
+def _with_error(row: dict, rows: list[dict], metric: Metric) -> dict[str, Any]:
+    name = metric.name
+    own = estimate_of(row, name)
+    if own is None:
+        return {}
+    told: dict[str, Any] = {f"{name}_se": own.error}
+    rival = _rival(row, rows, metric)
+    gap = None if rival is None else difference_of_rows(row, rival, name)
+    if rival is not None and gap is not None:
+        told[f"{name}_difference"] = gap.value
+        told[f"{name}_difference_se"] = gap.error
+        told[f"{name}_rival"] = rival["solver"]
+    return told
+
+
+def _rival(row: dict, rows: list[dict], metric: Metric) -> dict | None:
+    "The cell on the same noises that a cell is compared with."
+    if row["solver"] == "teacher":
+        return None
+    beside = [other for other in rows if other["nfe"] == row["nfe"]]
+    name = "gs" if row["solver"] != "gs" else _best_free(beside, metric)
+    choices = ("learned", "best")
+    for other in beside:
+        same_noises = other["repeat"] == row["repeat"]
+        if same_noises and other["solver"] == name and other["choice"] in choices:
+            return other
+    return None
+
+# %% ../../nbs/sweeps/tables.ipynb #tab0free
+def _best_free(rows: list[dict], metric: Metric) -> str | None:
+    "The training-free solver with the best mean of a figure over the repeats."
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        value = row.get(metric.name)
+        if row["choice"] == "best" and value is not None:
+            values.setdefault(row["solver"], []).append(value)
+    best = None
+    for name, found in values.items():
+        mean = sum(found) / len(found)
+        if best is None or metric.better(mean, best[0]):
+            best = mean, name
+    return None if best is None else best[1]
+
 # %% ../../nbs/sweeps/tables.ipynb #49e56c39
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """A row per solver, choice and NFE: the mean of every figure over the repeats.
 
-    `<figure>_std` is the standard deviation over the repeats.
+    `<figure>_std` is the standard deviation over the repeats, `<figure>_se` the standard error of
+    the mean over all noises; differences to the rival: see `with_differences`.
     """
     figures = [name for name in figure_names() if name in frame]
     figures = [name for name in figures if frame[name].notna().any()]
@@ -58,10 +130,28 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     means = groups[figures].mean()
     for name in figures:
         means[f"{name}_std"] = groups[name].std()
+    means = _add_errors(means, groups, [name for name in error_names() if name in frame])
     means["repeats"] = groups.size()
     for name in ("n", "spacing", "order"):
         means[name] = groups[name].first()
     return means.reset_index()
+
+# %% ../../nbs/sweeps/tables.ipynb #tab0erradd
+def _add_errors(means: pd.DataFrame, groups: Any, names: list[str]) -> pd.DataFrame:
+    "Means of differences, their errors, and the rivals."
+    for name in names:
+        if name.endswith("_se"):
+            means[name] = groups[name].agg(_error_of_mean)
+        elif name.endswith("_rival"):
+            means[name] = groups[name].first()
+        else:
+            means[name] = groups[name].mean()
+    return means
+
+
+def _error_of_mean(errors: pd.Series) -> float:
+    "NaN where a repeat has none."
+    return math.nan if errors.isna().any() else error_over_sets(errors)
 
 # %% ../../nbs/sweeps/tables.ipynb #1d1e1610
 def app_rows(frame: pd.DataFrame) -> list[dict]:
@@ -105,6 +195,7 @@ def markdown_tables(means: list[dict], facts: dict) -> str:
         lines += ["", title, ""]
         lines += _table(means, metric)
         lines += _teachers_own(means, metric)
+        lines += _differences(means, metric)
     return "\n".join(lines + _costs(means)) + "\n"
 
 # %% ../../nbs/sweeps/tables.ipynb #03656a29
@@ -125,8 +216,9 @@ def _headline(facts: dict) -> str:
     )
 
 # %% ../../nbs/sweeps/tables.ipynb #fba6b51c
-def _table(means: list[dict], metric: Metric) -> list[str]:
-    "The lines of one metric's table."
+def _table(means: list[dict], metric: Metric, entry: Callable | None = None) -> list[str]:
+    "The lines of one metric's table; `entry(row, metric)` is the text of a cell."
+    said = entry or _entry
     rows: dict[tuple[str, str], dict[int, dict]] = {}
     for mean in means:
         if mean["solver"] != "teacher":
@@ -139,7 +231,7 @@ def _table(means: list[dict], metric: Metric) -> list[str]:
         name = row_title(solver)
         if solver not in LEARNED:
             name += f", {choice}"
-        entries = [_entry(row.get(nfe), metric) for nfe in nfes]
+        entries = [said(row.get(nfe), metric) for nfe in nfes]
         lines.append(_line(name, *entries))
     return lines
 
@@ -159,6 +251,48 @@ def _teachers_own(means: list[dict], metric: Metric) -> list[str]:
     if not own or metric.against_teacher and metric is not EXACT:
         return []
     return ["", f"The teacher itself ({own[0]['nfe']} evaluations): {_entry(own[0], metric)}."]
+
+# %% ../../nbs/sweeps/tables.ipynb #tab0diff
+def is_told(row: dict[str, Any], metric: Metric) -> bool:
+    "Whether a row is better than its rival by more than two standard errors of the difference."
+    gap = row.get(f"{metric.name}_difference")
+    error = row.get(f"{metric.name}_difference_se")
+    if gap is None or error is None:
+        return False
+    return metric.better(gap, 0) and abs(gap) > 2 * error
+
+
+def _difference(row: dict[str, Any] | None, metric: Metric) -> str:
+    "The difference to the rival with its error, as an entry."
+    row = row or {}
+    gap = row.get(f"{metric.name}_difference")
+    error = row.get(f"{metric.name}_difference_se")
+    if gap is None or error is None:
+        return "-"
+    sign = "+" if gap > 0 else ""
+    said = sign + metric.text(gap, error)
+    if is_told(row, metric):
+        return f"**{said}**"
+    if abs(gap) > 2 * error or not gap:
+        return said
+    needed = samples_needed(row["n"] * row["repeats"], error, gap)
+    return f"{said} (n {needed:,})"
+
+# %% ../../nbs/sweeps/tables.ipynb #tab0difft
+def _differences(means: list[dict], metric: Metric) -> list[str]:
+    "The table of differences of a metric; nothing where none has an error."
+    key = f"{metric.name}_difference"
+    compared = [row for row in means if row.get(key) is not None]
+    if not compared:
+        return []
+    rivals = {row["nfe"]: row[f"{metric.name}_rival"] for row in compared if row["solver"] == "gs"}
+    named = [f"{row_title(name)} (NFE {nfe})" for nfe, name in rivals.items()]
+    heading = f"{metric.title}: difference to GS on the same noises ± its standard error"
+    if named:
+        heading += f"; of GS to the best training-free: {', '.join(named)}"
+    note = "bold: better by more than two; n: samples that would tell a difference of this size"
+    shown = [row for row in means if row["solver"] != "teacher"]
+    return ["", f"{heading} ({note})", "", *_table(shown, metric, _difference)]
 
 # %% ../../nbs/sweeps/tables.ipynb #347b7511
 def _costs(means: list[dict]) -> list[str]:
