@@ -35,6 +35,7 @@ setup(
             "weights/**/*.png",
             "solvers/**/*.json",
             "solvers/**/*.md",
+            "results/*.json",
             "app/*.css",
             "py.typed",
         ]

@@ -30,11 +30,13 @@ from gas_nb.sweeps.tables import (
     EXACT,
     TABLES,
     app_rows,
+    error_names,
     figure_names,
     markdown_tables,
     printed_metrics,
     row_title,
     summary,
+    with_differences,
 )
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "SweepConfig",
     "app_rows",
     "best_recipe",
+    "error_names",
     "exact_teacher",
     "figure_names",
     "finished_run",
@@ -67,6 +70,7 @@ __all__ = [
     "trained",
     "training_config",
     "training_free_rows",
+    "with_differences",
 ]
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 """Put the results of finished sweeps into nbs/results/ and onto the front page.
 
 `python tools/publish_results.py runs` takes every sweep in runs/ (see nbs/04_evaluate.ipynb), or
-those named with `--teacher`. A short table goes into nbs/index.ipynb between the comments `<!--
+those named with `--teacher`; those of embedded teachers go into the package, too, for the app's
+trade-off tab. A short table goes into nbs/index.ipynb between the comments `<!--
 results: TEACHER -->` and `<!-- end -->`, if there are such; README.md is made from that notebook.
 Then nbs/results.ipynb, which has every table in full, is run and keeps its outputs, so that it can
 be read where nothing runs. Only what a sweep has measured is written. Run by `make results`.
@@ -20,6 +21,9 @@ from nbclient import NotebookClient
 
 from gas_nb.runtime.files import write_json_atomic, write_text_atomic
 from gas_nb.sweep import row_title, training_free_rows
+from gas_nb.sweeps.tables import is_told, rows_of_means
+from gas_nb.teachers import TEACHERS
+from gas_nb.metrics import find_metric
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ("weights", "inception", "device")  # where things lay on the machine of the run
@@ -40,12 +44,27 @@ def compact(results: dict) -> dict:
     return kept
 
 
+def shipped(results: dict) -> dict:
+    """What of published results the package has for the app: means, in the form of a run's."""
+    config, made = results["config"], results["provenance"]
+    return dict(
+        teacher=config["teacher"],
+        n=config["n_samples"],
+        repeats=config["repeats"],
+        date=made["date"][:10],
+        rows=rows_of_means(results["summary"]),
+    )
+
+
 def entry(row: dict | None) -> str:
-    """The L1 of a row of a sweep's summary, with its spread."""
+    """The L1 of a row of a sweep's summary, with its spread; bold if a learned solver is
+    better than its rival by more than two standard errors of the difference."""
     if row is None or row.get("l1") is None:
         return "-"
     spread = row.get("l1_std")
-    return f"{row['l1']:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+    said = f"{row['l1']:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+    is_learned = row["solver"] not in training_free_rows()
+    return f"**{said}**" if is_learned and is_told(row, find_metric("l1")) else said
 
 
 def front_table(results: dict) -> str:
@@ -110,6 +129,8 @@ def publish(folder: Path, root: Path) -> str:
     results = compact(json.loads((folder / "results.json").read_text(encoding="utf-8")))
     teacher = results["config"]["teacher"]
     write_json_atomic(root / "nbs" / "results" / f"{teacher}.json", results)
+    if teacher in TEACHERS and TEACHERS[teacher].kind == "embedded":
+        write_json_atomic(root / "gas_nb" / "results" / f"{teacher}.json", shipped(results))
     notebook = root / "nbs" / "index.ipynb"
     if notebook.exists():
         nb = nbformat.read(notebook, as_version=4)

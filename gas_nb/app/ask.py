@@ -18,7 +18,7 @@ __all__ = ['NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'TEACHER_NFE', 'MAX_SEED', 
            'featured_solvers', 'Ask', 'condition_choices', 'make_ask']
 
 # %% ../../nbs/app/ask.ipynb #app-ask-limits
-NFES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 20)
+NFES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20)
 MAX_SAMPLES = 16
 MAX_EVALUATIONS = 5000
 TEACHER_NFE = 20  # of the embedded teachers; for the bound alone

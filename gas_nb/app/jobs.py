@@ -131,8 +131,8 @@ def _training_place(shared: Shared) -> Place:
 
 
 def _checked(shared: Shared, teacher: str, nfe: int) -> None:
-    if not 2 <= nfe <= 20:
-        raise ValueError(f"NFE {nfe}: give a whole number from 2 to 20")
+    if not 1 <= nfe <= 20:
+        raise ValueError(f"NFE {nfe}: give a whole number from 1 to 20")
     shared.check_name(teacher)
     shared.check_trainable(teacher)
 

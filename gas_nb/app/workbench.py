@@ -17,7 +17,7 @@ from .inside import look_inside
 from .jobs import Job, distil
 from .shared import Shared
 from .teachers import embedded_titles
-from .tradeoff import sweep_rows
+from .tradeoff import opening_rows, sweep_rows
 from ..figures import Figure
 
 # %% auto #0
@@ -42,6 +42,10 @@ class Workbench(Shared):
     def sweep_rows(self, teacher: str) -> list[dict[str, Any]]:
         "Result rows of the runs for a teacher."
         return sweep_rows(self.runs, teacher)
+
+    def opening_rows(self, teacher: str) -> tuple[list[dict[str, Any]], str]:
+        "Result rows to begin with, of the runs or else of the package, and which they are."
+        return opening_rows(self.runs, teacher)
 
     def measure_tradeoff(
         self, ask: Ask, uploads: Sequence[Trained] = ()

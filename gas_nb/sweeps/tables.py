@@ -23,12 +23,13 @@ with needs("eval"):
     import pandas as pd
 
 # %% auto #0
-__all__ = ['EXACT', 'TABLES', 'printed_metrics', 'figure_names', 'row_title', 'error_names', 'with_differences', 'summary',
-           'app_rows', 'markdown_tables', 'is_told']
+__all__ = ['EXACT', 'TABLES', 'COMPARED', 'printed_metrics', 'figure_names', 'row_title', 'error_names', 'with_differences',
+           'summary', 'app_rows', 'rows_of_means', 'markdown_tables', 'is_told']
 
 # %% ../../nbs/sweeps/tables.ipynb #5e3beadc
 EXACT = Metric("l1_exact", "L1 to the exact solution", "states", l1)
 TABLES = (find_metric("l1"), find_metric("frechet"), EXACT)  # those that are printed first
+COMPARED = ("l1", "frechet")  # whose differences are printed, too
 
 
 def printed_metrics() -> list[Metric]:
@@ -156,8 +157,13 @@ def _error_of_mean(errors: pd.Series) -> float:
 # %% ../../nbs/sweeps/tables.ipynb #1d1e1610
 def app_rows(frame: pd.DataFrame) -> list[dict]:
     "The means in the form of a run's metrics.json, a row per solver, NFE and spacing."
+    return rows_of_means(json.loads(summary(frame).to_json(orient="records")))
+
+
+def rows_of_means(means: list[dict]) -> list[dict]:
+    "The same from the records of `summary`."
     best: dict[tuple, dict] = {}
-    for mean in json.loads(summary(frame).to_json(orient="records")):
+    for mean in means:
         row = _app_row(mean)
         key = (row["solver"], row["nfe"], row["spacing"])
         rival = best.get(key)
@@ -195,7 +201,8 @@ def markdown_tables(means: list[dict], facts: dict) -> str:
         lines += ["", title, ""]
         lines += _table(means, metric)
         lines += _teachers_own(means, metric)
-        lines += _differences(means, metric)
+        if metric.name in COMPARED:
+            lines += _differences(means, metric)
     return "\n".join(lines + _costs(means)) + "\n"
 
 # %% ../../nbs/sweeps/tables.ipynb #03656a29

@@ -60,14 +60,12 @@ def _draw(rows: list[dict[str, Any]], x: str, y: str) -> Figure | None:
 
 # %% ../../../nbs/app/tabs/tradeoff.ipynb #app-tabs-tradeoff-stored
 def _show_stored(site: Site, tab: gr.Tab, controls: Controls, place: _Plot) -> None:
-    "What the runs hold, when the tab is opened; drawn again when an axis changes."
+    "What there is, when the tab is opened; drawn again when an axis changes."
 
     def stored(
         teacher: str, x: str, y: str
     ) -> tuple[str, list[dict[str, Any]], Figure | None, Any]:
-        found = site.bench.sweep_rows(teacher)
-        nothing = "the runs hold no results for this teacher: press Measure here"
-        text = f"{len(found)} results of the runs" if found else nothing
+        found, text = site.bench.opening_rows(teacher)
         choices = _choices(found)
         y = y if y in [name for _, name in choices] else "l1"
         return status(text), found, _draw(found, x, y), gr.update(choices=choices, value=y)
@@ -79,7 +77,7 @@ def _show_stored(site: Site, tab: gr.Tab, controls: Controls, place: _Plot) -> N
 
 # %% ../../../nbs/app/tabs/tradeoff.ipynb #app-tabs-tradeoff-measure
 def _as_measured(ask: Ask) -> Ask:
-    return replace(ask, nfes=(4, 6, 8, 10), n=min(ask.n, 8))
+    return replace(ask, nfes=(1, 2, 3, 4, 6, 10), n=min(ask.n, 8))
 
 
 def _measure(site: Site, controls: Controls, place: _Plot, button: gr.Button) -> Any:
@@ -106,7 +104,7 @@ def tradeoff_tab(site: Site, tab: gr.Tab, controls: Controls) -> None:
         x, y = _axes()
         measure = gr.Button("Measure here", variant="primary", elem_id="measure")
         stop = gr.Button("Cancel")
-    line = status_line("choices of solvers and seeds are those of Compare; NFE 4 to 10")
+    line = status_line("choices of solvers and seeds are those of Compare; NFE 1 to 10")
     place = _Plot(x, y, line, rows, figure_place())
     _show_stored(site, tab, controls, place)
     event = _measure(site, controls, place, measure)

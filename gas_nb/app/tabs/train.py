@@ -49,7 +49,7 @@ def _settings(bench: Workbench) -> _Settings:
     first = "digits" if bench.first in embedded_titles() else bench.first
     with gr.Row():
         teacher = teacher_menu(bench, first, 170)
-        nfe = gr.Slider(2, 10, 4, step=1, label="NFE", min_width=150)
+        nfe = gr.Slider(1, 10, 4, step=1, label="NFE", min_width=150)
         size = gr.Dropdown(list(SIZES.items()), value="quick", label="Effort", min_width=170)
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=90)
         adversarial = gr.Checkbox(True, label="GAS phase", min_width=110)
