@@ -15,7 +15,7 @@ from ..registry import training_free
 
 # %% auto #0
 __all__ = ['NFES', 'MAX_SAMPLES', 'MAX_EVALUATIONS', 'TEACHER_NFE', 'MAX_SEED', 'MAX_PROMPT', 'SPACED', 'DEFAULT', 'ORDER',
-           'featured_solvers', 'Ask', 'condition_choices', 'make_ask']
+           'evaluations', 'featured_solvers', 'Ask', 'condition_choices', 'make_ask']
 
 # %% ../../nbs/app/ask.ipynb #app-ask-limits
 NFES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 20)
@@ -24,6 +24,11 @@ MAX_EVALUATIONS = 5000
 TEACHER_NFE = 20  # of the embedded teachers; for the bound alone
 MAX_SEED = 2**31 - 1
 MAX_PROMPT = 2000  # letters
+
+# %% ../../nbs/app/ask.ipynb #app-ask-words
+def evaluations(nfe: int) -> str:
+    "A number of network evaluations, in words."
+    return "1 evaluation" if nfe == 1 else f"{nfe} evaluations"
 
 # %% ../../nbs/app/ask.ipynb #app-ask-spaced
 _GRIDS = ("logSNR", "time_uniform", "time_quadratic")

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from .answer import Cell, cell_key, target_of
-from .ask import TEACHER_NFE, Ask
+from .ask import TEACHER_NFE, Ask, evaluations
 from ..data import noise
 from ..figures import contact_sheet, error_image, png_uri
 from ..registry import solver_title
@@ -86,7 +86,7 @@ def _cell_html(grid: _Grid, cell: Cell | None) -> str:
         return element("small", escape(cell.note))
     distance = "" if cell.l1 is None else f"L1 {cell.l1:.3f} · "
     numbers = distance + _duration(cell.seconds)
-    spoken = f"{grid.title(cell.solver)}, {cell.nfe} evaluations, {numbers} per image"
+    spoken = f"{grid.title(cell.solver)}, {evaluations(cell.nfe)}, {numbers} per image"
     return element(
         "button",
         picture(cell.images, "") + element("small", numbers),
@@ -155,7 +155,7 @@ def _goal(target: Cell | None) -> str:
         return _aside("goal", f"Teacher, {TEACHER_NFE} evaluations", WAITING, "")
     body = picture(target.pictures, "the teacher's samples")
     below = f"{_duration(target.seconds)} per image"
-    return _aside("goal", f"Teacher, {target.nfe} evaluations", body, below)
+    return _aside("goal", f"Teacher, {evaluations(target.nfe)}", body, below)
 
 # %% ../../nbs/app/html.ipynb #app-html-grid
 def grid_html(
@@ -193,7 +193,7 @@ def _slider() -> str:
 # %% ../../nbs/app/html.ipynb #app-html-pair
 def _blended(cell: Cell, target: Cell, name: str) -> str:
     "Student and teacher on top of each other, below the slider."
-    student = picture(cell.pictures, f"{name} with {cell.nfe} evaluations")
+    student = picture(cell.pictures, f"{name} with {evaluations(cell.nfe)}")
     teacher = picture(target.pictures, "the teacher on top, blended in")
     stack = element("div", student + teacher, class_="stack")
     return element("figure", element("figcaption", _slider()) + stack)
@@ -212,7 +212,7 @@ def _difference(cell: Cell, target: Cell) -> str:
 # %% ../../nbs/app/html.ipynb #app-html-detail
 def detail_html(cell: Cell, target: Cell, name: str) -> str:
     "The large view: one cell with its distance, blended with the teacher, and the error map."
-    title = element("h3", f"{escape(name)}, {cell.nfe} evaluations")
+    title = element("h3", f"{escape(name)}, {evaluations(cell.nfe)}")
     figures = _blended(cell, target, name) + _difference(cell, target)
     body = title + element("div", figures, class_="pair")
     return element("section", body, class_="detail", style="--blend:0", aria_label="large view")

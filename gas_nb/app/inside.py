@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from .answer import conditions_for, find_tableau, guided, is_training_free
-from .ask import Ask
+from .ask import Ask, evaluations
 from .catalog import Trained
 from .messages import status, wait_in_line
 from .shared import Shared
@@ -33,7 +33,7 @@ def asked_tableau(
     teacher = shared.teacher(ask.teacher)
     table = find_tableau(ask, teacher, solver, nfe, shared.solvers(uploads))
     if table is None:
-        asked = f"{nfe} evaluations and the teacher {ask.teacher}"
+        asked = f"{evaluations(nfe)} and the teacher {ask.teacher}"
         raise ValueError(f"no {solver_title(solver)} was trained for {asked}{advice}")
     return table
 
@@ -74,5 +74,5 @@ def look_inside(
     with shared.desk.enter() as place:
         for line in wait_in_line(place):
             yield line, *still, None
-        text = f"{solver_title(solver)}, {table.nfe} evaluations, seed {one.seed}"
+        text = f"{solver_title(solver)}, {evaluations(table.nfe)}, seed {one.seed}"
         yield status(text), *still, follow(one, shared.asked(ask), table)

@@ -36,8 +36,8 @@ class _Plot:
 def _axes() -> tuple[gr.Dropdown, gr.Dropdown]:
     costs = [("network evaluations", "nfe"), *((cost.label, cost.name) for cost in COSTS)]
     return (
-        gr.Dropdown(costs, value="nfe", label="Cost", min_width=150),
-        gr.Dropdown(_choices([]), value="l1", label="Quality", min_width=150),
+        gr.Dropdown(costs, value="nfe", label="Cost", min_width=240),
+        gr.Dropdown(_choices([]), value="l1", label="Quality", min_width=240, scale=2),
     )
 
 # %% ../../../nbs/app/tabs/tradeoff.ipynb #1bda79c6
@@ -102,8 +102,8 @@ def tradeoff_tab(site: Site, tab: gr.Tab, controls: Controls) -> None:
     rows = gr.State([], time_to_live=3600)
     with gr.Row():
         x, y = _axes()
-        measure = gr.Button("Measure here", variant="primary", elem_id="measure")
-        stop = gr.Button("Cancel")
+        measure = gr.Button("Measure here", variant="primary", elem_id="measure", min_width=130)
+        stop = gr.Button("Cancel", min_width=100)
     line = status_line("choices of solvers and seeds are those of Compare; NFE 1 to 10")
     place = _Plot(x, y, line, rows, figure_place())
     _show_stored(site, tab, controls, place)
