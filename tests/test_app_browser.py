@@ -221,6 +221,14 @@ def test_look_closer_with_the_keyboard_and_blend(browser, site):
     assert float(page.js(opacity)) == 1
 
 
+def test_the_tradeoff_opens_on_results_that_ship(browser, site):
+    page = first_answer(browser, site)
+    page.tab("Trade-off")
+    page.wait_for("body", "results that ship with the package", 60)
+    drawn = "return [...document.querySelectorAll('.legendtext')].map(t => t.textContent)"
+    page.wait(lambda: {"UniPC", "GS"} <= set(page.js(drawn)), "lines of the solvers", 60)
+
+
 def test_cancel_keeps_what_is_there(browser, site):
     page = first_answer(browser, site)
     page.number("Seed", 1234)

@@ -107,7 +107,12 @@ def check_contents(wheel: Path, sdist: Path, tree: Path) -> None:
     ours = {p.relative_to(tree).as_posix() for p in (tree / "gas_nb").rglob("*") if p.is_file()}
     ours = {name for name in ours if "__pycache__" not in name}
     require(ours <= inside, f"not in the wheel: {sorted(ours - inside)}")
-    for name in ("gas_nb/py.typed", "gas_nb/app/page.css", "gas_nb/solvers/fmnist-gs-4.json"):
+    for name in (
+        "gas_nb/py.typed",
+        "gas_nb/app/page.css",
+        "gas_nb/solvers/fmnist-gs-4.json",
+        "gas_nb/results/fmnist.json",
+    ):
         require(name in inside, f"not in the wheel: {name}")
     require(any(n.endswith(".safetensors") for n in inside), "no weights in the wheel")
     rest = {name for name in inside - ours if ".dist-info/" not in name}
