@@ -278,6 +278,15 @@ def _row(judge: Judge, tableau: Tableau, tally: _Tally) -> dict[str, Any]:
     values = _values(judge, tally)
     return _facts(tableau) | dict(n=tally.n) | costs(tally.spent) | values
 
+# %% ../../nbs/metrics/judge.ipynb #mju0sizes
+def _check_sizes(keep: int, blocks: int) -> None:
+    "ValueError for too few feature vectors, or blocks that give no error."
+    if not keep >= 10:
+        least = "precision and coverage need at least 10 feature vectors"
+        raise ValueError(f"keep={keep}: {least}")
+    if blocks:
+        checked_blocks(blocks)
+
 # %% ../../nbs/metrics/judge.ipynb #mju0judge
 class Judge:
     """What solvers of `teacher` are measured by. Errors come when it is made, before any sampling.
@@ -299,12 +308,9 @@ class Judge:
         blocks: int = 0,
     ):
         asked, optional = _asked_for(metrics), metrics == "auto"
-        if not keep >= 10:
-            raise ValueError(
-                f"keep={keep}: precision and coverage need at least 10 feature vectors"
-            )
-        self.blocks = checked_blocks(blocks) if blocks else 0
-        self.teacher, self.keep, self.size = teacher, keep, block_size(teacher)
+        _check_sizes(keep, blocks)
+        self.teacher, self.keep, self.blocks = teacher, keep, blocks
+        self.size = block_size(teacher)
         functions = {metric.name: _function_of(metric, teacher, optional) for metric in asked}
         self.functions = {name: f for name, f in functions.items() if f is not None}
         self.features_name, self.features = feature_network(teacher, features, weights)
