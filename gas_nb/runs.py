@@ -19,8 +19,9 @@ from safetensors import safe_open
 
 from .data import MANIFEST, even_chunk, read_manifest
 from .data import Pairs, pairs_folder, pairs_in_steps
+from .data.folder import claim_in_turn
 from .runtime.checks import check_text
-from .runtime.files import FolderInUse, claim_folder, claimed, folder_owner, release_folder
+from .runtime.files import claim_folder, claimed, release_folder
 from .runtime.files import write_json_atomic, write_text_atomic
 from .runtime.processes import is_main, on_main
 from .tableau import Tableau
@@ -28,7 +29,7 @@ from .teacher import Teacher
 
 # %% auto #0
 __all__ = ['CONFIG', 'LOG', 'METRICS', 'CHECKPOINT', 'PICTURE', 'PAIRS', 'SOLVER_FILES', 'PHASES', 'Settings', 'read_object',
-           'Run', 'distilled_from', 'settings_of', 'run_name', 'ran_with', 'results_folder', 'runs_with',
+           'Run', 'is_whole', 'distilled_from', 'settings_of', 'run_name', 'ran_with', 'results_folder', 'runs_with',
            'finished_run', 'claim_run', 'open_run', 'runs_in', 'Record', 'RunLog', 'kept_pairs']
 
 # %% ../nbs/runs.ipynb #run00006
@@ -78,7 +79,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.file(METRICS).exists()
+        return self.metrics() is not None
 
     def metrics(self, largest: int | None = None) -> dict | None:
         "What metrics.json says; None while the run is not finished, or if it is damaged."
@@ -110,6 +111,20 @@ class Run:
 
     def take_back(self) -> None:
         _take_back(self)
+
+# %% ../nbs/runs.ipynb #wh0leru1
+def is_whole(run: Run) -> bool:
+    "Whether a run is finished, and the solvers that its figures speak of can be read."
+    rows = (run.metrics() or {}).get("rows", ())
+    named = {row.get("solver") for row in rows if isinstance(row, dict)} & {*SOLVER_FILES}
+    return run.finished and all(_is_table(run.solver_file(name)) for name in named)
+
+
+def _is_table(path: Path) -> bool:
+    try:
+        return bool(Tableau.load(path).nfe)
+    except (OSError, ValueError):
+        return False
 
 # %% ../nbs/runs.ipynb #e5c4r001
 def _take_back(run: Run) -> None:
@@ -200,17 +215,17 @@ def runs_with(root: str | Path, config: Settings) -> list[Run]:
 
 def finished_run(root: str | Path, config: Settings) -> Run | None:
     "The first run with these settings that came to its end and has a GS, or None."
-    done = [run for run in runs_with(root, config) if run.finished and "gs" in run.solvers()]
+    done = [run for run in runs_with(root, config) if is_whole(run) and "gs" in run.solvers()]
     return done[0] if done else None
 
 # %% ../nbs/runs.ipynb #run00023
 def _unfinished(root: Path, config: Settings) -> Run | None:
     "An unfinished run with these settings, claimed."
     for run in runs_with(root, config):
-        if run.finished:
+        if is_whole(run):
             continue
         run.claim()
-        if not run.finished:
+        if not is_whole(run):
             return run
         run.release()  # it has ended just now
     return None
@@ -219,13 +234,19 @@ def _unfinished(root: Path, config: Settings) -> Run | None:
 def _new_run(root: Path, config: Settings) -> Run:
     "A run with the next free number, claimed, with its config.json."
     name = run_name(config)
-    numbers = [path.name.rpartition("-")[2] for path in root.glob(f"{glob.escape(name)}-*")]
+    folders = [path for path in root.glob(f"{glob.escape(name)}-*") if not _is_blank(path)]
+    numbers = [path.name.rpartition("-")[2] for path in folders]
     taken = max((int(number) for number in numbers if number.isdecimal()), default=0)
     run = Run(root / f"{name}-{taken + 1}", settings_of(config))
-    run.folder.mkdir()
+    run.folder.mkdir(exist_ok=True)
     run.claim()
     write_json_atomic(run.file(CONFIG), run.config)
     return run
+
+
+def _is_blank(folder: Path) -> bool:
+    "Whether nothing but the marks of a claim is in it: its process was killed at once."
+    return (folder / ".lock").exists() and all(p.name.startswith(".") for p in folder.iterdir())
 
 # %% ../nbs/runs.ipynb #run00024
 def claim_run(output_dir: str | Path, config: Settings) -> Run:
@@ -310,16 +331,6 @@ class RunLog:
             self.add(record)
             yield record
 
-# %% ../nbs/runs.ipynb #run00033
-def _claim_in_turn(folder: Path) -> bool:
-    "Claim a folder; what another process is making there is waited for."
-    try:
-        return claim_folder(folder)
-    except FolderInUse:
-        owner = folder_owner(folder)
-        print(f"waiting for {owner}, which is making the pairs in {folder}", flush=True)
-        return claim_folder(folder, wait=-1)
-
 # %% ../nbs/runs.ipynb #runchunk1
 def _sizes_for(folder: Path, n: int) -> tuple[int, int]:
     "Rows of a shard and of a batch: those that suit n pairs, or those of a folder that is there."
@@ -338,7 +349,7 @@ def kept_pairs(
     Yields (done, total) as they are made, and returns them; `gas_nb.data.finish` runs it through.
     """
     folder = on_main(pairs_folder, Path(root) / PAIRS, teacher, seeds, conditions)
-    mine = on_main(_claim_in_turn, folder)
+    mine = on_main(claim_in_turn, folder)
     try:
         sizes = on_main(_sizes_for, folder, len(seeds))
         data = yield from pairs_in_steps(teacher, seeds, folder, conditions, *sizes)

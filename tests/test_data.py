@@ -236,7 +236,7 @@ def test_a_folder_holds_what_make_pairs_makes_in_plain_files(tmp_path):
         and dataset.teacher["recipe"] == {"nfe": 4}
     )
     names = [f"pairs-0000{i}.safetensors" for i in range(3)]
-    assert sorted(os.listdir(tmp_path / "d")) == ["manifest.json", *names]
+    assert sorted(os.listdir(tmp_path / "d")) == [".lock", "manifest.json", *names]
     with safe_open(tmp_path / "d" / names[2], "pt") as f:
         assert set(f.keys()) == {"seeds", "x_T", "x_0", "condition"}
         assert f.get_tensor("seeds").tolist() == list(range(20, 30))

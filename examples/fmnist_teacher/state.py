@@ -85,15 +85,19 @@ def read_checkpoint_header(folder: str | os.PathLike) -> tuple[int, TeacherConfi
     path = Path(folder) / CHECKPOINT
     if not path.is_file():
         raise FileNotFoundError(f"no {CHECKPOINT} in {folder}: train first, or name another folder")
-    with safe_open(path, "pt") as file:
-        header = file.metadata() or {}
-    if "config" not in header:
-        raise ValueError(
-            f"{path} is not a checkpoint of the teacher's training: its header has no config"
-        )
     names = {f.name for f in fields(TeacherConfig)}
-    stored = {k: v for k, v in json.loads(header["config"]).items() if k in names}
-    return int(header["step"]), TeacherConfig(**stored)
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+        if "config" not in header:
+            raise ValueError("its header has no config")
+        stored = {k: v for k, v in json.loads(header["config"]).items() if k in names}
+        return int(header["step"]), TeacherConfig(**stored)
+    except Exception as error:  # whatever a damaged file makes of it
+        raise ValueError(
+            f"{path} is not a checkpoint of the teacher's training ({error}): "
+            "delete it to start over"
+        ) from None
 
 
 def load_checkpoint(

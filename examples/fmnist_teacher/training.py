@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from gas_nb.runtime.device import default_device
-from gas_nb.runtime.files import write_json_atomic, write_text_atomic
+from gas_nb.runtime.files import claimed, sweep_up, write_json_atomic, write_text_atomic
 from gas_nb.teachers.fmnist import NO_LABEL, WEIGHTS
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -172,14 +172,17 @@ def run_training(
     output_dir: str | os.PathLike,
     **options: Any,
 ) -> Iterator[dict]:
-    """`train_teacher`, with its records also appended to `output_dir`/metrics.jsonl."""
+    """`train_teacher`, with its records also appended to `output_dir`/metrics.jsonl.
+
+    ValueError if another process trains there."""
     folder = Path(output_dir)
-    kept = kept_metrics(folder)
-    write_text_atomic(folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept))
-    with open(folder / "metrics.jsonl", "a") as file:
-        for record in train_teacher(config, images, labels, folder, **options):
-            print(json.dumps(record), file=file, flush=True)
-            yield record
+    with claimed(folder):
+        kept = kept_metrics(folder)
+        write_text_atomic(folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept))
+        with open(folder / "metrics.jsonl", "a") as file:
+            for record in train_teacher(config, images, labels, folder, **options):
+                print(json.dumps(record), file=file, flush=True)
+                yield record
 
 
 def kept_metrics(folder: str | os.PathLike) -> list[dict]:
@@ -216,6 +219,7 @@ def export_weights(
     That holds steps done, settings, losses and curve; of weights that began with others, theirs
     under `before`."""
     step, config = read_checkpoint_header(run)
+    sweep_up(folder)
     state = load_checkpoint(config, run, torch.device("cpu"))
     loss, error = state.smoothed.tolist()
     training = {

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['PairDataset', 'pairs_folder', 'pairs_in_steps', 'generate_pairs']
+__all__ = ['PairDataset', 'pairs_folder', 'claim_in_turn', 'pairs_in_steps', 'generate_pairs']
 
 # %% ../../nbs/data/folder.ipynb #dfol038ce
 from .identity import as_stored, teacher_differences, told
@@ -36,8 +36,9 @@ from .manifest import FORMAT, MANIFEST, VERSION, Plan, damage, make_plan
 from .manifest import plan_differences, ranges_of, read_manifest, seeds_of, sha256
 from .pairs import Pairs, columns_of, concatenate, condition_columns, condition_rows
 from .pairs import from_columns
+from ..runtime.files import FolderInUse, claim_folder, folder_owner, release_folder
 from ..runtime.files import save_safetensors_atomic, write_json_atomic
-from ..runtime.processes import on_main, require_shared
+from ..runtime.processes import is_main, on_main, require_shared
 
 # %% ../../nbs/data/folder.ipynb #dfol067dc
 def _load_shard(path: Path, record: dict[str, Any], shape: Iterable[int]) -> Pairs:
@@ -189,12 +190,29 @@ def _prepare(directory: Path, manifest: dict[str, Any], missing: int, bytes_per_
     try:
         write_json_atomic(directory / MANIFEST, manifest)
     except OSError as error:
-        remedy = "Choose a folder that you may write to"
-        raise OSError(f"cannot write to {directory}: {error}. {remedy}") from error
+        raise _unwritable(directory, error) from error
     need, free = missing * bytes_per_pair, shutil.disk_usage(directory).free
     if need > free:
         sizes = f"{free / 1e6:.0f} MB free and {missing} pairs need {need / 1e6:.0f} MB"
         raise OSError(f"{directory} has {sizes}: make room or ask for fewer")
+
+
+def _unwritable(directory: Path, error: OSError) -> OSError:
+    remedy = "Choose a folder that you may write to"
+    return OSError(f"cannot write to {directory}: {error}. {remedy}")
+
+# %% ../../nbs/data/folder.ipynb #dfolclaim
+def claim_in_turn(directory: str | Path) -> bool:
+    "Claim a folder; what another process is making there is waited for. OSError as in `_prepare`."
+    folder = Path(directory)
+    try:
+        return claim_folder(folder, wait=1.0)
+    except FolderInUse:
+        owner = folder_owner(folder)
+        print(f"waiting for {owner}, which is making the pairs in {folder}", flush=True)
+        return claim_folder(folder, wait=-1)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 # %% ../../nbs/data/folder.ipynb #dfolsizes
 _DEAR = 32  # pairs in a shard of a teacher that pays for every row
@@ -267,18 +285,45 @@ def pairs_in_steps(
     sizes = on_main(_sizes, teacher, folder, shard_size, chunk)
     plan = make_plan(teacher, seeds, conditions, *sizes)
     kept = on_main(_records_to_keep, folder, plan)
-    done = sum(len(seeds_of(record["seeds"])) for record in kept)
-    total = len(plan.seeds)
-    if done < total:
+    if _rows_in(kept) < len(plan.seeds):
         let_check(teacher)
     on_main(_compare_conditions, folder, kept, plan, conditions)
-    size = _bytes_per_pair(plan, conditions)
-    on_main(_prepare, folder, plan.manifest(kept), total - done, size)
-    require_shared(folder / MANIFEST)
-    yield done, total
-    for done in _make_shards(teacher, conditions, folder, plan, kept, done):
-        yield done, total
+    if not on_main(_is_complete, folder, plan, kept):
+        yield from _missing_pairs(teacher, conditions, folder, plan)
+    else:
+        require_shared(folder / MANIFEST)
+        yield len(plan.seeds), len(plan.seeds)
     return PairDataset(folder)
+
+
+def _rows_in(records: list[dict[str, Any]]) -> int:
+    return sum(len(seeds_of(record["seeds"])) for record in records)
+
+
+def _is_complete(directory: Path, plan: Plan, kept: list[dict[str, Any]]) -> bool:
+    "Whether the folder holds all pairs of `plan`, and its manifest says so."
+    if _rows_in(kept) < len(plan.seeds):
+        return False
+    return read_manifest(directory) == json.loads(json.dumps(plan.manifest(kept)))
+
+# %% ../../nbs/data/folder.ipynb #dfolmiss1
+def _missing_pairs(
+    teacher: PairTeacher, conditions: Any, folder: Path, plan: Plan
+) -> Generator[tuple[int, int], None, None]:
+    "Claim the folder and make what is missing; another process may have made some meanwhile."
+    mine = on_main(claim_in_turn, folder)
+    try:
+        kept = on_main(_records_to_keep, folder, plan)
+        done, total = _rows_in(kept), len(plan.seeds)
+        size = _bytes_per_pair(plan, conditions)
+        on_main(_prepare, folder, plan.manifest(kept), total - done, size)
+        require_shared(folder / MANIFEST)
+        yield done, total
+        for done in _make_shards(teacher, conditions, folder, plan, kept, done):
+            yield done, total
+    finally:
+        if mine and is_main():
+            release_folder(folder)
 
 # %% ../../nbs/data/folder.ipynb #dfol18725
 def generate_pairs(

@@ -175,7 +175,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+        remedy = "delete its folder to make the pairs again"
+        raise ValueError(f"{path} is not JSON ({error}): {remedy}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f'{path}: "format" must be "{FORMAT}"')
     version = found.get("version")

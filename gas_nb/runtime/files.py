@@ -23,18 +23,45 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save
 
+try:
+    import fcntl
+except ImportError:  # Windows: a file that is open cannot be deleted there
+    fcntl = None  # type: ignore[assignment]
+
 # %% auto #0
-__all__ = ['atomic_path', 'write_bytes_atomic', 'write_text_atomic', 'write_json_atomic', 'save_safetensors_atomic',
+__all__ = ['atomic_path', 'sweep_up', 'write_bytes_atomic', 'write_text_atomic', 'write_json_atomic', 'save_safetensors_atomic',
            'FolderInUse', 'folder_owner', 'claim_folder', 'release_folder', 'claimed']
 
+# %% ../../nbs/runtime/files.ipynb #10cked01
+def _lock(file: int, wait: bool = False) -> bool:
+    "Whether the open `file` could be locked; a disk without locks counts as one where it cannot."
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+
 # %% ../../nbs/runtime/files.ipynb #1b126001
+def _locked_file(path: Path) -> tuple[Path, int | None]:
+    "A new temporary file beside `path`, and what it is locked with, where there are such locks."
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        if fcntl is None:
+            return temporary, None
+        lock = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _lock(lock, wait=True)
+        if temporary.exists():
+            return temporary, lock
+        os.close(lock)
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary path beside `path`, whose folder is made: renamed to `path` if the block ends
     well, else removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary, lock = _locked_file(path)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -42,6 +69,33 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+# %% ../../nbs/runtime/files.ipynb #5weepup1
+_TEMPORARY = "[.]*.????????????.tmp"
+
+
+def sweep_up(folder: str | os.PathLike) -> list[Path]:
+    """Delete what killed writers left in `folder` (not below it): temporary files that no process
+    has locked. Returns them; nothing happens where there are no such locks."""
+    return [path for path in Path(folder).glob(_TEMPORARY) if _swept(path)]
+
+
+def _swept(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        if fcntl is None or not _lock(file):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)
 
 # %% ../../nbs/runtime/files.ipynb #6d6b1d20
 def write_bytes_atomic(path: str | os.PathLike, data: bytes | bytearray | memoryview) -> Path:
@@ -136,6 +190,7 @@ def claim_folder(folder: str | os.PathLike, wait: float = 0.0) -> bool:
             f"{folder} is in use by {folder_owner(folder)}: wait until that has ended, stop it, "
             "or choose another output_dir"
         ) from None
+    sweep_up(folder)
     write_json_atomic(folder / ".owner.json", _myself())
     with _guard:
         _held[folder] = lock

@@ -90,13 +90,33 @@ def run_processes(
 
 # %% ../../nbs/sweeps/jobs.ipynb #8cb35158
 def end_with_parent() -> None:
-    "In a job: end when the process that started it is gone."
+    "In a job: end when the process that started it is gone, at once if it is gone already."
     parent = int(os.environ.get("GAS_NB_PARENT", 0))
+    if not parent:
+        return
+    is_ours = os.getppid() == parent  # not so behind a wrapper
+
+    def gone() -> bool:
+        return os.getppid() != parent if is_ours else not _lives(parent)
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while not gone():
             time.sleep(1)
         os._exit(1)
 
-    if parent and os.getppid() == parent:
-        threading.Thread(target=watch, daemon=True).start()
+    if gone():
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _lives(process: int) -> bool:
+    "Whether there is such a process; where that cannot be asked without harm there is."
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

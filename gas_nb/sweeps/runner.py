@@ -31,9 +31,10 @@ from ..evaluation import Judge, best_classic
 from ..metrics.uncertainty import BLOCKS, LEFT_OUT
 from ..registry import variants
 from ..runtime.extras import needs
-from ..runtime.files import atomic_path, write_json_atomic, write_text_atomic
+from ..runtime.files import atomic_path, sweep_up, write_json_atomic, write_text_atomic
 from ..runs import METRICS, PAIRS, Run, finished_run, read_object, results_folder
 from ..runtime.processes import launched, on_main
+from ..runtime.programs import exit_status
 
 with needs("eval"):
     import pandas as pd
@@ -310,6 +311,8 @@ class Sweep(Laboratory):
         c = self.config
         self.judge
         self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.folder / "cells", self.folder / "search"):
+            sweep_up(folder)  # what killed sweeps left
 
         def make(what: str, seeds: range, teacher: Teacher | None = None) -> None:
             self.pairs(seeds, teacher, lambda done, total: progress(what, done, total))
@@ -363,8 +366,8 @@ def run_job(sweep: Sweep, nfe: int, report: Callable[[str], None] = print) -> li
         try:
             return action(*arguments)
         except Exception as e:
-            if not isinstance(e, LookupError):
-                traceback.print_exc()
+            if exit_status(e) is None and not isinstance(e, LookupError):
+                traceback.print_exc()  # a mistake of ours
             failed.append(f"{what}: {type(e).__name__}: {e}")
 
     if sweep.config.trains:
