@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """What every reader makes of files and values that are broken: refused in words, or read.
 
-`python benchmarks/fuzz.py` gives each reader in `fuzz_readers.READERS` 10,000 mutants of valid files
-or values, half with their bytes changed by a seeded generator, half with their structure changed as
-hypothesis draws it. Each is to be refused by a ValueError or TypeError that names the file or value
-and the remedy, or read, within a second of CPU time and 500 MB; nothing may be written, no code may
-run. All else counts as lost, and its input is kept in `--keep`. Each reader runs in a process of its
-own whose address space may grow by 500 MB. Results are kept in benchmarks/results/fuzz.json, batch
-by batch, and what is there is not done again; `--minutes` ends the run after the batch in which they
+`python benchmarks/fuzz.py` gives each reader in `fuzz_readers.READERS` 10,000 mutants of valid
+files or values: some have other bytes, by a seeded generator, some another structure, as hypothesis
+draws it. Each is to be refused by a ValueError or TypeError that names the file or value and the
+remedy, or read, within a second of CPU time and 500 MB; nothing may be written, no code may run.
+All else counts as lost, and its input is kept in `--keep`. Each reader runs in a process of its own
+whose address space may grow by 500 MB. Results are kept in benchmarks/results/fuzz.json, batch by
+batch, and what is there is not done again; `--minutes` ends the run after the batch in which they
 pass. `python benchmarks/fuzz.py pairs "solver file" --inputs 500` takes two readers, 500 each."""
 
 import argparse
@@ -88,9 +88,9 @@ def shape_of(message: str) -> str:
 
 
 REMEDY = re.compile(
-    r"\b(give|needs?|must|has to|have to|choose|use|take|leave|set|delete|save|make|made|call|lower|"
-    r"download|again|run|start|begin|keys are|known are|known|reads|knows|at most|at least|first|"
-    r"only|allowed|ask|empty it|drop|expected|asked for|no tensor file needs|there are|there)\b",
+    r"\b(give|needs?|must|has to|have to|choose|use|take|leave|set|delete|save|make|call|lower|run|"
+    r"download|again|start|begin|known|reads|knows|at most|at least|did you mean|usage:|restore|"
+    r"is not supported|ask|empty it|drop|allowed|no tensor file needs|there are|trust)(\b|$)",
     re.IGNORECASE,
 )
 
@@ -101,6 +101,7 @@ def judged(error: BaseException, reader: Reader, given: Any) -> str:
     ours = kind in (ValueError, TypeError) or (
         isinstance(error, ValueError) and kind.__module__.startswith("gas_nb")
     )
+    ours = ours or isinstance(error, reader.errors)
     message = str(error)
     where = error.__traceback__
     while where is not None and where.tb_next is not None:
@@ -144,7 +145,15 @@ def snapshot(folder: Path) -> dict[str, tuple]:
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 DEEDS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "os.fork", "socket.connect")
-CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "shutil.rmtree")
+CHANGES = (
+    "os.mkdir",
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "shutil.rmtree",
+)
 
 
 class Watch:

@@ -1,5 +1,6 @@
 """How valid files and values are broken: bytes by a seeded generator, structures by hypothesis."""
 
+import copy
 import io
 import json
 import math
@@ -129,7 +130,7 @@ def at_path(value: Any, path: tuple) -> Any:
 
 def broken_value(data: st.DataObject, value: Any) -> Any:
     "A copy of a JSON value with one to three of its nodes changed, as hypothesis draws them."
-    value = json.loads(json.dumps(value))
+    value = copy.deepcopy(value)
     for _ in range(data.draw(st.integers(1, 3))):
         value = _with_change(data, value)
     return value
@@ -158,7 +159,7 @@ def _with_change(data: st.DataObject, value: Any) -> Any:
 def _changed(data: st.DataObject, node: Any, whole: Any, there: list[tuple]) -> Any:
     how = data.draw(st.integers(0, 5))
     if how == 0:  # what stands elsewhere in the same file
-        return json.loads(json.dumps(at_path(whole, data.draw(st.sampled_from(there)))))
+        return copy.deepcopy(at_path(whole, data.draw(st.sampled_from(there))))
     if isinstance(node, (int, float)) and how < 3:
         moved = (lambda: -node, lambda: node + 1, lambda: node * 1e200, lambda: str(node))
         return data.draw(st.sampled_from(moved))()
@@ -166,7 +167,7 @@ def _changed(data: st.DataObject, node: Any, whole: Any, there: list[tuple]) -> 
         return data.draw(st.sampled_from((node[:-1], node[::-1], node + node[-1:], node * 30)))
     if isinstance(node, str) and how < 3:
         return node + data.draw(st.text(max_size=4))
-    return data.draw(st.sampled_from(ODD) if how < 4 else JSON)
+    return copy.deepcopy(data.draw(st.sampled_from(ODD) if how < 4 else JSON))
 
 
 def broken_json(data: st.DataObject, content: bytes) -> bytes:
@@ -238,7 +239,7 @@ def _with_other_tensor(data: st.DataObject, header: dict, body: bytes) -> tuple[
     return kept, body
 
 
-# ---- pickles, with something in them that must not run --------------------------------------------
+# ---- pickles, with something in them that must not run -------------------------------------------
 
 CANARY = "canary"  # a file of this name in the folder it runs in: code of an input has run
 

@@ -78,10 +78,11 @@ diffusers.utils.logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Reader:
-    """`prepare(folder)` writes valid files; `read(folder, given)` reads them: `given` is the name of
-    the one that was broken, or a broken value. `bytes` and `structures`: which files are broken,
+    """`prepare(folder)` writes valid files; `read(folder, given)` reads them: `given` is the name
+    of the one that was broken, or a broken value. `bytes` and `structures`: which files are broken,
     and how; `values`: valid ones to break. `words`: what a message may name instead of a file.
-    `may`: deeds that are its own (as of the audit hook); `most`: inputs of the long form."""
+    `may`: deeds that are its own (as of the audit hook). `errors`: further ones, in words of
+    another program. `most`: inputs of the long form."""
 
     what: str
     read: Callable[[Path, Any], Any]
@@ -92,6 +93,7 @@ class Reader:
     values: tuple = ()
     words: tuple[str, ...] = ()
     may: tuple[str, ...] = ()
+    errors: tuple[type, ...] = ()
     most: int = 10_000
 
     def named(self, given: Any) -> list[str]:
@@ -152,12 +154,17 @@ def use(table: Tableau) -> None:
 
 def _solver_files(folder: Path) -> None:
     solver().save(folder / "solver.json")
-    family = family_of("guidance", {1.0: replace(solver(), late={}), 4.0: replace(solver(), late={})})
+    family = family_of(
+        "guidance", {1.0: replace(solver(), late={}), 4.0: replace(solver(), late={})}
+    )
     family.save(folder / "family.json")
 
 
 @reader(
-    "solver file", prepare=_solver_files, words=("was made for",), **jsons("solver.json", "family.json")
+    "solver file",
+    prepare=_solver_files,
+    words=("was made for",),
+    **jsons("solver.json", "family.json"),
 )
 def _(folder: Path, name: str) -> None:
     table = load_tableau(folder / name)
@@ -199,7 +206,13 @@ def _(folder: Path, name: str) -> None:
     scheduler.set_timesteps(scheduler.nfes[0])
 
 
-@reader("scheduler that stands alone", prepare=_saved_scheduler, **jsons("scheduler_config.json"))
+@reader(
+    "scheduler that stands alone",
+    prepare=_saved_scheduler,
+    errors=(OSError,),  # diffusers reads the file, and says so where it is no JSON
+    words=("GASScheduler", "solvers[", "prediction_type"),
+    **jsons("scheduler_config.json"),
+)
 def _(folder: Path, name: str) -> None:
     scheduler = PortableScheduler.from_pretrained(folder)
     scheduler.set_timesteps(scheduler.nfes[0])
@@ -379,15 +392,12 @@ PARAMETERS = dict(
 )
 def _(folder: Path, given: Any) -> None:
     if not isinstance(given, dict):
-        drive_each(given)
         return
     drive_each(given | dict(output_dir=str(folder)))
     resolve(given | dict(output_dir=str(folder), nfe=4))
 
 
-@reader(
-    "training settings", form="value", values=(json.loads(json.dumps(asdict(TrainConfig()))),)
-)
+@reader("training settings", form="value", values=(json.loads(json.dumps(asdict(TrainConfig()))),))
 def _(folder: Path, given: Any) -> None:
     if isinstance(given, dict) and all(isinstance(name, str) for name in given):
         known = {k: v for k, v in given.items() if k in TrainConfig.__dataclass_fields__}
@@ -525,7 +535,7 @@ def _configs() -> tuple:
     "scheduler of a pipeline",
     form="value",
     values=_configs(),
-    words=("schedule", "betas", "scheduler", "Scheduler", "beta", "sigma"),
+    words=("schedule", "training timesteps", "cheduler", "beta", "sigma"),
 )
 def _(folder: Path, given: Any) -> None:
     "What somebody's scheduler_config.json says, once diffusers has made a scheduler of it."
@@ -593,7 +603,9 @@ CHECKPOINTS = ("official_checkpoint_0.pt", "official_checkpoint_1.pt")
 
 
 @reader(
-    "published checkpoint", prepare=_copy(*CHECKPOINTS), bytes=dict.fromkeys(CHECKPOINTS, broken_zip)
+    "published checkpoint",
+    prepare=_copy(*CHECKPOINTS),
+    bytes=dict.fromkeys(CHECKPOINTS, broken_zip),
 )
 def _(folder: Path, name: str) -> None:
     solver = load_published_checkpoint(folder / name, NoiseSchedule.vp_linear())
@@ -845,5 +857,3 @@ def _teacher_training(folder: Path) -> None:
 def _(folder: Path, name: str) -> None:
     step, config = read_checkpoint_header(folder)
     assert step >= 0 and math.isfinite(config.lr)
-
-

@@ -228,7 +228,7 @@ def _load(path: str | Path) -> Tableau:
     try:
         return Tableau.from_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
+        raise ValueError(f"{path}: {e}; give a file that a solver was saved in") from None
     except OSError as e:
         raise ValueError(
             f"{path} cannot be read ({e.strerror}): give the JSON file of a solver"

@@ -215,7 +215,7 @@ def load_tableau(path: str | Path) -> Tableau:
     try:
         return read_solver(Path(path).read_text(encoding="utf-8"))
     except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
+        raise ValueError(f"{path}: {e}; give a file that a solver was saved in") from None
 
 # %% ../../nbs/fitting/family.ipynb #famf019
 def _read_family(tableau: Tableau, said: Any) -> Family:

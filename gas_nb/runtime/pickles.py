@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['Unreadable', 'a_file', 'Inert', 'read_pickle', 'read_checkpoint', 'module_record', 'module_state']
+__all__ = ['MOST_PARTS', 'Unreadable', 'a_file', 'Inert', 'read_pickle', 'read_checkpoint', 'module_record', 'module_state']
 
 # %% ../../nbs/runtime/pickles.ipynb #bb936b56
 class Unreadable(ValueError):
@@ -113,6 +114,9 @@ class Inert:
         return f"Inert({self.kind})"
 
 # %% ../../nbs/runtime/pickles.ipynb #0d5b4f33
+_AGAIN = "download or save it again"
+
+
 def _inert(kind: str) -> type:
     return type("Inert", (Inert,), {"kind": kind})
 
@@ -133,7 +137,39 @@ class _Reader(pickle.Unpickler):
         raise Unreadable(f"it asks for {full}, which no tensor file needs")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise Unreadable("it refers to data outside the file")
+        raise Unreadable("it refers to data outside the file: give a file that stands alone")
+
+# %% ../../nbs/runtime/pickles.ipynb #bbcfee97
+class _Clamped:
+    "A file that is not asked for more than it has."
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.size = file, os.fstat(file.fileno()).st_size
+
+    def read(self, n: int = -1) -> bytes:
+        left = self.size - self.file.tell()
+        return self.file.read(left if n < 0 else min(n, left))
+
+    def readline(self) -> bytes:
+        return self.file.readline()
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+# %% ../../nbs/runtime/pickles.ipynb #c7bba483
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
+_SLACK = 100_000  # entries that a writer may have left out
+
+
+def _check_opcodes(file: Any) -> None:
+    "Unreadable for a memo entry far above those before it."
+    written = 0
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name not in _MEMO:
+            continue
+        written += 1
+        if argument > written + _SLACK:
+            raise Unreadable(f"entry {argument:,} of its memo comes after {written:,}; {_AGAIN}")
 
 # %% ../../nbs/runtime/pickles.ipynb #c37f4e41
 def read_pickle(
@@ -145,17 +181,20 @@ def read_pickle(
     path = a_file(path)
     try:
         with open(path, "rb") as file:
-            reader = _Reader(file, _tensor_names() | dict(names), tuple(inert))
+            _check_opcodes(_Clamped(file))
+            file.seek(0)
+            reader = _Reader(_Clamped(file), _tensor_names() | dict(names), tuple(inert))
             return reader.load()
     except OSError as e:
         raise ValueError(f"{path} cannot be opened: {e.strerror}") from None
     except Unreadable as e:
         raise Unreadable(f"{path} is refused: {e}") from None
     except RecursionError:
-        raise Unreadable(f"{path} is refused: it is nested too deeply") from None
+        raise Unreadable(f"{path} is refused: it is nested too deeply; {_AGAIN}") from None
     except Exception as e:
+        reason = f"{type(e).__name__}: {e}"
         raise Unreadable(
-            f"{path} is not a complete pickle of tensors ({type(e).__name__}: {e})"
+            f"{path} is not a complete pickle of tensors ({reason}): {_AGAIN}"
         ) from None
 
 # %% ../../nbs/runtime/pickles.ipynb #9a535f39
@@ -172,10 +211,10 @@ def read_checkpoint(path: str | Path) -> Any:
         if wanted:
             reason = f"it asks for {wanted}, which no tensor file needs"
             raise Unreadable(f"{path} is refused: {reason}") from None
-        raise Unreadable(f"{path} is not a checkpoint of tensors, or damaged") from None
+        raise Unreadable(f"{path} is not a checkpoint of tensors, or damaged: {_AGAIN}") from None
     except Exception as e:
         raise Unreadable(
-            f"{path} is not a checkpoint of tensors, or damaged ({type(e).__name__})"
+            f"{path} is not a checkpoint of tensors, or damaged ({type(e).__name__}): {_AGAIN}"
         ) from None
 
 # %% ../../nbs/runtime/pickles.ipynb #caa51664
@@ -204,14 +243,30 @@ def module_record(module: Inert) -> tuple[str, dict]:
     return str(name), state
 
 # %% ../../nbs/runtime/pickles.ipynb #a6af6600
+MOST_PARTS = 100_000  # of one file: a module may hold another one many times, or itself
+
+
 def module_state(module: Inert, prefix: str = "") -> dict[str, Tensor]:
-    """Parameters and buffers by their full names, as `state_dict` would give them."""
-    _, state = module_record(module)
-    entries: dict[str, Any] = {}
-    for kind in ("_parameters", "_buffers"):
-        entries |= state.get(kind) or {}
-    tensors = {prefix + name: v for name, v in entries.items() if isinstance(v, Tensor)}
-    for name, child in (state.get("_modules") or {}).items():
-        if child is not None:
-            tensors |= module_state(child, f"{prefix}{name}.")
+    """Parameters and buffers by their full names, as `state_dict` would give them. Unreadable for
+    what holds no modules, or itself."""
+    tensors: dict[str, Tensor] = {}
+    waiting, seen = [(prefix, module)], 0
+    while waiting:
+        seen += 1
+        if seen > MOST_PARTS or len(waiting) > MOST_PARTS:
+            raise Unreadable(f"it has more than {MOST_PARTS:,} parts: give the file of one network")
+        start, one = waiting.pop()
+        _, state = module_record(one)
+        for kind in ("_parameters", "_buffers"):
+            named = {f"{start}{name}": value for name, value in _part(state, kind).items()}
+            tensors |= {name: value for name, value in named.items() if isinstance(value, Tensor)}
+        children = _part(state, "_modules")
+        waiting += [(f"{start}{name}.", child) for name, child in children.items() if child]
     return tensors
+
+
+def _part(state: dict, kind: str) -> dict:
+    found = state.get(kind) or {}
+    if not isinstance(found, dict):
+        raise Unreadable(f"{kind} is {type(found).__name__}, not a dictionary: {_AGAIN}")
+    return found
