@@ -101,7 +101,8 @@ def judged(error: BaseException, reader: Reader, given: Any) -> str:
     ours = kind in (ValueError, TypeError) or (
         isinstance(error, ValueError) and kind.__module__.startswith("gas_nb")
     )
-    ours = ours or isinstance(error, reader.errors)
+    if isinstance(error, reader.errors):
+        return ""
     message = str(error)
     where = error.__traceback__
     while where is not None and where.tb_next is not None:

@@ -163,7 +163,7 @@ def _solver_files(folder: Path) -> None:
 @reader(
     "solver file",
     prepare=_solver_files,
-    words=("was made for",),
+    words=("was made for", "Family("),
     **jsons("solver.json", "family.json"),
 )
 def _(folder: Path, name: str) -> None:
@@ -210,7 +210,7 @@ def _(folder: Path, name: str) -> None:
     "scheduler that stands alone",
     prepare=_saved_scheduler,
     errors=(OSError,),  # diffusers reads the file, and says so where it is no JSON
-    words=("GASScheduler", "solvers[", "prediction_type"),
+    words=("GASScheduler", "solvers[", "prediction_type", "drop_in"),
     **jsons("scheduler_config.json"),
 )
 def _(folder: Path, name: str) -> None:

@@ -193,7 +193,9 @@ def _from_content(content: dict[str, Any]) -> Tableau:
 
 # %% ../nbs/foundations/tableau.ipynb #baee4044
 def _is_float(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1000  # more is no float
+    return isinstance(value, float)
 
 
 def _numbers(name: str, value: Any, n: int) -> Tensor:

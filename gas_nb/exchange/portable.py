@@ -1004,7 +1004,7 @@ class GASScheduler(Copies, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ):
         self._book, self._said = Book(), set()
         if drop_in is not None and not isinstance(drop_in, Mapping):
-            raise ValueError(f"drop_in={str(drop_in)[:60]!r}: need an object, or leave it out")
+            raise ValueError(f"drop_in={str(drop_in)[:60]!r}: need an object, or none at all")
         self._original = original_scheduler(self._stands_for, drop_in)
         self.prediction = (drop_in or {}).get("prediction", prediction_type)
         self._read_config()
