@@ -12,18 +12,18 @@ pass. `python benchmarks/fuzz.py pairs "solver file" --inputs 500` takes two rea
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import re
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -89,8 +89,9 @@ def shape_of(message: str) -> str:
 
 REMEDY = re.compile(
     r"\b(give|needs?|must|has to|have to|choose|use|take|leave|set|delete|save|make|call|lower|run|"
-    r"download|again|start|begin|known|reads|knows|at most|at least|did you mean|usage:|restore|"
-    r"is not supported|ask|empty it|drop|allowed|no tensor file needs|there are|trust)(\b|$)",
+    r"download|again|start|begin|known|reads|knows|at most|at least|did you mean|restore|"
+    r"is not supported|ask|fetch|distil|empty it|drop|allowed|no tensor file needs|there are|trust)"
+    r"(\b|$)|usage:",
     re.IGNORECASE,
 )
 
@@ -197,7 +198,7 @@ def tried(reader: Reader, folder: Path, given: Any) -> Verdict:
             reader.read(folder, given)
     except (Exception, Hangs, SystemExit) as error:
         WATCH.on = False
-        kind, words = "refused", str(error)
+        kind, words = "refused", str(error)[:1000]
         reason = judged(error, reader, given)
     finally:
         WATCH.on = False
@@ -298,11 +299,8 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def work(what: str, first: int, last: int, keep: Path | None) -> None:
-    "A process of one reader: prints a line of JSON for each batch."
-    import torch
-
-    torch.set_num_threads(1)
+def work(what: str, first: int, last: int, keep: Path | None, tell: Any) -> None:
+    "A process of one reader: tells what each batch came to."
     reader = READERS[what]
     signal.signal(signal.SIGALRM, _hangs)
     with valid_folder(reader) as folder:
@@ -313,14 +311,19 @@ def work(what: str, first: int, last: int, keep: Path | None) -> None:
             signal.alarm(600)
             tally = batch_of(reader, folder, number)
             said = {name: vars(tally)[name] for name in NUMBERS}
-            said |= dict(reasons=tally.reasons, messages=tally.messages)
-            print(json.dumps(said), flush=True)
-            for n, (words, given) in enumerate(tally.kept.items() if keep else ()):
-                keep.mkdir(parents=True, exist_ok=True)
-                stem = keep / f"{what.replace(' ', '-')}-{number}-{n}"
-                data = given if isinstance(given, bytes) else json.dumps(given).encode()
-                stem.with_suffix(".input").write_bytes(data)
-                stem.with_suffix(".txt").write_text(words, encoding="utf-8", errors="replace")
+            tell.send(said | dict(reasons=tally.reasons, messages=tally.messages))
+            if keep is not None:
+                _keep(keep / f"{what.replace(' ', '-')}-{number}", tally)
+    tell.send(None)
+
+
+def _keep(stem: Path, tally: Tally) -> None:
+    "The inputs that were lost, one for each reason."
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for n, (words, given) in enumerate(tally.kept.items()):
+        data = given if isinstance(given, bytes) else json.dumps(given).encode()
+        Path(f"{stem}-{n}.input").write_bytes(data)
+        Path(f"{stem}-{n}.txt").write_text(words, encoding="utf-8", errors="replace")
 
 
 NUMBERS = ("tried", "refused", "worked", "lost", "seconds_max", "megabytes_max")
@@ -338,38 +341,59 @@ def machine() -> str:
     return f"{os.cpu_count()} x {model[1] if model else platform.processor()}"
 
 
-def run(options: argparse.Namespace) -> dict:
+ROUNDS = (500, 1_000, 2_500, 5_000, 10_000)  # so that all readers get on, and none waits long
+
+
+def run(options: argparse.Namespace) -> None:
+    import torch
+
+    torch.set_num_threads(1)  # each reader runs in a fork of this process
     file, begun = options.output, time.monotonic()
     done = json.loads(file.read_text()) if file.exists() else dict(rows=[])
     rows = {row["what"]: row for row in done["rows"]}
     messages: Counter = Counter()
-    for what in options.readers or READERS:
-        zero = dict(what=what, form=READERS[what].form) | {name: 0 for name in NUMBERS}
-        row = rows.setdefault(what, zero)
-        wanted = min(options.inputs, READERS[what].most)
-        first, last = row["tried"] // BATCH, -(-wanted // BATCH)
-        if first >= last or time.monotonic() - begun > 60 * options.minutes:
-            continue
-        command = [sys.executable, __file__, "--work", what, str(first), str(last)]
-        command += ["--keep", str(options.keep)] if options.keep else []
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        for line in process.stdout:
-            said = json.loads(line)
-            messages += Counter(said["messages"])
-            row = rows[what] = _merged(rows[what], said)
-            held = dict(machine=machine(), date=date.today().isoformat())
-            write_json_atomic(file, dict(rows=list(rows.values()), **held))
-            if time.monotonic() - begun > 60 * options.minutes:
-                process.terminate()
-        if process.wait() not in (0, -signal.SIGTERM):
-            print(f"{what}: the process ended with {process.returncode}", file=sys.stderr)
-        print(" ".join(f"{name} {row[name]}" for name in ("what", *NUMBERS)), flush=True)
-        for reason, n in Counter(row.get("reasons", {})).most_common(options.show):
-            print(f"    {n} x {reason!r}", flush=True)
+
+    def late() -> bool:
+        return time.monotonic() - begun > 60 * options.minutes
+
+    def take(what: str, said: dict) -> None:
+        rows[what] = _merged(rows[what], said)
+        messages.update(said["messages"])
+        held = dict(machine=machine(), date=date.today().isoformat())
+        write_json_atomic(file, dict(rows=[rows[name] for name in READERS if name in rows], **held))
+
+    for inputs in [n for n in ROUNDS if n < options.inputs] + [options.inputs]:
+        for what in options.readers or READERS:
+            zero = dict(what=what, form=READERS[what].form) | {name: 0 for name in NUMBERS}
+            row = rows.setdefault(what, zero)
+            last = -(-min(inputs, READERS[what].most) // BATCH)
+            if row["tried"] // BATCH < last and not late():
+                _in_a_process(what, row["tried"] // BATCH, last, options.keep, take, late)
+                print(" ".join(f"{name} {rows[what][name]}" for name in ("what", *NUMBERS)))
+                for reason, n in Counter(rows[what].get("reasons", {})).most_common(options.show):
+                    print(f"    {n} x {reason!r}", flush=True)
     if options.messages:
         for text, n in messages.most_common():
             print(f"{n:6} {text!r}")
-    return dict(rows=list(rows.values()))
+
+
+def _in_a_process(
+    what: str, first: int, last: int, keep: Path | None, take: Callable, late: Callable
+) -> None:
+    "The batches of one reader, to their end or until it is late."
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(what, first, last, keep, there))
+    process.start()
+    there.close()
+    try:
+        while (said := here.recv()) is not None and not late():
+            take(what, said)
+    except EOFError:
+        process.join()
+        print(f"{what}: its process ended with {process.exitcode}", file=sys.stderr)
+    process.terminate()
+    process.join()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -381,11 +405,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--keep", type=Path, help="folder for inputs that were lost")
     parser.add_argument("--show", type=int, default=12, help="kinds of loss that are printed")
     parser.add_argument("--messages", action="store_true", help="print the kinds of refusals")
-    parser.add_argument("--work", nargs=3, metavar=("READER", "FIRST", "LAST"), help="internal")
     options = parser.parse_args(argv)
-    if options.work:
-        what, first, last = options.work
-        return work(what, int(first), int(last), options.keep)
     unknown = [name for name in options.readers if name not in READERS]
     if unknown:
         parser.error(f"no reader {unknown[0]!r}: there are {', '.join(READERS)}")

@@ -210,7 +210,7 @@ def _(folder: Path, name: str) -> None:
     "scheduler that stands alone",
     prepare=_saved_scheduler,
     errors=(OSError,),  # diffusers reads the file, and says so where it is no JSON
-    words=("GASScheduler", "solvers[", "prediction_type", "drop_in"),
+    words=("GASScheduler", "solvers[", "prediction_type", "drop_in", "_class_name"),
     **jsons("scheduler_config.json"),
 )
 def _(folder: Path, name: str) -> None:
@@ -297,6 +297,7 @@ def _run(folder: Path) -> None:
     prepare=_run,
     bytes={"checkpoint.safetensors": None},
     structures={"checkpoint.safetensors": broken_safetensors},
+    most=4_000,
 )
 def _(folder: Path, name: str) -> None:
     distilled_from(Run(folder))
@@ -311,6 +312,7 @@ def _(folder: Path, name: str) -> None:
     prepare=_run,
     **jsons("config.json", "metrics.json", "solver.json", "metrics.jsonl"),
     words=("was made for",),
+    most=4_000,
 )
 def _(folder: Path, name: str) -> None:
     runs_with(folder.parent, QUICK)
@@ -335,7 +337,7 @@ def _one_run_among_others(folder: Path) -> None:
     "runs in the app",
     prepare=_one_run_among_others,
     **jsons("run-1/config.json", "run-1/metrics.json", "run-1/gs.json"),
-    words=("no solver has both",),
+    most=2_000,
 )
 def _(folder: Path, name: str) -> None:
     for one in run_solvers(folder):
@@ -344,7 +346,7 @@ def _(folder: Path, name: str) -> None:
     for teacher in ("digits", "fmnist"):
         rows = sweep_rows(folder, teacher)
         json.dumps(rows, allow_nan=False)
-        if rows:
+        if any(row["solver"] != "teacher" and row.get("l1") is not None for row in rows):
             tradeoff(rows).to_json()
 
 
@@ -391,7 +393,7 @@ PARAMETERS = dict(
     may=("open to write", "os.mkdir"),
 )
 def _(folder: Path, given: Any) -> None:
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
         return
     drive_each(given | dict(output_dir=str(folder)))
     resolve(given | dict(output_dir=str(folder), nfe=4))
@@ -445,7 +447,7 @@ COMMANDS = (
     ["distil", "--nfe", "4,8", "--budget", "900", "--teacher", "digits", "--lr", "0.1"],
     ["sweep", "--teacher", "digits", "--nfes", "4 6", "--solvers", "ddim gs", "--repeats", "1"],
     ["card", "solver.json"],
-    ["export", "solver.json", "--to", "sigmas", "--out", "out"],
+    ["export", "solver.json", "--to", "numpy", "--out", "out"],
 )
 
 
@@ -460,6 +462,7 @@ COMMANDS = (
 def _(folder: Path, given: Any) -> None:
     words = [str(word) for word in given] if isinstance(given, list) else [str(given)]
     words = [word for word in words if not word.startswith(("/", ".."))]
+    words = [word for word in words if "\0" not in word and word.isprintable()]  # a shell's
     if words[:1] == ["app"]:
         return
     _said_by(words)

@@ -423,7 +423,8 @@ def drive_each(
     The runs share one teacher and one set of pairs. ValueError for wrong settings comes at once.
     """
     if nfe is None:
-        nfe = asked["nfe"] if isinstance(asked, Mapping) else Job.of(asked).config.nfe
+        named = asked.get("nfe") if isinstance(asked, Mapping) else Job.of(asked).config.nfe
+        nfe = named
     jobs = [_job_for(asked, one, options) for one in each_nfe(nfe)]
     return _one_by_one(jobs)
 

@@ -16,6 +16,7 @@ from ..discriminator import Discriminator
 from ..runtime.pickles import Unreadable, a_file, module_state, read_checkpoint, read_pickle
 from ..schedule import NoiseSchedule
 from ..solver import GeneralizedSolver
+from ..tableau import MAX_NFE
 
 # %% auto #0
 __all__ = ['load_published_checkpoint', 'PublishedData', 'load_published_dataset', 'load_published_discriminator']
@@ -69,6 +70,8 @@ def load_published_checkpoint(
     try:
         values = _shadow_parameters(content)
         found = dict(nfe=len(values[0]) + 1, order=(len(values) - 2) // 2)
+        if found["nfe"] > MAX_NFE:
+            raise ValueError(f"nfe={found['nfe']:,}: at most {MAX_NFE:,} are read")
         _check_expected(found, dict(nfe=nfe, order=order))
         solver = GeneralizedSolver(schedule, found["nfe"], found["order"], t_eps, theory)
         return solver.load_published_parameters(_named_parameters(values))

@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import pickletools
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,7 @@ def a_file(path: Any) -> Path:
 def _storage(data: bytes) -> Any:
     if not isinstance(data, bytes):
         raise Unreadable("a tensor's storage is not given as bytes")
+    _check_legacy(io.BytesIO(data))
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 # %% ../../nbs/runtime/pickles.ipynb #f20375c1
@@ -161,10 +163,12 @@ _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 _SLACK = 100_000  # entries that a writer may have left out
 
 
-def _check_opcodes(file: Any) -> None:
-    "Unreadable for a memo entry far above those before it."
+def _check_opcodes(file: Any, refused: str = "") -> None:
+    "Unreadable for a memo entry far above those before it, and for a builtin that is `refused`."
     written = 0
     for opcode, argument, _ in pickletools.genops(file):
+        if refused and isinstance(argument, str) and argument.split()[-1:] == [refused]:
+            raise Unreadable(f"it asks for builtins.{refused}, which no tensor file needs")
         if opcode.name not in _MEMO:
             continue
         written += 1
@@ -197,13 +201,38 @@ def read_pickle(
             f"{path} is not a complete pickle of tensors ({reason}): {_AGAIN}"
         ) from None
 
+# %% ../../nbs/runtime/pickles.ipynb #571124e0
+def _check_saved(path: Path) -> None:
+    "Unreadable for what would unfold to more than the file has."
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            _check_legacy(_Clamped(file))
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise Unreadable("it is packed, which torch.save never does; save it again")
+        for part in parts:
+            if part.filename.endswith(".pkl"):
+                _check_opcodes(io.BytesIO(archive.read(part)), "bytearray")
+
+
+def _check_legacy(file: Any) -> None:
+    "The same of the five pickles that `torch.save` once wrote, one after the other."
+    for _ in range(5):
+        _check_opcodes(file, "bytearray")
+
 # %% ../../nbs/runtime/pickles.ipynb #9a535f39
 def read_checkpoint(path: str | Path) -> Any:
     """What `torch.save` wrote to `path`, on the CPU, with `weights_only`; Unreadable names what a
     file asks for beyond that."""
     path = a_file(path)
     try:
+        _check_saved(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except Unreadable as e:
+        raise Unreadable(f"{path} is refused: {e}") from None
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except pickle.UnpicklingError as e:

@@ -38,10 +38,10 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = {"tracker": "", "calls": "", "budget": 0, "init": "", "rule": "", **settings}
     unknown = sorted(given.keys() - _KINDS.keys())
     if unknown:
-        raise ValueError(f"unknown settings: {', '.join(unknown)}")
+        raise ValueError(f"unknown settings: {', '.join(map(str, unknown))}; leave them out")
     missing = [name for name in _KINDS if name not in given]
     if missing:
-        raise ValueError(f"missing settings: {', '.join(missing)}")
+        raise ValueError(f"missing settings: {', '.join(missing)}; give each a value")
     return {name: _of_its_kind(name, value) for name, value in given.items()}
 
 
