@@ -209,7 +209,7 @@ def _(folder: Path, name: str) -> None:
 @reader(
     "scheduler that stands alone",
     prepare=_saved_scheduler,
-    errors=(OSError,),  # diffusers reads the file, and says so where it is no JSON
+    errors=(OSError, RecursionError),  # it is diffusers that reads the file, and says this
     words=("GASScheduler", "solvers[", "prediction_type", "drop_in", "_class_name"),
     **jsons("scheduler_config.json"),
 )

@@ -91,7 +91,10 @@ def read_fid_reference(path: str | Path) -> Reference:
         raise ValueError(
             f"{path} is no .npz with arrays `mu` and `sigma` ({reason}): download it again"
         ) from None
-    return Reference(torch.from_numpy(mu), torch.from_numpy(sigma), source=Path(path).name)
+    try:
+        return Reference(torch.from_numpy(mu), torch.from_numpy(sigma), source=Path(path).name)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}; download it again") from None
 
 # %% ../../nbs/metrics/reference.ipynb #mre0image
 def _from_pil(picture: Any, channels: int) -> Tensor:
