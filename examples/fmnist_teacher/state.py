@@ -91,6 +91,8 @@ def read_checkpoint_header(folder: str | os.PathLike) -> tuple[int, TeacherConfi
         names = {f.name for f in fields(TeacherConfig)}
         stored = {k: v for k, v in json.loads(header["config"]).items() if k in names}
         step, config = int(header["step"]), TeacherConfig(**stored)
+        if not 0 <= step <= config.steps:
+            raise ValueError(f"step {step} of {config.steps}")
     except Exception as e:  # whatever a damaged file makes of it
         reason = f"{type(e).__name__}: {e}"
         raise ValueError(

@@ -272,7 +272,7 @@ def module_record(module: Inert) -> tuple[str, dict]:
     return str(name), state
 
 # %% ../../nbs/runtime/pickles.ipynb #a6af6600
-MOST_PARTS = 100_000  # of one file: a module may hold another one many times, or itself
+MOST_PARTS = 20_000  # of one file: a module may hold another one many times, or itself
 
 
 def module_state(module: Inert, prefix: str = "") -> dict[str, Tensor]:
@@ -282,9 +282,9 @@ def module_state(module: Inert, prefix: str = "") -> dict[str, Tensor]:
     waiting, seen = [(prefix, module)], 0
     while waiting:
         seen += 1
-        if seen > MOST_PARTS or len(waiting) > MOST_PARTS:
-            raise Unreadable(f"it has more than {MOST_PARTS:,} parts: give the file of one network")
         start, one = waiting.pop()
+        if max(seen, len(waiting), 10 * len(start)) > MOST_PARTS:
+            raise Unreadable(f"it has more than {MOST_PARTS:,} parts: give the file of one network")
         _, state = module_record(one)
         for kind in ("_parameters", "_buffers"):
             named = {f"{start}{name}": value for name, value in _part(state, kind).items()}
