@@ -1,4 +1,4 @@
-"""Broken files and values, some hundred for each reader, and the faults that the long form found."""
+"""Broken files and values, a hundred for each reader, and the faults that the long form found."""
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
