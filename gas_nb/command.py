@@ -56,7 +56,9 @@ def _solvers_at(places: Sequence[str]) -> Any:
     paths = [Path(place) for place in places]
     missing = [str(path) for path in paths if not path.exists()]
     if missing and not re.fullmatch(r"[\w.-]+/[\w.-]+", places[0]):
-        raise ValueError(f"{missing[0]}: no such file or folder, and no hub id (owner/name)")
+        raise ValueError(
+            f"{missing[0]}: no such file or folder, and no hub id (owner/name); give one of them"
+        )
     if all(path.is_file() for path in paths):
         return GASScheduler.from_files(paths)
     if all(Run.at(path).solver_file("solver").is_file() for path in paths):

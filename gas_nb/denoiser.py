@@ -237,6 +237,8 @@ def checked_answer(out: Any, x: Tensor) -> Tensor:
         )
     if not out.is_floating_point():
         raise ValueError(f"the network answers with {out.dtype}: a prediction is made of floats")
+    if out.is_meta and not x.is_meta:
+        raise ValueError("the network answers without numbers (device meta): load its weights")
     if out.shape == x.shape:
         return out.to(x.device)
     hint = "they must agree"

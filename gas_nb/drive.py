@@ -27,7 +27,7 @@ from .schedule import SPACINGS
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
 from .training import StepRecord, TrainConfig, TrainState, check_calls, load_state
-from .training import make_distance, planned, resolve, teacher_of, train
+from .training import make_distance, planned, rehearse, resolve, teacher_of, train
 from .training.pairs import pairs_wanted, split_pairs
 
 # %% auto #0
@@ -340,8 +340,8 @@ def _stages(job: Job, run: Run, pause: threading.Event | None, begun: float) -> 
     require_shared(run.file(CONFIG))
     teacher = job.teacher or teacher_of(job.config)
     try:
-        make_distance(job.config.loss, teacher)
         teacher.check()
+        rehearse(job.config, teacher, make_distance(job.config.loss, teacher))
         yield Opened(run, job.config, teacher)
         yield from _with_teacher(job, run, teacher, pause, begun)
     finally:
@@ -423,7 +423,8 @@ def drive_each(
     The runs share one teacher and one set of pairs. ValueError for wrong settings comes at once.
     """
     if nfe is None:
-        nfe = asked["nfe"] if isinstance(asked, Mapping) else Job.of(asked).config.nfe
+        named = asked.get("nfe") if isinstance(asked, Mapping) else Job.of(asked).config.nfe
+        nfe = named
     jobs = [_job_for(asked, one, options) for one in each_nfe(nfe)]
     return _one_by_one(jobs)
 

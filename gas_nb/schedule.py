@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'SPACINGS', 'FLOW_LAMBDA', 'NoiseSchedule', 'register_schedule', 'spacing', 'check_steps',
+__all__ = ['SCHEDULES', 'MAX_STEPS', 'SPACINGS', 'FLOW_LAMBDA', 'NoiseSchedule', 'register_schedule', 'spacing', 'check_steps',
            'times_of_sigmas']
 
 # %% ../nbs/foundations/schedule.ipynb #658bddb9
@@ -202,12 +202,13 @@ def _from_config(config: Mapping[str, Any]) -> NoiseSchedule:
         raise ValueError(f"schedule kind {kind!r}: known are {', '.join(SCHEDULES)}")
     try:
         return SCHEDULES[kind](**values)
-    except TypeError as e:
-        raise ValueError(f"schedule {kind!r}: {e}") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError) as e:
+        raise ValueError(f"schedule {kind!r}: {e}; give what NoiseSchedule.config says") from None
 
 # %% ../nbs/foundations/schedule.ipynb #3f4d9801
 class _VPLinear(NoiseSchedule):
     def __init__(self, beta_0: float, beta_1: float, net_time_scale: float):
+        _check_positive(net_time_scale=net_time_scale)
         if not 0 <= beta_0 <= beta_1 or beta_1 == 0 or not math.isfinite(beta_1):
             raise ValueError(
                 f"beta_0={beta_0}, beta_1={beta_1}: need 0 <= beta_0 <= beta_1, finite, not both 0"
@@ -297,10 +298,15 @@ def _listed_alphas_cumprod(
     return (1 - betas).cumprod(0)
 
 # %% ../nbs/foundations/schedule.ipynb #dd2d5824
+MAX_STEPS = 100_000  # networks are trained with 1000; each takes room in a table
+
+
 def _ddpm(beta_start: float, beta_end: float, steps: int, scaled: bool) -> NoiseSchedule:
-    if not 0 < beta_start <= beta_end < 1 or steps < 2:
+    whole = isinstance(steps, int) and 2 <= steps <= MAX_STEPS
+    if not 0 < beta_start <= beta_end < 1 or not whole:
         raise ValueError(
-            f"betas {beta_start}..{beta_end} in {steps} steps: need 0 < start <= end < 1"
+            f"betas {beta_start}..{beta_end} in {steps} steps: need 0 < start <= end < 1, and a "
+            f"whole number of steps from 2 to {MAX_STEPS:,}"
         )
     power = 2 if scaled else 1
     start, end = beta_start ** (1 / power), beta_end ** (1 / power)
@@ -311,7 +317,7 @@ def _ddpm(beta_start: float, beta_end: float, steps: int, scaled: bool) -> Noise
 # %% ../nbs/foundations/schedule.ipynb #de6ef6ae
 class _Flow(NoiseSchedule):
     def __init__(self, net_time_scale: float, inverted: bool = False, shift: float = 1.0):
-        _check_positive(shift=shift)
+        _check_positive(shift=shift, net_time_scale=net_time_scale)
         self.net_time_scale, self.shift = float(net_time_scale), float(shift)
         self.inverted = inverted
         self.config = dict(kind="flow", net_time_scale=self.net_time_scale)

@@ -193,7 +193,9 @@ def _from_content(content: dict[str, Any]) -> Tableau:
 
 # %% ../nbs/foundations/tableau.ipynb #baee4044
 def _is_float(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) < 2**1000  # more is no float
+    return isinstance(value, float)
 
 
 def _numbers(name: str, value: Any, n: int) -> Tensor:
@@ -228,7 +230,7 @@ def _load(path: str | Path) -> Tableau:
     try:
         return Tableau.from_json(Path(path).read_text(encoding="utf-8"))
     except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
+        raise ValueError(f"{path}: {e}; give a file that a solver was saved in") from None
     except OSError as e:
         raise ValueError(
             f"{path} cannot be read ({e.strerror}): give the JSON file of a solver"

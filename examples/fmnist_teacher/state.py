@@ -85,19 +85,21 @@ def read_checkpoint_header(folder: str | os.PathLike) -> tuple[int, TeacherConfi
     path = Path(folder) / CHECKPOINT
     if not path.is_file():
         raise FileNotFoundError(f"no {CHECKPOINT} in {folder}: train first, or name another folder")
-    names = {f.name for f in fields(TeacherConfig)}
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-        if "config" not in header:
-            raise ValueError("its header has no config")
+        names = {f.name for f in fields(TeacherConfig)}
         stored = {k: v for k, v in json.loads(header["config"]).items() if k in names}
-        return int(header["step"]), TeacherConfig(**stored)
-    except Exception as error:  # whatever a damaged file makes of it
+        step, config = int(header["step"]), TeacherConfig(**stored)
+        if not 0 <= step <= config.steps:
+            raise ValueError(f"step {step} of {config.steps}")
+    except Exception as e:  # whatever a damaged file makes of it
+        reason = f"{type(e).__name__}: {e}"
         raise ValueError(
-            f"{path} is not a checkpoint of the teacher's training ({error}): "
-            "delete it to start over"
+            f"{path} is not a checkpoint of the teacher's training ({reason}): delete it to start "
+            "over"
         ) from None
+    return step, config
 
 
 def load_checkpoint(

@@ -5,6 +5,7 @@
 # %% ../../nbs/app/ask.ipynb #app-ask-imports
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
@@ -130,7 +131,8 @@ def _complain(text: str) -> NoReturn:
 
 def _whole(what: str, value: Any) -> int:
     "`value` as an int; ValueError names it as `what`."
-    if not isinstance(value, (int, float)) or value != int(value):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value != int(value):
         _complain(f"{what} {value!r}: give a whole number")
     return int(value)
 
@@ -149,13 +151,17 @@ def make_ask(
 ) -> Ask:
     "The controls' values as an Ask; ValueError in words. `bench`: None for embedded teachers."
     offer = bench or EmbeddedTeachers()
-    if teacher not in offer.titles:
+    if not isinstance(teacher, str) or teacher not in offer.titles:
         raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(offer.titles)}")
     allowed = [value for _, value in condition_choices(offer.classes(teacher))]
     if condition not in allowed:
-        raise ValueError(f"class {condition!r}: {teacher} has no such class")
+        shown = ", ".join(allowed[:12])
+        raise ValueError(f"class {condition!r}: {teacher} has no such class; choose one of {shown}")
     if not isinstance(guidance, (int, float)):
         raise ValueError("guidance: give a number")
+    for what, several in (("evaluations", nfes), ("solvers", solvers)):
+        if not isinstance(several, (list, tuple)):
+            raise ValueError(f"{what}={several!r}: give a list")
     words = "" if prompt is None else prompt
     if isinstance(words, str):
         words = words.strip()

@@ -71,6 +71,9 @@ def _kind_of(tableau: Tableau, stem: str) -> str:
     return "gas" if "gas" in stem else "gs"
 
 # %% ../../nbs/app/catalog.ipynb #app-catalog-tableauof
+_GIVE = "give a file that a solver was saved in"
+
+
 def _read_tableau(path: Path) -> Tableau:
     "The table in a JSON file; ValueError names the file and what is wrong with it."
     if path.suffix.lower() != ".json":
@@ -82,9 +85,9 @@ def _read_tableau(path: Path) -> Tableau:
     try:
         tableau = Tableau.from_json(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
-        raise ValueError(f"{path.name} is not a text file") from None
+        raise ValueError(f"{path.name} is not a text file: {_GIVE}") from None
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from None
+        raise ValueError(f"{path.name}: {error}; {_GIVE}") from None
     if tableau.nfe > MAX_STUDENT_NFE:
         most = f"this page runs solvers with at most {MAX_STUDENT_NFE} evaluations"
         raise ValueError(f"{path.name}: nfe={tableau.nfe}, {most}")

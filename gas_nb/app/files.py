@@ -120,7 +120,7 @@ def _check_schedule(name: str, solver: Trained, teacher: Teacher) -> None:
     if isinstance(made_for, dict) and made_for != teacher.schedule.config:
         kind = str(made_for.get("kind"))[:30]
         other = f"another noise schedule ({kind}) than that of {teacher.name}"
-        raise ValueError(f"{name} was made for {other}")
+        raise ValueError(f"{name} was made for {other}: choose the teacher that it was made for")
 
 # %% ../../nbs/app/files.ipynb #app-files-uploadb
 def add_upload(path: str, teacher: Teacher, uploads: Sequence[Trained]) -> list[Trained]:

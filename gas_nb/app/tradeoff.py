@@ -18,6 +18,7 @@ __all__ = ['MAX_RESULTS', 'FACTS', 'columns', 'sweep_rows', 'shipped_results', '
 
 # %% ../../nbs/app/tradeoff.ipynb #app-tradeoff-value
 MAX_RESULTS = 10 * MAX_FILE
+_HUGE = 1e100
 FACTS = ("solver", "nfe", "spacing")
 
 
@@ -27,12 +28,12 @@ def columns() -> list[str]:
 
 
 def _is_value(value: Any) -> bool:
-    "A short text or a number; no NaN."
+    "A short text or a number; no NaN, nothing endless."
     if isinstance(value, str):
         return len(value) < 60
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return value == value
+    return -_HUGE < value < _HUGE
 
 
 def _is_row(row: Any) -> bool:

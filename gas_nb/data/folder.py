@@ -41,15 +41,21 @@ from ..runtime.files import save_safetensors_atomic, write_json_atomic
 from ..runtime.processes import is_main, on_main, require_shared
 
 # %% ../../nbs/data/folder.ipynb #dfol067dc
+_DELETE = "delete it and make its pairs again"
+
+
 def _load_shard(path: Path, record: dict[str, Any], shape: Iterable[int]) -> Pairs:
     "The pairs in a shard's file; ValueError if they are not what the manifest says."
     try:
         pairs = from_columns(load_safetensors(path.read_bytes()))
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(f"{path} is not a shard of pairs: {error!r}") from None
-    seeds, own_shape = pairs.seeds.tolist(), tuple(pairs.x_0.shape[1:])
+        seeds, own_shape = pairs.seeds.tolist(), tuple(pairs.x_0.shape[1:])
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a shard of pairs: {error!r}; {_DELETE}") from None
     if seeds != seeds_of(record["seeds"]) or own_shape != tuple(shape):
-        raise ValueError(f"{path} holds other seeds or shapes than its manifest says")
+        raise ValueError(f"{path} holds other seeds or shapes than its manifest says; {_DELETE}")
+    for name, column in dict(x_T=pairs.x_T, x_0=pairs.x_0).items():
+        if not column.is_floating_point() or not torch.isfinite(column).all():
+            raise ValueError(f"{path}: {name} holds values that are not finite; {_DELETE}")
     return pairs
 
 # %% ../../nbs/data/folder.ipynb #dfol07f4b

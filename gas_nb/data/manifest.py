@@ -167,6 +167,9 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
 }
 
 # %% ../../nbs/data/manifest.ipynb #dman20a43
+_AGAIN = "restore it, or empty the folder and make its pairs again"
+
+
 def read_manifest(directory: Path) -> dict[str, Any]:
     "The manifest as a dict. ValueError says what is wrong with one that describes no data set."
     path = directory / MANIFEST
@@ -175,8 +178,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        remedy = "delete its folder to make the pairs again"
-        raise ValueError(f"{path} is not JSON ({error}): {remedy}") from None
+        raise ValueError(f"{path} is not JSON: {error}; {_AGAIN}") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f'{path}: "format" must be "{FORMAT}"')
     version = found.get("version")
@@ -184,5 +186,5 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has version {version!r}: this release reads {VERSION}")
     for key, good in _CHECKS.items():
         if key not in found or not good(found[key]):
-            raise ValueError(f"{path}: {key!r} is missing or malformed")
+            raise ValueError(f"{path}: {key!r} is missing or malformed; {_AGAIN}")
     return found

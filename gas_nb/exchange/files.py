@@ -18,7 +18,7 @@ import huggingface_hub
 from .bundles import Bundle, a_path, bundle_of_files, bundle_of_runs
 from .cards import card_text
 from .dropin import PipelineScheduler
-from .portable import MODULE, module_text
+from .portable import DAMAGED, MODULE, module_text
 from .scheduler import TableauScheduler, read_solvers
 from .stepping import write_numbers, write_rungs
 from ..runtime.files import write_json_atomic, write_text_atomic
@@ -174,7 +174,12 @@ def _reading(path: Any, place: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as e:
-        raise ValueError(f"{place}: {e}") from None
+        raise ValueError(f"{place}: {e}; save it again, with save_pretrained") from None
+    except DAMAGED as e:
+        reason = f"{type(e).__name__}: {str(e)[:200]}"
+        raise ValueError(
+            f"{place} holds no GASScheduler ({reason}): save it again, with save_pretrained"
+        ) from None
     except OSError as e:
         raise ValueError(
             f"{path} is no folder, and cannot be found on the hub (offline?): "

@@ -25,12 +25,12 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 # %% auto #0
-__all__ = ['MODULE', 'Numbers', 'first_order_rows', 'read_numbers', 'mixed', 'Rungs', 'lagrange', 'read_rungs', 'Plan', 'Run',
-           'twin', 'Book', 'twin_of_book', 'find_run', 'one_number', 'without_variance', 'check_step', 'check_shape',
-           'check_finite', 'check_options', 'Chosen', 'length_of', 'nfe_of', 'asked_of', 'Serving', 'Plans',
-           'Advancing', 'Steps', 'Indexed', 'step_of_tokens', 'Noising', 'interpolated', 'check_noise', 'numbers_in',
-           'Copies', 'config_as_json', 'GASScheduler', 'module_text', 'original_class', 'original_scheduler', 'StandIn',
-           'OtherOrder', 'stand_in']
+__all__ = ['DAMAGED', 'MODULE', 'Numbers', 'first_order_rows', 'read_numbers', 'mixed', 'Rungs', 'lagrange', 'read_rungs', 'Plan',
+           'Run', 'twin', 'Book', 'twin_of_book', 'find_run', 'one_number', 'without_variance', 'check_step',
+           'check_shape', 'check_finite', 'check_options', 'Chosen', 'length_of', 'nfe_of', 'asked_of', 'Serving',
+           'Plans', 'Advancing', 'Steps', 'Indexed', 'step_of_tokens', 'Noising', 'interpolated', 'check_noise',
+           'numbers_in', 'Copies', 'config_as_json', 'GASScheduler', 'module_text', 'original_class',
+           'original_scheduler', 'StandIn', 'OtherOrder', 'stand_in']
 
 # %% ../../nbs/exchange/portable.ipynb #exq01num
 @dataclass(frozen=True, eq=False)
@@ -70,6 +70,7 @@ def first_order_rows(alpha: list[float], sigma: list[float]) -> tuple[Tensor, Te
 
 # %% ../../nbs/exchange/portable.ipynb #exq01rea
 _LISTS = ("alpha", "sigma", "p", "q", "net_times", "sigmas")
+DAMAGED = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError)
 
 
 def read_numbers(entry: Any) -> Numbers:
@@ -85,7 +86,23 @@ def read_numbers(entry: Any) -> Numbers:
     late = {int(b): _both(rows, n - int(b)) for b, rows in entry.get("late", {}).items()}
     clean = [(float(p), float(q)) for p, q in said["clean"]] if "clean" in said else None
     A, C = _both(entry, n)
-    return Numbers(A=A, C=C, late=late, scale=scale, clean=clean, **lists)
+    numbers = Numbers(A=A, C=C, late=late, scale=scale, clean=clean, **lists)
+    _check_numbers(numbers)
+    return numbers
+
+
+def _check_numbers(numbers: Numbers) -> None:
+    "ValueError unless every list has its length and all numbers are finite."
+    n = numbers.nfe
+    for name, extra in dict(alpha=1, sigma=1, scale=1, p=0, q=0, sigmas=1).items():
+        values = getattr(numbers, name)
+        if len(values) != n + extra or not all(map(math.isfinite, values)):
+            raise ValueError(f"{name} has to be {n + extra} finite numbers")
+    if not n or not all(map(math.isfinite, numbers.net_times)):
+        raise ValueError("net_times has to be finite numbers, one or more")
+    for M in (numbers.A, numbers.C):
+        if not torch.isfinite(M).all():
+            raise ValueError("A and C have to be finite numbers")
 
 
 def _both(rows: Mapping, n: int) -> tuple[Tensor, Tensor]:
@@ -93,6 +110,8 @@ def _both(rows: Mapping, n: int) -> tuple[Tensor, Tensor]:
 
 
 def _triangle(rows: list, n: int) -> Tensor:
+    if [len(row) for row in rows] != list(range(1, n + 1)):
+        raise ValueError(f"A and C have to be {n} rows of 1 to {n} numbers")
     M = torch.zeros(n, n, dtype=torch.float64)
     for k, row in enumerate(rows):
         M[k, : k + 1] = torch.tensor(row, dtype=torch.float64)
@@ -934,8 +953,9 @@ class Copies(Noising):
     @classmethod
     def extract_init_dict(cls, config_dict: Any, **kwargs: Any) -> Any:
         "As diffusers does, without a warning for the words of the scheduler that it stands in for."
-        drop_in = config_dict.get("drop_in") or {}
-        theirs = set(drop_in.get("config") or {}) - _words_of(cls)
+        drop_in = config_dict.get("drop_in")
+        shown = drop_in.get("config") if isinstance(drop_in, Mapping) else None
+        theirs = (set(shown) if isinstance(shown, Mapping) else set()) - _words_of(cls)
         own = {name: value for name, value in config_dict.items() if name not in theirs}
         return super().extract_init_dict(own, **kwargs)  # type: ignore[misc]
 
@@ -983,17 +1003,27 @@ class GASScheduler(Copies, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         integer_timesteps: bool = False,
     ):
         self._book, self._said = Book(), set()
+        if drop_in is not None and not isinstance(drop_in, Mapping):
+            raise ValueError(f"drop_in={str(drop_in)[:60]!r}: need an object, or none at all")
         self._original = original_scheduler(self._stands_for, drop_in)
         self.prediction = (drop_in or {}).get("prediction", prediction_type)
         self._read_config()
 
     def _read_config(self) -> None:
-        solvers = self._internal_dict["solvers"] or {}
-        self._numbers = {int(nfe): read_numbers(entry) for nfe, entry in solvers.items()}
-        rungs = {int(nfe): read_rungs(entry) for nfe, entry in solvers.items()}
-        self._rungs = {nfe: found for nfe, found in rungs.items() if found is not None}
-        if not self._numbers:
-            raise ValueError("this config of a GASScheduler has no solvers")
+        solvers = self._internal_dict["solvers"]
+        if not isinstance(solvers, Mapping) or not solvers:
+            raise ValueError("this config of a GASScheduler has no solvers: save it again")
+        self._numbers, self._rungs = {}, {}
+        for key, entry in solvers.items():
+            try:
+                numbers, rungs = read_numbers(entry), read_rungs(entry)
+            except DAMAGED as e:
+                reason = f"{type(e).__name__}: {e}"
+                raise ValueError(f"solvers[{key!r}] is damaged ({reason}): save it again") from None
+            if str(numbers.nfe) != str(key):
+                raise ValueError(f"solvers[{key!r}] has {numbers.nfe} steps: save it again")
+            self._numbers[numbers.nfe] = numbers
+            self._rungs |= {} if rungs is None else {numbers.nfe: rungs}
 
     def save_pretrained(
         self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any
@@ -1024,10 +1054,17 @@ def original_scheduler(kind: type | None, drop_in: Any) -> Any:
     "A scheduler of class `kind` with the config in `drop_in`; None for none."
     if kind is None:
         return None
-    config = dict((drop_in or {}).get("config") or {})
-    words = {name: config.pop(name) for name in list(config) if name in _words_of(kind)}
-    made = kind(**words)
-    made.register_to_config(**config)
+    try:
+        config = dict((drop_in or {}).get("config") or {})
+        words = {name: config.pop(name) for name in list(config) if name in _words_of(kind)}
+        made = kind(**words)
+        made.register_to_config(**config)
+    except DAMAGED as e:
+        reason = f"{type(e).__name__}: {str(e)[:200]}"
+        raise ValueError(
+            f"drop_in: no {kind.__name__} can be made of its config ({reason}); make the scheduler "
+            "again with for_pipeline"
+        ) from None
     return made
 
 

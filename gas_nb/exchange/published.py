@@ -16,6 +16,7 @@ from ..discriminator import Discriminator
 from ..runtime.pickles import Unreadable, a_file, module_state, read_checkpoint, read_pickle
 from ..schedule import NoiseSchedule
 from ..solver import GeneralizedSolver
+from ..tableau import MAX_NFE
 
 # %% auto #0
 __all__ = ['load_published_checkpoint', 'PublishedData', 'load_published_dataset', 'load_published_discriminator']
@@ -69,11 +70,16 @@ def load_published_checkpoint(
     try:
         values = _shadow_parameters(content)
         found = dict(nfe=len(values[0]) + 1, order=(len(values) - 2) // 2)
+        if found["nfe"] > MAX_NFE:
+            raise ValueError(f"nfe={found['nfe']:,}: at most {MAX_NFE:,} are read")
         _check_expected(found, dict(nfe=nfe, order=order))
         solver = GeneralizedSolver(schedule, found["nfe"], found["order"], t_eps, theory)
         return solver.load_published_parameters(_named_parameters(values))
     except ValueError as e:
-        raise ValueError(f"{path} is not a published solver that fits: {e}") from None
+        raise ValueError(
+            f"{path} is not a published solver that fits: {e}; give a .pt of the official code, "
+            "and the schedule of its configuration"
+        ) from None
 
 # %% ../../nbs/exchange/published.ipynb #exp03chk
 def _check_expected(found: dict[str, int], expected: dict[str, int | None]) -> None:
@@ -179,7 +185,9 @@ def load_published_dataset(path: str | Path) -> PublishedData:
         columns: dict[str, Any] = {name: _column(name, content.get(name)) for name in names}
         _check_columns(columns)
     except ValueError as e:
-        raise ValueError(f"{path} is not a published data set: {e}") from None
+        raise ValueError(
+            f"{path} is not a published data set: {e}; give a .pkl of the official code"
+        ) from None
     return PublishedData(**columns)
 
 # %% ../../nbs/exchange/published.ipynb #9e690791
@@ -189,12 +197,14 @@ def load_published_discriminator(path: str | Path) -> Discriminator:
     path = a_file(path)
     state = _state_in(path)
     if not isinstance(state, Mapping):
-        raise ValueError(f"{path} holds {type(state).__name__}, not a state dictionary")
+        raise ValueError(
+            f"{path} holds {type(state).__name__}: give a state dictionary or a training snapshot"
+        )
     state = {str(name).removeprefix("Model."): value for name, value in state.items()}
     try:
         return Discriminator.from_published_state(state)
     except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
+        raise ValueError(f"{path}: {e}; give a discriminator of R3GAN") from None
 
 # %% ../../nbs/exchange/published.ipynb #exp08sta
 def _state_in(path: Path) -> Any:
@@ -206,7 +216,7 @@ def _state_in(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as e:
-        raise ValueError(f"{path} cannot be read as safetensors: {e}") from None
+        raise ValueError(f"{path} cannot be read as safetensors: {e}; download it again") from None
 
 # %% ../../nbs/exchange/published.ipynb #646bab31
 _INERT = ("torch_utils", "training", "R3GAN", "dnnlib", "torch.nn", "numpy")
@@ -220,4 +230,4 @@ def _snapshot_discriminator(path: Path) -> dict[str, Tensor]:
     try:
         return module_state(content["D"])
     except Unreadable as e:
-        raise Unreadable(f"{path}: {e}") from None
+        raise Unreadable(f"{path}: {e}; give a training snapshot of R3GAN") from None

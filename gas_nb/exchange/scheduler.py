@@ -196,7 +196,9 @@ def list_of_tableaus(tableau: Any) -> list[Tableau]:
             if str(nfe) != str(one.nfe):
                 raise ValueError(f"tableau[{nfe!r}] has nfe={one.nfe}")
     if len({one.nfe for one in tableaus}) < len(tableaus):
-        raise ValueError(f"several tableaus of one nfe: {[one.nfe for one in tableaus]}")
+        raise ValueError(
+            f"several tableaus of one nfe: {[one.nfe for one in tableaus]}; give one for each"
+        )
     return sorted(tableaus, key=attrgetter("nfe"))
 
 # %% ../../nbs/exchange/scheduler.ipynb #exd05one

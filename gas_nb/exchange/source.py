@@ -102,7 +102,10 @@ def _at(place: Path, prediction: str | None, schedule: NoiseSchedule | None) -> 
 
 # %% ../../nbs/exchange/source.ipynb #exsou08
 def _of_bundle(bundle: Bundle, prediction: str | None, schedule: NoiseSchedule | None) -> Source:
-    return _checked(bundle.tableaus, schedule, prediction, bundle.card())
+    try:
+        return _checked(bundle.tableaus, schedule, prediction, bundle.card())
+    except ValueError as error:
+        raise ValueError(f"{', '.join(map(str, bundle.paths))}: {error}") from None
 
 
 def _of_scheduler(scheduler: TableauScheduler, prediction: str | None) -> Source:
@@ -153,11 +156,7 @@ def _read(solver: Any, prediction: str | None, schedule: NoiseSchedule | None) -
         return _checked(solver, schedule, prediction, {})
     if len(solver) == 1:
         return _at(Path(solver[0]), prediction, schedule)
-    bundle = bundle_of_files(solver)
-    try:
-        return _of_bundle(bundle, prediction, schedule)
-    except ValueError as error:
-        raise ValueError(f"{', '.join(map(str, solver))}: {error}") from None
+    return _of_bundle(bundle_of_files(solver), prediction, schedule)
 
 # %% ../../nbs/exchange/source.ipynb #exsou10
 def _with_nfe(source: Source, nfe: Any) -> Source:

@@ -43,7 +43,11 @@ class Family(Tableau):
     def at(self, value: float) -> Tableau:
         """The solver for `value`, which lies within `values`: between two of them exponential
         Newton coordinates are straight lines in log(value). ValueError for one outside."""
-        return _between(self, _checked(self, value))
+        asked = _checked(self, value)
+        try:
+            return _between(self, asked)
+        except ValueError as e:
+            raise ValueError(f"{self!r} at {asked:g}: {e}; distil a solver for it") from None
 
     def to_json(self) -> str:
         "As a tableau's, with the members beside."
@@ -215,7 +219,7 @@ def load_tableau(path: str | Path) -> Tableau:
     try:
         return read_solver(Path(path).read_text(encoding="utf-8"))
     except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
+        raise ValueError(f"{path}: {e}; give a file that a solver was saved in") from None
 
 # %% ../../nbs/fitting/family.ipynb #famf019
 def _read_family(tableau: Tableau, said: Any) -> Family:

@@ -83,6 +83,11 @@ def _span(V: Tensor, left_out: float) -> _Span:
     if not left_out:
         return _Span(unit.view_as(V), sizes.diag())
     similar = unit @ unit.T / unit.shape[1]
+    if not torch.isfinite(similar).all():
+        raise ValueError(
+            "the network's answers hold NaN, or are too large to be told apart: check its "
+            "prediction type, its schedule and its precision"
+        )
     squares, U = torch.linalg.eigh(similar)
     rest = squares.clamp_min(0).cumsum(0).flip(0)  # entry r: what is left without the r largest
     most = left_out**2 * len(V)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from ..runtime.extras import needs
 from ..runtime.processes import in_order
 
 # %% auto #0
-__all__ = ['IMAGE_FILES', 'Reference', 'read_fid_reference', 'image_batches', 'load_reference']
+__all__ = ['MOST_BYTES', 'IMAGE_FILES', 'Reference', 'read_fid_reference', 'image_batches', 'load_reference']
 
 # %% ../../nbs/metrics/reference.ipynb #mre0cls
 @dataclass(frozen=True)
@@ -51,7 +52,27 @@ class Reference:
         return hashlib.sha256(numbers).hexdigest()[:16]
 
 # %% ../../nbs/metrics/reference.ipynb #mre0npz
-_DAMAGED = (KeyError, ValueError, TypeError, OSError, EOFError, AttributeError, zipfile.BadZipFile)
+MOST_BYTES = 2**28  # of one array: a mean and a covariance of 2048 features take 34 MB
+
+
+def _check_sizes(path: str | Path) -> None:
+    "ValueError for arrays that would not fit: of a packed file a few bytes can be many."
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.file_size > MOST_BYTES:
+                raise ValueError(f"{part.filename} has {part.file_size:,} bytes")
+            with archive.open(part) as file:
+                _check_shape(file, part.file_size)
+
+
+def _check_shape(file: Any, size: int) -> None:
+    "ValueError for an array whose header claims more than is there."
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0}
+    read = readers.get(version, np.lib.format.read_array_header_2_0)
+    shape, _, kind = read(file)
+    if math.prod(shape) * kind.itemsize > size:
+        raise ValueError(f"an array of shape {shape} in {size:,} bytes")
 
 
 def read_fid_reference(path: str | Path) -> Reference:
@@ -61,12 +82,19 @@ def read_fid_reference(path: str | Path) -> Reference:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            _check_sizes(path)
             mu, sigma = (np.asarray(arrays[k], dtype=np.float64) for k in ("mu", "sigma"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no reference statistics at {path}") from None
-    except _DAMAGED as e:
-        raise ValueError(f"{path} is no .npz with arrays `mu` and `sigma` ({e})") from None
-    return Reference(torch.from_numpy(mu), torch.from_numpy(sigma), source=Path(path).name)
+    except Exception as e:  # whatever a damaged file makes of it
+        reason = f"{type(e).__name__}: {e}"
+        raise ValueError(
+            f"{path} is no .npz with arrays `mu` and `sigma` ({reason}): download it again"
+        ) from None
+    try:
+        return Reference(torch.from_numpy(mu), torch.from_numpy(sigma), source=Path(path).name)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}; download it again") from None
 
 # %% ../../nbs/metrics/reference.ipynb #mre0image
 def _from_pil(picture: Any, channels: int) -> Tensor:
@@ -97,8 +125,13 @@ def _open_images(folder: str | Path) -> Iterator[Any]:
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is no folder of images and no .npz file")
     for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_FILES):
-        with Image.open(path) as image:
-            yield image.copy()
+        try:
+            with Image.open(path) as image:
+                picture = image.copy()
+        except Exception as e:  # whatever a damaged picture makes of it
+            reason = f"{type(e).__name__}: {e}"
+            raise ValueError(f"{path} is no image ({reason}): take it out of the folder") from None
+        yield picture
 
 # %% ../../nbs/metrics/reference.ipynb #mre0one
 def _images(source: str | Path | Iterable[Any], channels: int) -> Iterator[Tensor]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['Unreadable', 'a_file', 'Inert', 'read_pickle', 'read_checkpoint', 'module_record', 'module_state']
+__all__ = ['MOST_PARTS', 'Unreadable', 'a_file', 'Inert', 'read_pickle', 'read_checkpoint', 'module_record', 'module_state']
 
 # %% ../../nbs/runtime/pickles.ipynb #bb936b56
 class Unreadable(ValueError):
@@ -35,6 +37,7 @@ def a_file(path: Any) -> Path:
 def _storage(data: bytes) -> Any:
     if not isinstance(data, bytes):
         raise Unreadable("a tensor's storage is not given as bytes")
+    _check_legacy(io.BytesIO(data))
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 # %% ../../nbs/runtime/pickles.ipynb #f20375c1
@@ -113,6 +116,9 @@ class Inert:
         return f"Inert({self.kind})"
 
 # %% ../../nbs/runtime/pickles.ipynb #0d5b4f33
+_AGAIN = "download or save it again"
+
+
 def _inert(kind: str) -> type:
     return type("Inert", (Inert,), {"kind": kind})
 
@@ -133,7 +139,41 @@ class _Reader(pickle.Unpickler):
         raise Unreadable(f"it asks for {full}, which no tensor file needs")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise Unreadable("it refers to data outside the file")
+        raise Unreadable("it refers to data outside the file: give a file that stands alone")
+
+# %% ../../nbs/runtime/pickles.ipynb #bbcfee97
+class _Clamped:
+    "A file that is not asked for more than it has."
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.size = file, os.fstat(file.fileno()).st_size
+
+    def read(self, n: int = -1) -> bytes:
+        left = self.size - self.file.tell()
+        return self.file.read(left if n < 0 else min(n, left))
+
+    def readline(self) -> bytes:
+        return self.file.readline()
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+# %% ../../nbs/runtime/pickles.ipynb #c7bba483
+_MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
+_SLACK = 100_000  # entries that a writer may have left out
+
+
+def _check_opcodes(file: Any, refused: str = "") -> None:
+    "Unreadable for a memo entry far above those before it, and for a builtin that is `refused`."
+    written = 0
+    for opcode, argument, _ in pickletools.genops(file):
+        if refused and isinstance(argument, str) and argument.split()[-1:] == [refused]:
+            raise Unreadable(f"it asks for builtins.{refused}, which no tensor file needs")
+        if opcode.name not in _MEMO:
+            continue
+        written += 1
+        if argument > written + _SLACK:
+            raise Unreadable(f"entry {argument:,} of its memo comes after {written:,}; {_AGAIN}")
 
 # %% ../../nbs/runtime/pickles.ipynb #c37f4e41
 def read_pickle(
@@ -145,18 +185,43 @@ def read_pickle(
     path = a_file(path)
     try:
         with open(path, "rb") as file:
-            reader = _Reader(file, _tensor_names() | dict(names), tuple(inert))
+            _check_opcodes(_Clamped(file))
+            file.seek(0)
+            reader = _Reader(_Clamped(file), _tensor_names() | dict(names), tuple(inert))
             return reader.load()
     except OSError as e:
         raise ValueError(f"{path} cannot be opened: {e.strerror}") from None
     except Unreadable as e:
         raise Unreadable(f"{path} is refused: {e}") from None
     except RecursionError:
-        raise Unreadable(f"{path} is refused: it is nested too deeply") from None
+        raise Unreadable(f"{path} is refused: it is nested too deeply; {_AGAIN}") from None
     except Exception as e:
+        reason = f"{type(e).__name__}: {e}"
         raise Unreadable(
-            f"{path} is not a complete pickle of tensors ({type(e).__name__}: {e})"
+            f"{path} is not a complete pickle of tensors ({reason}): {_AGAIN}"
         ) from None
+
+# %% ../../nbs/runtime/pickles.ipynb #571124e0
+def _check_saved(path: Path) -> None:
+    "Unreadable for what would unfold to more than the file has."
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            _check_legacy(_Clamped(file))
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise Unreadable("it is packed, which torch.save never does; save it again")
+        for part in parts:
+            if part.filename.endswith(".pkl"):
+                _check_opcodes(io.BytesIO(archive.read(part)), "bytearray")
+
+
+def _check_legacy(file: Any) -> None:
+    "The same of the five pickles that `torch.save` once wrote, one after the other."
+    for _ in range(5):
+        _check_opcodes(file, "bytearray")
 
 # %% ../../nbs/runtime/pickles.ipynb #9a535f39
 def read_checkpoint(path: str | Path) -> Any:
@@ -164,7 +229,10 @@ def read_checkpoint(path: str | Path) -> Any:
     file asks for beyond that."""
     path = a_file(path)
     try:
+        _check_saved(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except Unreadable as e:
+        raise Unreadable(f"{path} is refused: {e}") from None
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except pickle.UnpicklingError as e:
@@ -172,10 +240,10 @@ def read_checkpoint(path: str | Path) -> Any:
         if wanted:
             reason = f"it asks for {wanted}, which no tensor file needs"
             raise Unreadable(f"{path} is refused: {reason}") from None
-        raise Unreadable(f"{path} is not a checkpoint of tensors, or damaged") from None
+        raise Unreadable(f"{path} is not a checkpoint of tensors, or damaged: {_AGAIN}") from None
     except Exception as e:
         raise Unreadable(
-            f"{path} is not a checkpoint of tensors, or damaged ({type(e).__name__})"
+            f"{path} is not a checkpoint of tensors, or damaged ({type(e).__name__}): {_AGAIN}"
         ) from None
 
 # %% ../../nbs/runtime/pickles.ipynb #caa51664
@@ -204,14 +272,30 @@ def module_record(module: Inert) -> tuple[str, dict]:
     return str(name), state
 
 # %% ../../nbs/runtime/pickles.ipynb #a6af6600
+MOST_PARTS = 20_000  # of one file: a module may hold another one many times, or itself
+
+
 def module_state(module: Inert, prefix: str = "") -> dict[str, Tensor]:
-    """Parameters and buffers by their full names, as `state_dict` would give them."""
-    _, state = module_record(module)
-    entries: dict[str, Any] = {}
-    for kind in ("_parameters", "_buffers"):
-        entries |= state.get(kind) or {}
-    tensors = {prefix + name: v for name, v in entries.items() if isinstance(v, Tensor)}
-    for name, child in (state.get("_modules") or {}).items():
-        if child is not None:
-            tensors |= module_state(child, f"{prefix}{name}.")
+    """Parameters and buffers by their full names, as `state_dict` would give them. Unreadable for
+    what holds no modules, or itself."""
+    tensors: dict[str, Tensor] = {}
+    waiting, seen = [(prefix, module)], 0
+    while waiting:
+        seen += 1
+        start, one = waiting.pop()
+        if max(seen, len(waiting), 10 * len(start)) > MOST_PARTS:
+            raise Unreadable(f"it has more than {MOST_PARTS:,} parts: give the file of one network")
+        _, state = module_record(one)
+        for kind in ("_parameters", "_buffers"):
+            named = {f"{start}{name}": value for name, value in _part(state, kind).items()}
+            tensors |= {name: value for name, value in named.items() if isinstance(value, Tensor)}
+        children = _part(state, "_modules")
+        waiting += [(f"{start}{name}.", child) for name, child in children.items() if child]
     return tensors
+
+
+def _part(state: dict, kind: str) -> dict:
+    found = state.get(kind) or {}
+    if not isinstance(found, dict):
+        raise Unreadable(f"{kind} is {type(found).__name__}, not a dictionary: {_AGAIN}")
+    return found

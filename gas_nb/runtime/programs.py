@@ -45,7 +45,7 @@ def exit_status(error: BaseException) -> int | None:
         return 130
     if isinstance(error, (ValueError, FileNotFoundError)):
         return 2
-    return 1 if isinstance(error, (OSError, ImportError)) else None
+    return 1 if isinstance(error, (OSError, ImportError, FloatingPointError)) else None
 
 # %% ../../nbs/runtime/programs.ipynb #efc3a00a
 def _words(error: BaseException) -> str:

@@ -80,7 +80,7 @@ class Laboratory:
         self.root = results_folder(output_dir)
         self.runs = self.root if runs in (None, "") else Path(runs).resolve()
         if not self.runs.is_dir():
-            raise ValueError(f"runs={str(runs)!r}: no such folder")
+            raise ValueError(f"runs={str(runs)!r}: no such folder, give one or leave it empty")
         self.folder = self.root / f"sweep-{Path(config.teacher).name}"
         self.frozen = False  # True: only look up, measure nothing
 
@@ -478,10 +478,13 @@ def load_sweep(folder: str | Path) -> Sweep:
     "The sweep whose folder this is."
     found = read_object(Path(folder) / "config.json")
     if found is None:
-        raise ValueError(f"{folder} has no config.json: no sweep was started there")
+        raise ValueError(
+            f"{folder} has no config.json that can be read: give the folder of a sweep, or start "
+            "it again"
+        )
     try:
         return Sweep(SweepConfig(**found["config"]), found["output_dir"], found["runs"])
-    except (LookupError, TypeError) as e:
+    except (LookupError, TypeError, ValueError) as e:
         message = f"{folder}/config.json is not a sweep's ({e!r}): start the sweep again"
         raise ValueError(message) from None
 

@@ -49,7 +49,9 @@ def checked_prompts(prompts: Any) -> list[str]:
         try:
             lines = prompts.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as e:
-            raise ValueError(f"prompts={str(prompts)!r} cannot be read ({e})") from None
+            raise ValueError(
+                f"prompts={str(prompts)!r} cannot be read ({e}): give a text file in UTF-8"
+            ) from None
         return checked_names([line for line in lines if line.strip()], "prompts")
     if not isinstance(prompts, str):
         return checked_names(prompts, "prompts")
@@ -66,7 +68,9 @@ def calls_from_file(path: Path) -> list[dict[str, Any]]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as e:
-        raise ValueError(f"calls={str(path)!r} cannot be read as JSON ({e})") from None
+        raise ValueError(
+            f"calls={str(path)!r} cannot be read as JSON ({e}): give a list of objects"
+        ) from None
     if not isinstance(found, list) or not all(isinstance(call, dict) for call in found):
         raise ValueError(f"calls={str(path)!r}: need a list of objects, one for each call")
     return [{k: _value(v, path.parent) for k, v in call.items()} for call in found]
@@ -82,8 +86,9 @@ def _value(value: Any, folder: Path) -> Any:
         from PIL import Image
     try:
         return Image.open(file).convert("RGB")
-    except (OSError, ValueError) as e:
-        raise ValueError(f"{file} is no image ({e})") from None
+    except Exception as e:  # whatever a damaged picture makes of it
+        reason = f"{type(e).__name__}: {e}"
+        raise ValueError(f"{file} is no image ({reason}): give a PNG or JPEG") from None
 
 # %% ../../nbs/teachers/calls.ipynb #e9208e55
 def checked_calls(pipe: Any, calls: Any = (), prompts: Any = ()) -> list[dict[str, Any]]:

@@ -287,6 +287,9 @@ _MAY_BE_ABSENT = (
 )
 
 # %% ../../nbs/teachers/diffusers.ipynb #eac39a45
+_SAVE_AGAIN = "save or download the pipeline again"
+
+
 def _described(folder: Path) -> tuple[type, dict[str, Any]]:
     "The class of a saved pipeline and its model_index.json. ValueError for any other folder."
     with needs("diffusers"):
@@ -295,12 +298,14 @@ def _described(folder: Path) -> tuple[type, dict[str, Any]]:
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as e:
-        raise ValueError(f"{folder / 'model_index.json'} is not JSON: {e}") from None
+        raise ValueError(f"{folder / 'model_index.json'} is not JSON: {e}; {_SAVE_AGAIN}") from None
     kind = getattr(
         diffusers, str(index.get("_class_name") if isinstance(index, dict) else ""), None
     )
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
-        raise ValueError(f"{folder / 'model_index.json'} names no pipeline of diffusers")
+        raise ValueError(
+            f"{folder / 'model_index.json'} names no pipeline of diffusers; {_SAVE_AGAIN}"
+        )
     return kind, index
 
 
@@ -344,7 +349,9 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
         if "meta tensor" in reason:
             reason = "its weight files lack some of the network's tensors"
         if local:
-            raise ValueError(f"{path} cannot be loaded as a diffusers pipeline: {reason}") from e
+            raise ValueError(
+                f"{path} cannot be loaded as a diffusers pipeline: {reason}; {_SAVE_AGAIN}"
+            ) from e
         raise ValueError(
             f"{path} is not in the local cache and could not be downloaded (offline?): {reason}. "
             f"Download it where there is a network (`hf download {path}`) and give that folder"

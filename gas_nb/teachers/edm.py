@@ -288,12 +288,14 @@ _TAKEN = (
 )
 
 # %% ../../nbs/teachers/edm.ipynb #e026213b
-def _plain(value: Any) -> Any:
-    "Constructor arguments as JSON-ready values."
+def _plain(value: Any, depth: int = 0) -> Any:
+    "Constructor arguments as JSON-ready values; ValueError for what no constructor takes."
+    if isinstance(value, (dict, list, tuple)) and (depth > 3 or len(value) > 1000):
+        raise ValueError("its constructor arguments are nested or long beyond all use")
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, depth + 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_plain(v, depth + 1) for v in value]
     return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)
 
 # %% ../../nbs/teachers/edm.ipynb #055f889e
@@ -329,7 +331,9 @@ def read_edm_pickle(path: str | Path) -> EDMPrecond:
         state = {name: tensor.float() for name, tensor in module_state(content["ema"]).items()}
         return build_edm(config, state)
     except ValueError as e:
-        raise ValueError(f"{path} is not an EDM network that can be read: {e}") from None
+        raise ValueError(
+            f"{path} is not an EDM network that can be read: {e}; give a published edm-*-vp .pkl"
+        ) from None
 
 # %% ../../nbs/teachers/edm.ipynb #ebdb8dc8
 _AT_MOST = dict(
@@ -398,7 +402,10 @@ def read_edm(path: str | Path) -> EDMPrecond:
             raise ValueError('its header does not say "gas_nb.edm"')
         return build_edm(json.loads(header.get("config", "null")), state)
     except Exception as e:
-        raise ValueError(f"{path} is not an EDM network that save_edm wrote: {e}") from None
+        raise ValueError(
+            f"{path} is not an EDM network that save_edm wrote: {e}; write it again, or give the "
+            "published .pkl"
+        ) from None
 
 # %% ../../nbs/teachers/edm.ipynb #f8f11ffa
 EDM_RECIPE = dict(solver="unipc", nfe=20, spacing="logSNR", t_eps=1e-4, order=3, variant="bh1")

@@ -50,20 +50,34 @@ def _load_unet(folder: Path) -> tuple[Any, str]:
         from diffusers import UNet2DModel
 
     _check_folder(folder)
-    unet = UNet2DModel.from_pretrained(
-        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
-    )
+    how = dict(torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
+    try:
+        unet, told = UNet2DModel.from_pretrained(folder, output_loading_info=True, **how)
+    except Exception as e:  # whatever a damaged file makes of it
+        raise ValueError(f"{folder} holds no network ({_first_line(e)}): {_GIVE}") from None
+    if absent := sorted(map(str, told["missing_keys"])):
+        raise ValueError(f"{folder / WEIGHTS} lacks {', '.join(absent[:4])}: {_GIVE}")
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     return unet.eval().requires_grad_(False), digest
 
 # %% ../../nbs/teachers/fmnist.ipynb #472d4b1e
+_GIVE = "give a folder that the teacher's training exported"
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
+
+
 def _check_folder(folder: Path) -> None:
     for file in (folder / "config.json", folder / WEIGHTS):
         if not file.is_file():
-            raise ValueError(
-                f"{folder} has no {file.name}: give a folder that the teacher's training exported"
-            )
-    kind = json.loads((folder / "config.json").read_text()).get("_class_name")
+            raise ValueError(f"{folder} has no {file.name}: {_GIVE}")
+    try:
+        told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{folder / 'config.json'} is not JSON ({e}): {_GIVE}") from None
+    kind = told.get("_class_name") if isinstance(told, dict) else None
     if kind != "UNet2DModel":
         raise ValueError(f"{folder}/config.json describes {kind!r}: this loader reads UNet2DModel")
 

@@ -100,13 +100,27 @@ def _file(folder: str | os.PathLike | None, name: str, what: str) -> Path:
     return path
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #f5e1688b
+_GIVE = "train one with nbs/examples/fmnist_teacher/classifier.ipynb, or use the one that ships"
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as e:  # whatever a damaged file makes of it
+        raise ValueError(f"{path} is no file of tensors ({e}): {_GIVE}") from None
+
+
 def load_classifier(
     device: str | torch.device = "cpu", folder: str | os.PathLike | None = None
 ) -> GarmentClassifier:
     "The shipped classifier, or the one in `folder`: float32, eval mode, no gradients."
     device = default_device(device)
     network = GarmentClassifier()
-    network.load_state_dict(load_file(_file(folder, "model.safetensors", "classifier")))
+    path = _file(folder, "model.safetensors", "classifier")
+    try:
+        network.load_state_dict(_tensors(path))
+    except RuntimeError as e:
+        raise ValueError(f"{path} holds another network ({e}): {_GIVE}") from None
     return network.eval().requires_grad_(False).to(device)
 
 # %% ../../nbs/teachers/fmnist_classifier.ipynb #8deacb08
@@ -114,8 +128,16 @@ def reference_statistics(
     split: str = "train", folder: str | os.PathLike | None = None
 ) -> tuple[Tensor, Tensor, int]:
     'Mean (64,), covariance (64, 64), float64, and N of the "train" or "test" images.'
-    stored = load_file(_file(folder, "statistics.safetensors", "statistics"))
+    path = _file(folder, "statistics.safetensors", "statistics")
+    stored = _tensors(path)
     if f"{split}.mu" not in stored:
         known = ", ".join(sorted({name.partition(".")[0] for name in stored}))
-        raise ValueError(f"no reference statistics for split {split!r}: there are {known}")
-    return stored[f"{split}.mu"], stored[f"{split}.sigma"], int(stored[f"{split}.n"])
+        raise ValueError(f"{path}: no statistics for split {split!r}, there are {known}")
+    names = ("mu", "sigma", "n")
+    mean, covariance, n = (stored.get(f"{split}.{name}", torch.empty(0)) for name in names)
+    shapes = tuple(mean.shape), tuple(covariance.shape)
+    if shapes != ((64,), (64, 64)) or n.numel() != 1:
+        raise ValueError(f"{path} holds shapes {shapes}, not (64,) and (64, 64): {_GIVE}")
+    if not (mean.isfinite().all() and covariance.isfinite().all() and n.isfinite().all()):
+        raise ValueError(f"{path} holds values that are not finite: {_GIVE}")
+    return mean, covariance, int(n)

@@ -58,7 +58,8 @@ def read_idx(path: str | os.PathLike, dimensions: int) -> np.ndarray:
         kind = {1: "labels", 3: "images"}.get(dimensions, f"{dimensions} dimensions")
         found = raw[:4].hex() or "nothing"
         raise ValueError(
-            f"{path} is not an IDX file of {kind}: it begins with {found}, expected {magic.hex()}"
+            f"{path} is not an IDX file of {kind}: it begins with {found}, not {magic.hex()}; "
+            "fetch it again"
         )
     shape = struct.unpack(f">{dimensions}I", raw[4:head])
     body = np.frombuffer(raw, dtype=np.uint8, offset=head)

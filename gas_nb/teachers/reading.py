@@ -440,7 +440,7 @@ def _trained_betas(betas: Any, n: int) -> Tensor:
     if values.ndim != 1 or len(values) != n:
         raise ValueError(
             f"trained_betas of shape {tuple(values.shape)} for {n} training "
-            "timesteps: alphas_cumprod has a value for each"
+            "timesteps: alphas_cumprod has a value for each; give as many"
         )
     return values
 

@@ -20,6 +20,7 @@ from ..fitting.chart import Chart
 from ..fitting.differences import Difference
 from ..fitting.start import FitStep, Memory
 from ..runs import PHASES, Run
+from ..runtime.checks import check_number, check_whole
 from ..runtime.files import save_safetensors_atomic
 from ..teacher import Teacher
 from .budget import planned
@@ -115,8 +116,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         if not ours or "teacher" not in header:
             raise ValueError("its header is not a run's")
     except Exception as e:  # whatever a damaged file makes of it
+        reason = f"{type(e).__name__}: {e}"
         raise ValueError(
-            f"{path} is not a checkpoint of a run ({e}); delete it to start over"
+            f"{path} is not a checkpoint of a run ({reason}); delete it to start over"
         ) from None
     return Checkpoint(Path(path), header, tensors)
 
@@ -142,12 +144,13 @@ def restore(state: TrainState, path: str | Path) -> None:
     ValueError if the file is damaged, or belongs to another configuration or teacher.
     """
     saved = read_checkpoint(path)
+    check_belongs(saved, state.config, state.teacher)
     try:
-        check_belongs(saved, state.config, state.teacher)
         _restore_solver(state, saved)
         _restore_fit(state, saved)
         _restore_discriminator(state, saved)
-    except (LookupError, RuntimeError, TypeError, AttributeError) as e:
+        _check_usable(state)
+    except (LookupError, RuntimeError, TypeError, AttributeError, ValueError) as e:
         raise ValueError(
             f"{path} does not hold what a run of these settings needs "
             f"({type(e).__name__}: {e}); delete it to start over"
@@ -165,6 +168,20 @@ def _restore_solver(state: TrainState, saved: Checkpoint) -> None:
     state.ema, state.gs = saved.group("ema"), saved.group("gs")
     _load_moments(state.optimizer, saved.group("adam"))
     state.late = {name: _rows(late) for name, late in header.get("late", {}).items()}
+
+
+def _check_usable(state: TrainState) -> None:
+    """ValueError, RuntimeError or TypeError for a memory that no step could go on from."""
+    for name, least in (("step", 0), ("spent", 0)):
+        check_whole(name, getattr(state, name), least)
+    check_number("seconds", state.seconds, least=0)
+    own = state.solver.state_dict()
+    for name, group in (("solver", own), ("ema", state.ema), ("gs", state.gs)):
+        same = {k: v.shape for k, v in group.items()} == {k: v.shape for k, v in own.items()}
+        if not same or not all(torch.isfinite(v).all() for v in group.values()):
+            raise ValueError(f"{name} has other entries than the solver, or some are not finite")
+    for which in ("ema", "gs"):
+        state.tableau(which)
 
 
 def _rows(late: dict[str, list]) -> dict[int, tuple[Tensor, ...]]:

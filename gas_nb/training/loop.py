@@ -133,6 +133,11 @@ def _check_pairs(pairs: Pairs, teacher: Teacher) -> None:
         )
     if not len(pairs):
         raise ValueError("no pairs: training and held-out pairs are needed, at least one of each")
+    for name, column in dict(x_T=pairs.x_T, x_0=pairs.x_0).items():
+        if not column.is_floating_point():
+            raise ValueError(f"pairs with {name} of {column.dtype}: give floats")
+        if not torch.isfinite(column).all():
+            raise ValueError(f"pairs with {name} that is not finite: leave them out")
 
 
 def _check_distance(loss: str, distance: Distance, teacher: Teacher) -> None:

@@ -38,10 +38,10 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = {"tracker": "", "calls": "", "budget": 0, "init": "", "rule": "", **settings}
     unknown = sorted(given.keys() - _KINDS.keys())
     if unknown:
-        raise ValueError(f"unknown settings: {', '.join(unknown)}")
+        raise ValueError(f"unknown settings: {', '.join(map(str, unknown))}; leave them out")
     missing = [name for name in _KINDS if name not in given]
     if missing:
-        raise ValueError(f"missing settings: {', '.join(missing)}")
+        raise ValueError(f"missing settings: {', '.join(missing)}; give each a value")
     return {name: _of_its_kind(name, value) for name, value in given.items()}
 
 
@@ -53,6 +53,13 @@ def _of_its_kind(name: str, value: Any) -> Any:
         raise ValueError(f"{e}{hint}") from None
 
 # %% ../../nbs/training/parameters.ipynb #071df007
+def _solver_in(path: str) -> str:
+    try:
+        return Tableau.load(path).to_json()
+    except ValueError as e:
+        raise ValueError(f"init={path!r}: {e}") from None
+
+
 def resolve(settings: Mapping[str, Any]) -> TrainConfig:
     """The TrainConfig of a program's parameters.
 
@@ -71,7 +78,7 @@ def resolve(settings: Mapping[str, Any]) -> TrainConfig:
         given["preset"],
         **{name: given[name] for name in _AS_GIVEN},
         **{name: given[name] or None for name in _OR_PRESET},
-        init=Tableau.load(given["init"]).to_json() if given["init"] else None,
+        init=_solver_in(given["init"]) if given["init"] else None,
         adversarial_iterations=given["iterations"] or None,
         adversarial_weight=None if weight < 0 else float(weight),
     )

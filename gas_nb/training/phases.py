@@ -304,7 +304,8 @@ def _descend(
     if not math.isfinite(value):
         raise NonFiniteLoss(
             f"loss is {value} at step {state.step + 1} of phase {state.phase}: lower lr (now "
-            f"{state.config.lr:g}) or the adversarial weight; the last good checkpoint is kept"
+            f"{state.config.lr:g}) or the adversarial weight, or check the network, whose answers "
+            "may not be finite; the last good checkpoint is kept"
         )
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad(set_to_none=True)
