@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..data import Pairs, concatenate
 from ..discriminator import discriminator_loss, generator_loss
-from ..fitting.chart import to_tableau
+from ..fitting.chart import to_chart, to_tableau
 from ..fitting.distance import Distance, robust_summary, sample_losses
 from ..fitting.late import fit_late_starts
 from ..fitting.first_pass import first_pass_step
@@ -21,19 +22,28 @@ from ..fitting.options import FitOptions
 from ..fitting.plan import recipes_of
 from ..fitting.start import FitStep, Outcome, is_closer, start_fit, start_within
 from ..fitting.step import gauss_newton_step
+from ..game.critics import parse_critics
+from ..game.play import Table, take_turn
 from ..fitting.times import TIMES_OPTIONS, next_cost, start_times, times_step, try_spacings
 from ..rules import as_rule
 from ..runs import PHASES
 from ..runtime.processes import agree, in_order, share, sum_gradients, total
 from ..tableau import Tableau, sample
+from ..teacher import Teacher
 from .budget import plan_of
 from .config import TrainConfig
-from .pairs import begin_pairs, draw_batch, draw_fresh, pairs_wanted
+from gas_nb.training.pairs import (
+    begin_pairs,
+    draw_batch,
+    draw_fresh,
+    game_sizes,
+    pairs_wanted,
+)
 from .state import TrainState
 
 # %% auto #0
 __all__ = ['ALL_PHASES', 'Lesson', 'Phase', 'validate', 'FitPhase', 'NonFiniteLoss', 'gs_step', 'GSPhase', 'gas_step', 'GASPhase',
-           'phases_left', 'fit_late_rows']
+           'TangentPhase', 'table_of', 'check_table', 'phases_left', 'fit_late_rows']
 
 # %% ../../nbs/training/phases.ipynb #86f29005
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Lesson:
     choosing: Pairs
     reporting: Pairs
     distance: Distance
+    more: Callable[[], tuple[Pairs, Pairs]] | None = None  # makes the pairs of a game
 
 # %% ../../nbs/training/phases.ipynb #86f29006
 class Phase:
@@ -377,12 +388,12 @@ def _students(state: TrainState, batch: Pairs, fresh: Pairs) -> tuple[Tensor, Te
 
 # %% ../../nbs/training/phases.ipynb #86f29014
 class GASPhase(Phase):
-    """The game: the distilled solver against a new discriminator."""
+    """The published game: the distilled solver against a new discriminator."""
 
     name = "gas"
 
     def steps(self, config: TrainConfig) -> int:
-        return config.adversarial_iterations if config.adversarial_weight > 0 else 0
+        return config.adversarial_iterations if config.plays == "published" else 0
 
     def start(self, state: TrainState) -> None:
         state.keep_distilled()
@@ -398,8 +409,71 @@ class GASPhase(Phase):
         state.advance()
         return losses
 
+# %% ../../nbs/training/phases.ipynb #86f29gm2
+class TangentPhase(Phase):
+    """The game in the tangent space: the distilled solver against critics, forward calls only."""
+
+    name = "gas"
+
+    def steps(self, config: TrainConfig) -> int:
+        return config.tangent.turns if config.plays == "tangent" and not config.rule else 0
+
+    def start(self, state: TrainState) -> None:
+        state.keep_distilled()
+        state.enter(self.name)
+
+    def step(self, state: TrainState, lesson: Lesson) -> dict[str, float]:
+        denoiser, schedule = state.teacher.denoiser, state.teacher.schedule
+        before = denoiser.evaluations
+        table = table_of(state, lesson)
+        now, begun = (to_chart(state.tableau(which), schedule) for which in ("ema", "gs"))
+        turn = state.turn = agree(take_turn(table, now, begun))
+        if turn.accepted:
+            state.solver.load_tableau(to_tableau(turn.chart, schedule, state.solver.t_eps))
+            state.ema = state.parameters()
+        state.step = state.step + 1 if turn.accepted else self.steps(state.config)
+        state.spent += denoiser.evaluations - before
+        judged = dict(gain=turn.judged.gain, gain_error=turn.judged.error, ratio=turn.ratio)
+        return dict(loss=turn.loss, **judged, evaluations=state.spent)
+
+    def saves(self, state: TrainState) -> bool:
+        return True
+
+# %% ../../nbs/training/phases.ipynb #86f29gm3
+def table_of(state: TrainState, lesson: Lesson) -> Table:
+    """What the game of a run is played with."""
+    config, teacher = state.config, state.teacher
+    played, judges = game_sizes(config, teacher)
+    pairs = lesson.training[:played], lesson.choosing[:judges]
+    if lesson.more and (len(pairs[0]) < played or len(pairs[1]) < judges):
+        pairs = lesson.more()
+    own = None if teacher.features_name == "pixels" else teacher.features
+    return Table(
+        teacher.denoiser,
+        *pairs,
+        lesson.distance,
+        parse_critics(config.critics),
+        config.seed,
+        teacher.batch_size,
+        config.tangent,
+        config.fit,
+        None if own is None else lambda x: own(teacher.decode(x)),
+        state.fit.differences if state.fit else (),
+    )
+
+
+def check_table(config: TrainConfig, teacher: Teacher) -> None:
+    """ValueError for a game that this teacher cannot be played with."""
+    game_sizes(config, teacher)
+    asked = any(name.features == "teacher" for name in parse_critics(config.critics))
+    if asked and teacher.features_name == "pixels":
+        raise ValueError(
+            f"critics={config.critics!r}: {teacher.name} has no feature network; name random "
+            "in its place"
+        )
+
 # %% ../../nbs/training/phases.ipynb #86f29016
-ALL_PHASES: tuple[Phase, ...] = (FitPhase(), GSPhase(), GASPhase())
+ALL_PHASES: tuple[Phase, ...] = (FitPhase(), GSPhase(), TangentPhase(), GASPhase())
 
 
 def phases_left(state: TrainState) -> list[Phase]:
