@@ -323,7 +323,9 @@ def _game_told(turn: Turn | None, tell: Callable[[str], None]) -> dict[str, Any]
     if turn is None:
         return {}
     tell(f"GAS: {turn.told}")
-    return dict(gas_gain=turn.judged.gain, gas_gain_error=turn.judged.error, gas_l1_ratio=turn.ratio)
+    return dict(
+        gas_gain=turn.judged.gain, gas_gain_error=turn.judged.error, gas_l1_ratio=turn.ratio
+    )
 
 
 def _said(table: Tableau, teacher: Teacher) -> Tableau:

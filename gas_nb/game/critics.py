@@ -140,7 +140,7 @@ class Lessons:
     batch: int = 32
     warm_up: int = 50
 
-
+# %% ../../nbs/game/critics.ipynb #gmcr017
 class R3GAN:
     "R3GAN's discriminator (arXiv 2501.05441) on the samples themselves (N, ...)."
 
@@ -175,7 +175,7 @@ class R3GAN:
         loss = generator_loss(self.network, self.reals[rows], fake[rows].float()).mean()
         return loss.double().cpu()
 
-# %% ../../nbs/game/critics.ipynb #gmcr019
+# %% ../../nbs/game/critics.ipynb #gmcr020
 @dataclass(frozen=True)
 class CriticName:
     "A critic as it is written: kind, features, weight."
@@ -199,7 +199,7 @@ def register_features(name: str, make: Callable[[Sequence[int], int], Callable])
         raise ValueError(f"name={name!r}: give the features a name of letters, digits and _")
     FEATURE_MAKERS[name] = make
 
-# %% ../../nbs/game/critics.ipynb #gmcr020
+# %% ../../nbs/game/critics.ipynb #gmcr021
 def parse_critics(text: str) -> tuple[CriticName, ...]:
     "What `frechet:random, r3gan*0.3` names. ValueError for an unknown critic, features or weight."
     found = tuple(_parse_one(part.strip()) for part in str(text).split(",") if part.strip())
@@ -232,7 +232,7 @@ def _weight(part: str, text: str) -> float:
         raise ValueError(f"critics: {part!r}: the weight must be a number above 0")
     return weight
 
-# %% ../../nbs/game/critics.ipynb #gmcr022
+# %% ../../nbs/game/critics.ipynb #gmcr023
 def make_critic(
     name: CriticName, reals: Tensor, seed: int = 0, teacher_features: Callable | None = None
 ) -> Any:

@@ -38,7 +38,7 @@ class GameOptions:
     moves: int = checked(80, check_whole, least=1)  # of Adam in a game
     turns: int = checked(1, check_whole, least=1)  # games at most, each from the solver before
     pairs: int = checked(256, check_whole, least=16)  # that a game is played on
-    judges: int = checked(128, check_whole, least=16)  # held-out pairs that judge it
+    judges: int = checked(256, check_whole, least=16)  # held-out pairs that judge it
     blocks: int = checked(16, check_whole, least=4)  # of the judges' jackknife
     stretch: float = checked(1.5, check_number, above=1)  # of an evaluation time in a turn, at most
     errors: float = checked(3.0, check_number, least=0)  # standard errors that a gain has to have

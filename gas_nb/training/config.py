@@ -130,7 +130,7 @@ class TrainConfig:
     # The game after a fit: tangent (forward calls only, see `gas_nb.game`), or published, through
     # the network, as after Adam. Who plays in the first, and its numbers.
     game: str = checked("tangent", check_choice, choices=("tangent", "published"))
-    critics: str = checked("frechet", check_critics)
+    critics: str = checked("frechet, r3gan", check_critics)
     tangent: GameOptions = checked(GameOptions(), check_game)
     adversarial_iterations: int = checked(10_000, check_whole, least=1)
     gamma: float = checked(0.2, check_number, above=0)

@@ -426,7 +426,8 @@ class TangentPhase(Phase):
         denoiser, schedule = state.teacher.denoiser, state.teacher.schedule
         before = denoiser.evaluations
         table = table_of(state, lesson)
-        now, begun = (to_chart(state.tableau(which), schedule) for which in ("ema", "gs"))
+        now = to_chart(state.tableau(), schedule)
+        begun = to_chart(state.tableau("gs"), schedule) if state.step else now
         turn = state.turn = agree(take_turn(table, now, begun))
         if turn.accepted:
             state.solver.load_tableau(to_tableau(turn.chart, schedule, state.solver.t_eps))
