@@ -116,9 +116,7 @@ class TrainConfig:
     # The solver of another program that only gets its times from here, as in gas_nb.rules.
     rule: str = checked("", check_rule)
     fit_steps: int = checked(40, check_whole, least=0)  # Gauss-Newton steps, at most
-    fit_pairs: int = checked(
-        32, check_whole, least=8
-    )  # of the first; more once it gains too little
+    fit_pairs: int = checked(32, check_whole, least=8)  # of the first; more once it gains little
     fit: FitOptions = checked(FitOptions(), check_fit)  # and all other numbers of the fit
     n_pairs: int = checked(1_000, check_whole, least=0)  # training pairs
     n_val: int = checked(500, check_whole, least=1)  # held-out pairs: half choose, half report
@@ -127,8 +125,7 @@ class TrainConfig:
     clip: float = checked(1.0, check_number, above=0)
     ema: float = checked(0.999, check_number, least=0, below=1)
     adversarial_weight: float = checked(1.0, check_number, least=0)  # 0: GS only
-    # The game after a fit: tangent (forward calls only, see `gas_nb.game`), or published, through
-    # the network, as after Adam. Who plays in the first, and its numbers.
+    # The game after a fit (see `gas_nb.game`), who plays in it, and its numbers.
     game: str = checked("tangent", check_choice, choices=("tangent", "published"))
     critics: str = checked("frechet, r3gan", check_critics)
     tangent: GameOptions = checked(GameOptions(), check_game)

@@ -27,7 +27,7 @@ from .distance import make_distance
 from .pairs import make_game_pairs, make_training_pairs, split_held_out
 from .phases import Lesson, Phase, check_table, fit_late_rows, phases_left
 from .presets import teacher_of
-from .state import TrainState, make_discriminator
+from .state import TrainState, has_played, make_discriminator
 
 # %% auto #0
 __all__ = ['StepRecord', 'rehearse', 'train']
@@ -71,7 +71,7 @@ def _steps(state: TrainState, lesson: Lesson, file: Path | None) -> Iterator[Ste
                 _keep(state, file)
             yield _record(state, phase, losses, held_out)
         fit_late_rows(state, lesson)
-    if not state.played:
+    if not has_played(state):
         state.keep_distilled()
     state.enter("done")
     _keep(state, file)

@@ -24,7 +24,7 @@ from ..teacher import Teacher
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['starting_solver', 'make_discriminator', 'TrainState']
+__all__ = ['starting_solver', 'make_discriminator', 'TrainState', 'has_played']
 
 # %% ../../nbs/training/state.ipynb #fa00d006
 def starting_solver(config: TrainConfig, teacher: Teacher) -> GeneralizedSolver:
@@ -73,14 +73,9 @@ class TrainState:
         solver = copy.deepcopy(self.solver)
         solver.load_state_dict(self.ema if which == "ema" else self.gs)
         with torch.no_grad():
-            table = solver.tableau("gas" if which == "ema" and self.played else "gs")
+            table = solver.tableau("gas" if which == "ema" and has_played(self) else "gs")
         origin = dict(teacher=self.teacher.name, prediction=self.teacher.denoiser.prediction)
         return replace(table, meta=table.meta | origin, late=self.late.get(table.name, {}))
-
-    @property
-    def played(self) -> bool:
-        """Whether the run has come to a game: its solver is the GAS, also where nothing moved."""
-        return self.phase in ("gas", "done") and bool(self.config.plays)
 
     def enter(self, phase: str) -> None:
         """Be at the beginning of a phase."""
@@ -109,6 +104,11 @@ class TrainState:
         )
 
 # %% ../../nbs/training/state.ipynb #fa00d0r1
+def has_played(state: TrainState) -> bool:
+    """Whether a run has come to a game: its solver is the GAS, also where nothing moved."""
+    return state.phase in ("gas", "done") and bool(state.config.plays)
+
+
 def _by_rule(state: TrainState, fit: FitStep) -> Tableau:
     rule, teacher = as_rule(state.config.rule), state.teacher
     table = rule.tableau(teacher.schedule, times_in(fit.chart, rule, fit.last))
