@@ -143,7 +143,7 @@ def game_sizes(config: TrainConfig, teacher: Teacher) -> tuple[int, int]:
             f"all: raise tangent.numbers to {LEAST_PAIRS * numbers:,}, or set adversarial_weight=0"
         )
     steps, teachers = options.turns, teacher.tableau.nfe
-    judging = options.judges * (teachers + 4 * n * steps)
+    judging = options.judges * (teachers + 6 * n * steps)
     each = teachers + evaluations_of(n) * steps
     affordable = max(LEAST_PAIRS, (options.evaluations - judging) // each)
     return min(options.pairs, most, affordable), options.judges
