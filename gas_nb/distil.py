@@ -37,6 +37,8 @@ PARAMETERS = dict(
     ),
     condition=("random", "class labels of the pairs: random, or none"),
     adversarial=(-1.0, "weight of the adversarial loss; 0: GS only; negative: as the preset says"),
+    game=("", "tangent (forward calls only) or published (through the network)"),
+    critics=("", "who plays the first: frechet, kernel, r3gan, as in frechet:random,r3gan*0.3"),
     iterations=(0, "adversarial steps, and Adam steps of the published recipe"),
     batch_size=(0, "pairs per step, of all processes together"),
     n_pairs=(0, "training pairs that the teacher makes"),

@@ -317,7 +317,7 @@ def drive(
     Closing the generator releases the run's folder; a later drive goes on from its checkpoint.
     """
     job = Job.of(asked, **options)
-    if job.config.adversarial_weight or job.config.method == "adam":
+    if job.config.plays == "published" or job.config.method == "adam":
         share(range(job.config.batch_size))
     return _drive(job, pause)
 
@@ -485,7 +485,9 @@ def _step_in_words(record: StepRecord) -> str:
     spent = record.extras.get("evaluations")
     asked = f", {spent:,} evaluations" if spent else ""
     loss = f"loss {record.loss:.4f}{held_out}{asked}"
-    return f"{record.phase:16} {bar} {loss} ({record.seconds:.0f} s)"
+    turn = record.state.turn if record.phase == "gas" and record.state else None
+    told = f"\n  {turn.told}" if turn else ""
+    return f"{record.phase:16} {bar} {loss} ({record.seconds:.0f} s){told}"
 
 
 HEADER = f"\n{'solver':14} NFE  {'spacing':15}" + "".join(f" {name:>9}" for name in RUN_METRICS)

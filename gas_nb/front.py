@@ -18,6 +18,7 @@ from .fitting.family import INPUTS, family_of
 from .fitting.start import Outcome
 from .exchange.export import export
 from .fitting.times import plan_times
+from .game.play import Turn
 from .interop import GASScheduler
 from .rules import as_rule
 from .schedule import NoiseSchedule
@@ -130,6 +131,7 @@ def distil_solver(
     init: Any = None,
     guidance: Iterable[float] = (),
     rule: str = "",
+    game: bool = False,
     **options: Any,
 ) -> Distilled:
     """Solvers with `nfe` network evaluations for a pipeline (an object, a folder, a hub id) or a
@@ -141,6 +143,7 @@ def distil_solver(
     another checkpoint, guidance or number of evaluations. `guidance`: two values or more, for
     solvers that serve all between; the budget is shared among them (None: as much for each).
     `rule`: the name of a solver that other programs have (see `gas_nb.rules`), for its times alone.
+    `game`: GAS after each fit, on pairs of its own beside the budget (see `gas_nb.game`).
     `options` go to the teacher (guidance_scale, size, batch_size, recipe). ValueError, before any
     long work, for what cannot be asked or distilled."""
     nfes, tell, values = _nfes(nfe), progress or _silent, _guidances(guidance)
@@ -148,12 +151,12 @@ def distil_solver(
     _check_rule(rule, values, init)
     teacher = _teacher(pipe, calls, prompts, options)
     if not values:
-        return _distilled(teacher, nfes, each, seed, tell, init, rule)
+        return _distilled(teacher, nfes, each, seed, tell, init, rule, game)
     found: dict[float, Distilled] = {}
     for value in sorted(values, reverse=True):
         tell(f"guidance {value:g}")
         asked = teacher.with_guidance(value)
-        init = found[value] = _distilled(asked, nfes, each, seed, tell, init)
+        init = found[value] = _distilled(asked, nfes, each, seed, tell, init, game=game)
     return join_solvers("guidance", found)
 
 # %% ../nbs/front.ipynb #5a7f13r1
@@ -176,6 +179,7 @@ def _distilled(
     tell: Callable[[str], None],
     init: Any,
     rule: str = "",
+    game: bool = False,
 ) -> Distilled:
     "Solvers of `nfes` for one teacher, all on the same pairs."
     plans: Sequence[FitPlan]
@@ -184,7 +188,7 @@ def _distilled(
     else:
         plans = plan_fits(budget, nfes, teacher.tableau.nfe, init is not None)
     begin = [_begin_with(init, plan.nfe) for plan in plans]
-    configs = [_config(teacher, *facts, seed, rule) for facts in zip(plans, begin)]
+    configs = [_config(teacher, *facts, seed, rule, game) for facts in zip(plans, begin)]
     try:
         teacher.check()
         before = teacher.denoiser.evaluations
@@ -260,7 +264,9 @@ def _begin_with(init: Any, nfe: int) -> str:
     return init.to_json()
 
 
-def _config(teacher: Teacher, plan: FitPlan, init: str, seed: int, rule: str) -> TrainConfig:
+def _config(
+    teacher: Teacher, plan: FitPlan, init: str, seed: int, rule: str, game: bool
+) -> TrainConfig:
     "The settings of one fit, which check themselves."
     return TrainConfig(
         teacher=teacher.name,
@@ -268,7 +274,7 @@ def _config(teacher: Teacher, plan: FitPlan, init: str, seed: int, rule: str) ->
         budget=plan.cost,
         init=init,
         rule=rule,
-        adversarial_weight=0.0,
+        adversarial_weight=float(game),
         val_every=1,
         seed=seed,
         device=str(teacher.device),
@@ -306,9 +312,20 @@ def _fitted(
         f"NFE {config.nfe}: L1 {fit.val_loss:.4f}, best training-free ({fit.free_name}) "
         f"{fit.free_loss:.4f}{won}; {differences_in_words(fit.differences)}"
     )
+    row |= _game_told(last.state.turn, tell)
     if too_coarse(fit.differences):
         tell("the network rounds so coarsely that its derivatives hold little: use more bits")
     return _said(table, teacher), row
+
+
+def _game_told(turn: Turn | None, tell: Callable[[str], None]) -> dict[str, Any]:
+    "What a game has changed, told and as figures."
+    if turn is None:
+        return {}
+    tell(f"GAS: {turn.told}")
+    return dict(
+        gas_gain=turn.judged.gain, gas_gain_error=turn.judged.error, gas_l1_ratio=turn.ratio
+    )
 
 
 def _said(table: Tableau, teacher: Teacher) -> Tableau:

@@ -360,7 +360,10 @@ def test_what_shows_in_more_than_one_answer_is_refused_before_pairs(f, options, 
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-@pytest.mark.parametrize("change", [dict(method="adam"), dict(adversarial_weight=0.1)])
+PUBLISHED = dict(adversarial_weight=0.1, game="published")
+
+
+@pytest.mark.parametrize("change", [dict(method="adam"), PUBLISHED])
 def test_what_needs_gradients_is_refused_before_pairs(change, net, tmp_path):
     teacher = mine(lambda x, t: net(*map(torch.from_numpy, (x, t))), numpy=True)
     asked = teacher.denoiser.net.evaluations

@@ -39,6 +39,7 @@ LAYERS = (
     {"denoiser", "tableau"},
     {"classic", "solver"},
     {"data", "discriminator", "fit", "fitting", "rules"},
+    {"game"},
     {"teachers.base", "teachers.reading"},
     {"teachers.asking"},
     {"teachers.calls", "teachers.network", "teachers.decoding", "teachers.trial"},

@@ -137,7 +137,8 @@ def test_other_distances(digits, judged, loss):
 
 
 def test_gas_trains_solver_and_discriminator(digits):
-    config = replace(QUICK, adversarial_iterations=4, discriminator_lr=1e-3, lr=1e-3)
+    rates = dict(discriminator_lr=1e-3, lr=1e-3)
+    config = replace(QUICK, game="published", adversarial_iterations=4, **rates)
     states = {}
     for record in train(config, digits):
         if record.phase == "gas":
@@ -175,7 +176,8 @@ import sys
 from dataclasses import replace
 from gas_nb.training import preset_config, train
 config = preset_config("quick", teacher="digits", device="cpu")
-config = replace(config, adversarial_iterations=40, checkpoint_every=3, fit_steps=3)
+steps = dict(adversarial_iterations=40, checkpoint_every=3, fit_steps=3)
+config = replace(config, game="published", **steps)
 for record in train(config, run_dir=sys.argv[1]):
     print(record.phase, record.step, flush=True)
 print("done", flush=True)
@@ -198,7 +200,8 @@ def test_killed_run_ends_with_the_same_bits(tmp_path, victim, digits):
         [*command, str(tmp_path / "killed")], check=True, capture_output=True, text=True
     )
     assert again.stdout.splitlines()[-1] == "done" and "fit 1" not in again.stdout.splitlines()
-    config = replace(QUICK, adversarial_iterations=40, checkpoint_every=3, fit_steps=3)
+    steps = dict(adversarial_iterations=40, checkpoint_every=3, fit_steps=3)
+    config = replace(QUICK, game="published", **steps)
     a, b = (load_state(config, digits, tmp_path / name) for name in ("whole", "killed"))
     for group, tensors in tensor_groups(a).items():
         for name, value in tensors.items():

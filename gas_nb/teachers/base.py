@@ -396,7 +396,7 @@ class TeacherSpec:
     in [-1, 1]. `weights`: what to give as weights, "" if it brings its own. `presets`: values of
     `TrainConfig` that it puts in the place of a preset's. `check(weights, nfe, prompts)`:
     ValueError for what shows before a network is loaded. `game`: whether presets
-    play the adversarial game, which needs gradients through its network."""
+    play the adversarial game, for which it makes some hundred pairs more."""
 
     name: str
     title: str

@@ -221,7 +221,8 @@ def _fit_step(facts: dict[str, Any], tensors: dict[str, Tensor], nfe: int) -> Fi
 
 def _restore_discriminator(state: TrainState, saved: Checkpoint) -> None:
     weights = saved.group("discriminator")
-    if not weights and saved.header["phase"] != "gas":
+    begun = saved.header["phase"] == "gas" and state.config.plays == "published"
+    if not weights and not begun:
         return
     state.add_discriminator()
     assert state.discriminator is not None and state.discriminator_optimizer is not None

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..data import EVAL_SEED, MAX_SEED
 from ..fitting.options import FitOptions
+from ..game.critics import parse_critics
+from ..game.play import GameOptions
 from ..rules import as_rule
 from gas_nb.runtime.checks import (
     check_choice,
@@ -25,7 +27,8 @@ from ..runtime.device import default_device
 from ..tableau import Tableau
 
 # %% auto #0
-__all__ = ['check_fit', 'check_init', 'check_device', 'check_rule', 'TrainConfig', 'settings_that_differ']
+__all__ = ['check_fit', 'check_init', 'check_device', 'check_critics', 'check_game', 'check_rule', 'TrainConfig',
+           'settings_that_differ']
 
 # %% ../../nbs/training/config.ipynb #18aa7006
 def check_fit(name: str, value: Any) -> FitOptions:
@@ -56,6 +59,28 @@ def check_device(name: str, value: Any) -> str:
     device = check_text(name, value)
     default_device(device)
     return device
+
+# %% ../../nbs/training/config.ipynb #18aa70g1
+def check_critics(name: str, value: Any) -> str:
+    """`value` as the names of critics, see `parse_critics`; ValueError for anything else."""
+    text = check_text(name, value)
+    parse_critics(text)
+    return text
+
+
+def check_game(name: str, value: Any) -> GameOptions:
+    """`value` as GameOptions, which may be given as a dict (what it lacks has its default)."""
+    if isinstance(value, GameOptions):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}={value!r}: must be GameOptions, or a dict of them")
+    unknown = sorted(value.keys() - {f.name for f in fields(GameOptions)})
+    if unknown:
+        raise ValueError(f"{name}: unknown options {', '.join(unknown)}")
+    try:
+        return GameOptions(**value)
+    except ValueError as e:
+        raise ValueError(f"{name}: {e}") from None
 
 # %% ../../nbs/training/config.ipynb #18aa70r1
 def check_rule(name: str, value: Any) -> str:
@@ -91,9 +116,7 @@ class TrainConfig:
     # The solver of another program that only gets its times from here, as in gas_nb.rules.
     rule: str = checked("", check_rule)
     fit_steps: int = checked(40, check_whole, least=0)  # Gauss-Newton steps, at most
-    fit_pairs: int = checked(
-        32, check_whole, least=8
-    )  # of the first; more once it gains too little
+    fit_pairs: int = checked(32, check_whole, least=8)  # of the first; more once it gains little
     fit: FitOptions = checked(FitOptions(), check_fit)  # and all other numbers of the fit
     n_pairs: int = checked(1_000, check_whole, least=0)  # training pairs
     n_val: int = checked(500, check_whole, least=1)  # held-out pairs: half choose, half report
@@ -102,6 +125,10 @@ class TrainConfig:
     clip: float = checked(1.0, check_number, above=0)
     ema: float = checked(0.999, check_number, least=0, below=1)
     adversarial_weight: float = checked(1.0, check_number, least=0)  # 0: GS only
+    # The game after a fit (see `gas_nb.game`), who plays in it, and its numbers.
+    game: str = checked("tangent", check_choice, choices=("tangent", "published"))
+    critics: str = checked("frechet, r3gan", check_critics)
+    tangent: GameOptions = checked(GameOptions(), check_game)
     adversarial_iterations: int = checked(10_000, check_whole, least=1)
     gamma: float = checked(0.2, check_number, above=0)
     discriminator_lr: float = checked(1e-5, check_number, above=0)
@@ -112,6 +139,13 @@ class TrainConfig:
     n_eval: int = checked(1_000, check_whole, least=2, most=MAX_SEED - EVAL_SEED)
     seed: int = checked(0, check_whole, least=0)
     device: str = checked("auto", check_device)
+
+    @property
+    def plays(self) -> str:
+        """The game of the last phase: tangent, published, or none (an empty text)."""
+        if not self.adversarial_weight:
+            return ""
+        return "published" if self.method == "adam" else self.game
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,10 +24,10 @@ from .checkpoint import restore, save_state
 from .budget import planned
 from .config import TrainConfig
 from .distance import make_distance
-from .pairs import make_training_pairs, split_held_out
-from .phases import Lesson, Phase, fit_late_rows, phases_left
+from .pairs import make_game_pairs, make_training_pairs, split_held_out
+from .phases import Lesson, Phase, check_table, fit_late_rows, phases_left
 from .presets import teacher_of
-from .state import TrainState, make_discriminator
+from .state import TrainState, has_played, make_discriminator
 
 # %% auto #0
 __all__ = ['StepRecord', 'rehearse', 'train']
@@ -70,7 +71,7 @@ def _steps(state: TrainState, lesson: Lesson, file: Path | None) -> Iterator[Ste
                 _keep(state, file)
             yield _record(state, phase, losses, held_out)
         fit_late_rows(state, lesson)
-    if state.discriminator is None:
+    if not has_played(state):
         state.keep_distilled()
     state.enter("done")
     _keep(state, file)
@@ -95,7 +96,7 @@ def rehearse(
     pairs: tuple[Pairs, Pairs] | None = None,
 ) -> None:
     """ValueError for what `train` could not do later."""
-    plays = config.adversarial_weight > 0
+    plays = config.plays == "published"
     if plays:
         with torch.device("meta"):
             make_discriminator(config, teacher)
@@ -103,6 +104,8 @@ def rehearse(
         n = len(pairs[0]) if pairs else config.n_pairs or config.n_val
         share(range(min(config.batch_size, n)))
         _check_gradients(config, teacher)
+    if config.plays == "tangent":
+        check_table(config, teacher)
     for part in pairs or ():
         _check_pairs(part, teacher)
     if config.loss in ("features", "lpips"):
@@ -117,10 +120,10 @@ def _check_gradients(config: TrainConfig, teacher: Teacher) -> None:
     with torch.enable_grad():
         answer = denoiser.network_output(x, time, None if label is None else label.to(x.device))
     if not answer.requires_grad:
-        asked = "method='adam'" if config.method == "adam" else "adversarial_weight > 0"
+        asked = "method='adam'" if config.method == "adam" else "game='published'"
         raise ValueError(
             f"{asked} needs gradients through the network, and {teacher.name} answers without: "
-            "choose method='gauss_newton' and adversarial_weight=0, which only ask it"
+            "choose method='gauss_newton' and game='tangent', which only ask it"
         )
 
 # %% ../../nbs/training/loop.ipynb #d339400b
@@ -196,5 +199,6 @@ def _train(
         return
     pairs = pairs or make_training_pairs(config, teacher, run_dir, progress)
     training, held_out = (part.to(teacher.device) for part in pairs)
-    lesson = Lesson(training, *split_held_out(config, held_out), distance)
+    more = partial(make_game_pairs, config, teacher, run_dir, progress)
+    lesson = Lesson(training, *split_held_out(config, held_out), distance, more)
     yield from _steps(state, lesson, file)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from ..data.pairs import map_condition
 from gas_nb.data import (
+    EVAL_SEED,
     Pairs,
     batch_indices,
     eval_seeds,
@@ -22,6 +24,7 @@ from gas_nb.data import (
     noise_for,
     train_seeds,
 )
+from ..fitting.sensitivities import evaluations_of
 from ..runs import kept_pairs
 from ..tableau import Trajectory, sample
 from ..teacher import Teacher
@@ -29,8 +32,8 @@ from .budget import planned
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['make_training_pairs', 'pairs_wanted', 'split_pairs', 'make_eval_pairs', 'split_held_out', 'draw_batch', 'begin_pairs',
-           'draw_fresh']
+__all__ = ['LEAST_PAIRS', 'GAME_SEED', 'make_training_pairs', 'pairs_wanted', 'split_pairs', 'make_eval_pairs', 'split_held_out',
+           'draw_batch', 'begin_pairs', 'draw_fresh', 'game_sizes', 'make_game_pairs']
 
 # %% ../../nbs/training/pairs.ipynb #e0ebd005
 def make_training_pairs(
@@ -125,3 +128,42 @@ def draw_fresh(teacher: Teacher, config: TrainConfig, step: int) -> Pairs:
     condition = teacher.random_conditions(seeds) if config.condition == "random" else None
     x_T = noise_for(teacher, seeds, condition)
     return Pairs(torch.tensor(seeds), x_T, x_T, condition).to(teacher.device)
+
+# %% ../../nbs/training/pairs.ipynb #e0ebdg2c
+def game_sizes(config: TrainConfig, teacher: Teacher) -> tuple[int, int]:
+    """How many pairs a game is played on, and how many judge it.
+
+    ValueError for samples so large that too few fit into memory."""
+    options, n = config.tangent, config.nfe
+    numbers = (2 * n + n * (n + 1) // 2) * math.prod(teacher.shape)
+    most = options.numbers // numbers
+    if most < LEAST_PAIRS:
+        raise ValueError(
+            f"the game holds {numbers:,} derivatives a pair, and at most {options.numbers:,} in "
+            f"all: raise tangent.numbers to {LEAST_PAIRS * numbers:,}, or set adversarial_weight=0"
+        )
+    steps, teachers = options.turns, teacher.tableau.nfe
+    judging = options.judges * (teachers + 6 * n * steps)
+    each = teachers + evaluations_of(n) * steps
+    affordable = max(LEAST_PAIRS, (options.evaluations - judging) // each)
+    return min(options.pairs, most, affordable), options.judges
+
+
+LEAST_PAIRS = 16  # fewer say nothing about a set
+
+
+def make_game_pairs(
+    config: TrainConfig,
+    teacher: Teacher,
+    run_dir: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Pairs, Pairs]:
+    """(pairs that the game in the tangent space is played on, pairs that judge it)."""
+    played, judges = game_sizes(config, teacher)
+    n = played + judges
+    first = GAME_SEED + n * (config.seed % 1000)
+    seeds = train_seeds(first + n)[first:]
+    return _make_pairs(config, teacher, seeds, run_dir, progress).to(teacher.device).split(judges)
+
+
+GAME_SEED = EVAL_SEED // 2  # where the seeds of these pairs begin

@@ -25,17 +25,20 @@ __all__ = ['resolve']
 # Settings that are taken as they are, and those that a blank leaves to the preset.
 _AS_GIVEN = ("teacher", "weights", "prompts", "calls", "rule", "nfe", "condition", "seed", "device")
 _OR_PRESET = ("method", "loss", "budget", "iterations", "batch_size", "n_pairs", "n_eval", "lr")
+_OR_PRESET += ("game", "critics")
 # What a parameter is; those of the training are what the setting's default is.
 _KINDS: dict[str, type] = dict(preset=str, adversarial=float, output_dir=str, tracker=str, init=str)
 _KINDS |= {name: type(getattr(TrainConfig, name)) for name in (*_AS_GIVEN, *_OR_PRESET)}
 _CHECKS: dict[type, Callable[[str, Any], Any]]
 _CHECKS = {str: check_text, int: check_whole, float: check_number}
 _MAY_BE_EMPTY = ("weights", "prompts", "calls", "init", "rule", "method", "loss", "tracker")
+_MAY_BE_EMPTY += ("game", "critics")
+_LATER = ("tracker", "calls", "init", "rule", "game", "critics")  # older programs lack them
 
 # %% ../../nbs/training/parameters.ipynb #071df006
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters, each of the right kind; those that came later may be absent."""
-    given = {"tracker": "", "calls": "", "budget": 0, "init": "", "rule": "", **settings}
+    given = dict.fromkeys(_LATER, "") | dict(budget=0) | dict(settings)
     unknown = sorted(given.keys() - _KINDS.keys())
     if unknown:
         raise ValueError(f"unknown settings: {', '.join(map(str, unknown))}; leave them out")

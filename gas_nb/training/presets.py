@@ -24,6 +24,8 @@ __all__ = ['PRESETS', 'DIGITS', 'preset_config', 'check_calls', 'teacher_of']
 
 # %% ../../nbs/training/presets.ipynb #565a6005
 _QUICK = dict(
+    critics="frechet",
+    tangent=dict(pairs=16, judges=16, turns=1),
     fit_steps=2,
     fit_pairs=16,
     n_pairs=24,
@@ -35,6 +37,8 @@ _QUICK = dict(
 )
 _CPU = dict(
     budget=400,  # for each of the solver's evaluations
+    critics="frechet",  # nothing to learn
+    tangent=dict(pairs=48, judges=48, turns=1),
     adversarial_iterations=8,
     batch_size=12,
     discriminator_lr=2e-4,
@@ -49,6 +53,7 @@ _CPU = dict(
 
 # %% ../../nbs/training/presets.ipynb #565a6006
 _GPU = dict(
+    tangent=dict(pairs=512, judges=512),
     fit_steps=40,
     fit_pairs=512,
     n_pairs=4_000,

@@ -16,6 +16,7 @@ from ..data import Pairs
 from ..discriminator import Discriminator
 from ..fitting.start import FitStep
 from ..fitting.times import times_in
+from ..game.play import Turn
 from ..rules import as_rule
 from ..solver import GeneralizedSolver
 from ..tableau import Tableau
@@ -23,7 +24,7 @@ from ..teacher import Teacher
 from .config import TrainConfig
 
 # %% auto #0
-__all__ = ['starting_solver', 'make_discriminator', 'TrainState']
+__all__ = ['starting_solver', 'make_discriminator', 'TrainState', 'has_played']
 
 # %% ../../nbs/training/state.ipynb #fa00d006
 def starting_solver(config: TrainConfig, teacher: Teacher) -> GeneralizedSolver:
@@ -58,6 +59,7 @@ class TrainState:
         self.optimizer = torch.optim.Adam(self.solver.parameters(), config.lr)
         self.discriminator: nn.Module | None = None
         self.discriminator_optimizer: torch.optim.Optimizer | None = None
+        self.turn: Turn | None = None  # the last one of a game in the tangent space
         self.late: dict[str, dict] = {}  # rows for late starts by solver, gs and gas
 
     def parameters(self) -> dict[str, Tensor]:
@@ -70,9 +72,8 @@ class TrainState:
             return _by_rule(self, self.fit)
         solver = copy.deepcopy(self.solver)
         solver.load_state_dict(self.ema if which == "ema" else self.gs)
-        played = self.phase in ("gas", "done") and self.discriminator is not None
         with torch.no_grad():
-            table = solver.tableau("gas" if which == "ema" and played else "gs")
+            table = solver.tableau("gas" if which == "ema" and has_played(self) else "gs")
         origin = dict(teacher=self.teacher.name, prediction=self.teacher.denoiser.prediction)
         return replace(table, meta=table.meta | origin, late=self.late.get(table.name, {}))
 
@@ -103,6 +104,11 @@ class TrainState:
         )
 
 # %% ../../nbs/training/state.ipynb #fa00d0r1
+def has_played(state: TrainState) -> bool:
+    """Whether a run has come to a game: its solver is the GAS, also where nothing moved."""
+    return state.phase in ("gas", "done") and bool(state.config.plays)
+
+
 def _by_rule(state: TrainState, fit: FitStep) -> Tableau:
     rule, teacher = as_rule(state.config.rule), state.teacher
     table = rule.tableau(teacher.schedule, times_in(fit.chart, rule, fit.last))
