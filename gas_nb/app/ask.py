@@ -144,7 +144,7 @@ def make_ask(
 ) -> Ask:
     "The controls' values as an Ask; ValueError in words. `bench`: None for embedded teachers."
     offer = bench or EmbeddedTeachers()
-    if teacher not in offer.titles:
+    if not isinstance(teacher, str) or teacher not in offer.titles:
         raise ValueError(f"teacher {teacher!r}: choose one of {', '.join(offer.titles)}")
     allowed = [value for _, value in condition_choices(offer.classes(teacher))]
     if condition not in allowed:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ import gradio as gr
 
 from .answer import generate
 from .ask import TEACHER_NFE
+from .jobs import end_training
 from .messages import in_words
 from .style import launch_options
 from .tabs.compare import compare_tab
@@ -169,10 +171,17 @@ def _serve(bench: Workbench, where: dict[str, Any]) -> None:
         wait_for_visitors()
     finally:
         ended.set()
+        end_training(bench)
         page.close(verbose=False)
+        end_training(bench, _PATIENCE)
         warming.join(_PATIENCE)
 
 
 def wait_for_visitors() -> None:
-    "Until an interrupt."
-    threading.Event().wait()
+    "Until an interrupt, or until the process is told to end (SIGTERM, which is no error)."
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        told.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)

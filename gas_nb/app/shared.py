@@ -5,6 +5,7 @@
 # %% ../../nbs/app/shared.ipynb #app-shared-imports
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -94,7 +95,7 @@ class Teachers:
 
     def check_name(self, name: str) -> None:
         "ValueError for a teacher that is not offered."
-        if name not in self.titles:
+        if not isinstance(name, str) or name not in self.titles:
             raise ValueError(f"teacher {name!r}: choose one of {', '.join(self.titles)}")
 
     def teacher(self, name: str) -> Teacher:
@@ -192,6 +193,8 @@ class Shared(TeacherShelf):
             raise ValueError(f"runs={str(runs)!r}: is a file, give a folder")
         self.desk, self.training_desk = Desk(limit), Desk(1, 120.0)
         self.cells: OrderedDict[tuple, tuple[Tensor, float]] = OrderedDict()
+        self.remembering = threading.Lock()
+        self.files = tempfile.TemporaryDirectory(prefix="gas_nb-")  # this user's alone
         self.job: threading.Thread | None = None
 
     def solvers(self, uploads: Sequence[Trained] = ()) -> list[Trained]:
@@ -208,10 +211,10 @@ class Shared(TeacherShelf):
         "`run_cell`, or what it answered to the same question before."
         question = (ask.teacher, ask.condition, ask.guidance, ask.prompt, ask.seed, ask.n)
         key = (*question, tableau.to_json())
-        if key not in self.cells:
-            self.cells[key] = run_cell(ask, teacher, tableau)
-        answer = self.cells.pop(key)
-        self.cells[key] = answer  # the newest last
-        while len(self.cells) > self.keep:
-            self.cells.popitem(last=False)
+        answer = self.cells.get(key) or run_cell(ask, teacher, tableau)
+        with self.remembering:
+            self.cells[key] = answer
+            self.cells.move_to_end(key)  # the newest last
+            while len(self.cells) > self.keep:
+                self.cells.popitem(last=False)
         return answer
