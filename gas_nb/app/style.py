@@ -9,8 +9,10 @@ from importlib.resources import files
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from .catalog import MAX_FILE
+from .guard import Guard
 
 # %% auto #0
 __all__ = ['CSS', 'launch_options']
@@ -39,4 +41,6 @@ def launch_options() -> dict[str, Any]:
         "max_threads": 80,
         "ssr_mode": False,
         "enable_monitoring": False,
+        "run_history": False,
+        "app_kwargs": {"middleware": [Middleware(Guard)]},
     }

@@ -41,7 +41,7 @@ class Workbench(Shared):
 
     def sweep_rows(self, teacher: str) -> list[dict[str, Any]]:
         "Result rows of the runs for a teacher."
-        return sweep_rows(self.runs, teacher)
+        return sweep_rows(self.runs, self.source(teacher))
 
     def measure_tradeoff(
         self, ask: Ask, uploads: Sequence[Trained] = ()
