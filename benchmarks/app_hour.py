@@ -4,7 +4,8 @@ Clients that think, ask, cancel, reload, leave in the middle, bring good and bad
 trainings run. Every picture that comes back is made here once more, from the question that was
 sent, and compared byte by byte: an answer of another session would be seen. Every answer is
 searched for paths and secrets of the server. Its memory, threads, files and children are sampled.
-Results are written as they come. A try is `worked`, `refused` in words, or `lost`.
+Results are written as they come. A try is `worked`, `refused` in words, or `lost`. Ctrl-C ends it
+early and in order.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ SOLVERS = ["ddim", "dpm_solver_pp", "unipc", "ipndm", "deis"]
 WARM = 10.0  # minutes before memory is expected to be flat
 CANARY = "canary-9f3b1c7e"  # a value of the server's environment that no visitor may see
 PLACES = 20  # of the app's line
+LONG = 900.0  # seconds that a client waits for a training
 
 
 class Wrong(Exception):
@@ -472,9 +474,9 @@ class Client:
         ask_wrong=8,
     )
 
-    async def tried(self, what: str, deed: Any) -> str:
+    async def tried(self, what: str, deed: Any, patience: float = 240) -> str:
         try:
-            how, why = await asyncio.wait_for(deed, 240), ""
+            how, why = await asyncio.wait_for(deed, patience), ""
         except (Wrong, Refused, AssertionError, httpx.HTTPError, TimeoutError, ValueError) as error:
             how, why = "lost", f"client {self.number}: {type(error).__name__}: {error}"
         except (LookupError, TypeError) as error:
@@ -582,18 +584,18 @@ async def trainings(world: World, minutes: float) -> None:
     await one.arrive()
     await two.arrive()
     await world.pause(60 * minutes * 0.1)
-    first = asyncio.create_task(one.tried("training to its end", train(one, 4, "cpu")))
-    await asyncio.sleep(2.0)
+    first = asyncio.create_task(one.tried("training to its end", train(one, 4, "quick"), LONG))
+    await asyncio.sleep(1.0)
     if not first.done():
         await two.tried("a second training beside it", train(two, 5, "quick"))
     await first
     await world.pause(60 * minutes * 0.2)
-    await two.tried("training to its end", train(two, 5, "quick"))
+    await two.tried("training to its end", train(two, 5, "quick"), LONG)
     await world.pause(60 * minutes * 0.15)
-    await one.tried("training stopped by its button", train(one, 6, "cpu", "stop"))
+    await one.tried("training stopped by its button", train(one, 6, "cpu", "stop"), LONG)
     await world.pause(60 * minutes * 0.15)
-    await one.tried("training whose watcher leaves", train(one, 7, "cpu", "leave"))
-    await two.tried("training to its end", train(two, 3, "quick"))
+    await one.tried("training whose watcher leaves", train(one, 7, "cpu", "leave"), LONG)
+    await two.tried("training to its end", train(two, 3, "quick"), LONG)
     await one.visitor.close()
     await two.visitor.close()
 
@@ -615,7 +617,7 @@ async def crowds(world: World, minutes: float) -> None:
 
 async def sampled(world: World, pid: int, begun: float, minutes: float) -> None:
     points: list[dict[str, float]] = []
-    warm = min(WARM, minutes / 3)
+    warm = WARM if minutes > 1.5 * WARM else minutes / 3
     while not world.over:
         at = (time.monotonic() - begun) / 60
         points.append(dict(minute=round(at, 3), **sample(pid)))
@@ -697,9 +699,10 @@ async def visited(minutes: float, clients: int, out: str, seed: int) -> int:
             jobs = [trainings(world, minutes), crowds(world, minutes)]
             jobs += [sampled(world, process.pid, begun, minutes), *lives]
             tasks = [asyncio.create_task(job) for job in jobs]
-            await asyncio.sleep(60 * minutes)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, world.ended.set)
+            await world.pause(60 * minutes)
             world.ended.set()
-            done, late = await asyncio.wait(tasks, timeout=150)
+            done, late = await asyncio.wait(tasks, timeout=LONG)
             for task in done:
                 if task.exception() is not None:
                     ledger.note("clients that lived", "lost", repr(task.exception()))

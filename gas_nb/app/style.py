@@ -15,7 +15,7 @@ from .catalog import MAX_FILE
 from .guard import Guard
 
 # %% auto #0
-__all__ = ['CSS', 'launch_options']
+__all__ = ['CSS', 'MAX_SESSIONS', 'launch_options']
 
 # %% ../../nbs/app/style.ipynb #app-style-css
 CSS = files("gas_nb").joinpath("app", "page.css").read_text(encoding="utf-8")
@@ -30,6 +30,9 @@ def _theme() -> gr.themes.Base:
     )
 
 
+MAX_SESSIONS = 100  # pages whose state is kept; one takes about 0.4 MB
+
+
 def launch_options() -> dict[str, Any]:
     "What `launch` needs so that the page looks as it should and talks to nobody else."
     return {
@@ -41,6 +44,7 @@ def launch_options() -> dict[str, Any]:
         "max_threads": 80,
         "ssr_mode": False,
         "enable_monitoring": False,
+        "state_session_capacity": MAX_SESSIONS,
         "run_history": False,
         "app_kwargs": {"middleware": [Middleware(Guard)]},
     }
