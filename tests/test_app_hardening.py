@@ -9,6 +9,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -219,6 +220,28 @@ def test_a_forged_file_is_not_read(site):
     site.visit(bring)
     assert len(seen) == len(forged)
     assert not [line for line in seen if "now among" in line or CANARY in line or "root:" in line]
+
+
+# --- who leaves
+
+
+def test_who_leaves_while_waiting_gives_the_place_back(site):
+    event = site.page.event("generate.click")
+
+    async def leave(visitor):
+        async with visitor.asking(event, site.values(event, teacher="digits")) as (_, stream):
+            async for line, *_ in stream:
+                assert "1 request is before yours" in line
+                return len(site.bench.desk.line)
+
+    with site.bench.desk.enter() as first:
+        assert site.visit(leave) == 2
+        for _ in range(300):
+            first.ahead()
+            if len(site.bench.desk.line) == 1:
+                break
+            time.sleep(0.05)
+        assert len(site.bench.desk.line) == 1
 
 
 # --- names that a visitor types
