@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gas_nb.app") -> No
         where = dict(server_name=given.host, server_port=given.port, share=given.share)
         _serve(bench, where | dict(auth=known))
 
-
+# %% ../../nbs/05_app.ipynb #app-page-serve
 _PATIENCE = 30.0  # seconds: Python may not end while a thread is inside torch
 
 

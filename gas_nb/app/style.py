@@ -9,7 +9,6 @@ from importlib.resources import files
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
 
 from .catalog import MAX_FILE
 from .guard import Guard
@@ -46,5 +45,5 @@ def launch_options() -> dict[str, Any]:
         "enable_monitoring": False,
         "state_session_capacity": MAX_SESSIONS,
         "run_history": False,
-        "app_kwargs": {"middleware": [Middleware(Guard)]},
+        "app_kwargs": {"middleware": [(Guard, (), {})]},
     }
