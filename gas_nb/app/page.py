@@ -167,7 +167,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gas_nb.app") -> No
         _serve(bench, where | dict(auth=known))
 
 # %% ../../nbs/05_app.ipynb #app-page-serve
-_PATIENCE = 30.0  # seconds: Python may not end while a thread is inside torch
+_PATIENCE = 30.0  # seconds for the first answer's thread
+_STEP = 600.0  # seconds for the step of a training: Python may not end while one is inside torch
 
 
 def _serve(bench: Workbench, where: dict[str, Any]) -> None:
@@ -183,7 +184,7 @@ def _serve(bench: Workbench, where: dict[str, Any]) -> None:
         ended.set()
         end_training(bench)
         page.close(verbose=False)
-        end_training(bench, _PATIENCE)
+        end_training(bench, _STEP)
         warming.join(_PATIENCE)
 
 
