@@ -1,10 +1,12 @@
 """Many visitors at once: 20 requests together to the app on the loopback, and then one more.
 
     python benchmarks/app_load.py [--requests 20] [--rounds 3] [--teacher digits]
+    python benchmarks/app_load.py --minutes 60 [--clients 20] [--out benchmarks/results/load.json]
 
-Checks that every request of a round is answered, in the order in which they came, that the next one
-is told to wait, and that visitors get their own pictures; prints the memory after each round.
-Server and clients share this process, so that the order is read off the desk itself.
+The first checks that every request of a round is answered, in the order in which they came, that
+the next one is told to wait, and that visitors get their own pictures; it prints the memory after
+each round. Server and clients share this process, so that the order is read off the desk itself.
+The second is `app_hour.py`: the command `python -m gas_nb.app`, visited for as long as one likes.
 """
 
 import argparse
@@ -77,7 +79,15 @@ def main() -> None:
     p.add_argument("--requests", type=int, default=20)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--teacher", default="digits", choices=["digits", "fmnist"])
+    p.add_argument("--minutes", type=float, help="visit the command for so long")
+    p.add_argument("--clients", type=int, default=20, help="with --minutes")
+    p.add_argument("--out", default="benchmarks/results/load.json", help="with --minutes")
+    p.add_argument("--seed", type=int, default=0, help="with --minutes: of what the clients do")
     a = p.parse_args()
+    if a.minutes:
+        from app_hour import visit
+
+        sys.exit(visit(a.minutes, a.clients, a.out, a.seed))
     from gradio_client import Client
 
     from gas_nb.app import Workbench, build, launch_options

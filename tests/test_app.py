@@ -230,14 +230,12 @@ def test_waiting_leaves_nothing_behind_in_the_session(bench):
     try:
         visitor, components = Client(address, verbose=False), []
         for seed in range(3):
-            place = bench.desk.enter()
-            threading.Timer(0.6, place.leave).start()
-            told = [
-                update[0]
-                for update in visitor.submit(
-                    "digits", "mixed", 1, seed, 2, ["4"], ["ddim"], "best", api_name="/compare"
-                )
-            ]
+            place, told = bench.desk.enter(), []
+            question = ("digits", "mixed", 1, seed, 2, ["4"], ["ddim"], "best")
+            for update in visitor.submit(*question, api_name="/compare"):
+                told.append(update[0])
+                if len(told) == 2:
+                    place.leave()
             assert "before yours" in told[0] and "pictures in" in told[-1]
             components += [
                 len(s.blocks_config.blocks) for s in server.state_holder.session_data.values()

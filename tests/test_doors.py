@@ -124,13 +124,12 @@ def test_a_pipeline_is_trained_and_compared_in_the_app(tmp_path, folder, kind):
     files = {name: given[name] for name in ("teacher", "prompts", "calls")}
     bench = app.Workbench(tmp_path / "runs", "cpu", **files)
     assert app.build(bench=bench) is not None
-    *_, (line, _) = bench.distil(given["teacher"], 3, "quick", pause=0.05)
+    *_, (line, _) = bench.distil(bench.first, 3, "quick", pause=0.05)
     assert f"kept in {kind}-nfe3-1" in line
-    condition = app.condition_choices(bench.classes(given["teacher"]))[0][1]
+    condition = app.condition_choices(bench.classes(bench.first))[0][1]
     assert condition == ("mixed" if given["prompts"] else "none")
-    ask = app.make_ask(
-        given["teacher"], condition, 1.0, 0, 2, [3], ["ddim", "gs", "gas"], "best", bench=bench
-    )
+    solvers = ["ddim", "gs", "gas"]
+    ask = app.make_ask(bench.first, condition, 1.0, 0, 2, [3], solvers, "best", bench=bench)
     *_, (line, page, found) = bench.compare(ask)
     assert "3 pictures in" in line and page.count("<button") == 2 and "Teacher" in page
     assert all(c.l1 == c.l1 for c in found["cells"].values() if c.solver != "teacher")

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -17,11 +19,12 @@ from .ask import Ask
 from .catalog import Trained, read_solver
 from .inside import asked_tableau
 from .shared import Shared
+from ..runtime.files import atomic_path
 from ..tableau import Tableau
 from ..teacher import Teacher
 
 # %% auto #0
-__all__ = ['MAX_UPLOADS', 'python_lines', 'scheduler_zip', 'export_zip', 'export_choices', 'downloads', 'add_upload']
+__all__ = ['MAX_KEPT', 'MAX_UPLOADS', 'python_lines', 'scheduler_zip', 'export_zip', 'export_choices', 'downloads', 'add_upload']
 
 # %% ../../nbs/app/files.ipynb #app-files-lines
 _LINES = """\
@@ -50,8 +53,11 @@ def scheduler_zip(tab: Tableau, teacher: Teacher, path: Path) -> None:
 
 # %% ../../nbs/app/files.ipynb #app-files-zipb
 def _zipped(folder: Path, path: Path) -> None:
-    "What is in `folder`, as a folder of the archive `path`."
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    "What is in `folder`, as a folder of the archive `path`, which is whole as soon as it is there."
+    with (
+        atomic_path(path) as made,
+        zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         for file in sorted(folder.rglob("*")):
             archive.write(file, f"{path.stem}/{file.relative_to(folder)}")
 
@@ -79,11 +85,18 @@ def export_choices() -> list[tuple[str, str]]:
 _NO_TARGET = "this program, and diffusers"
 
 # %% ../../nbs/app/files.ipynb #app-files-downloads
-def _download_folder(name: str, table: Tableau) -> Path:
-    "A folder for the files of one table."
+MAX_KEPT = 50  # folders of files that were asked for last
+
+
+def _download_folder(shared: Shared, name: str, table: Tableau) -> Path:
+    "A folder for the files of one table, in a folder that no other user of the machine can enter."
     content = hashlib.sha256((name + table.to_json()).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / "gas_nb-downloads" / content
-    folder.mkdir(parents=True, exist_ok=True)
+    root = Path(shared.files.name)
+    folder = root / content
+    folder.mkdir(exist_ok=True)
+    os.utime(folder)
+    for old in sorted(root.iterdir(), key=os.path.getmtime)[:-MAX_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
     return folder
 
 # %% ../../nbs/app/files.ipynb #app-files-downloadsb
@@ -94,7 +107,7 @@ def downloads(
     another program, a name in `TARGETS`. ValueError where that program cannot hold the solver."""
     table = asked_tableau(shared, ask, uploads)
     name = re.sub(r"[^\w.-]", "-", f"{ask.teacher}-{ask.solvers[0]}-{ask.nfes[0]}")
-    folder = _download_folder(name, table)
+    folder = _download_folder(shared, name, table)
     solver, scheduler = folder / f"{name}.json", folder / f"{name}-scheduler.zip"
     if not solver.exists():
         table.save(solver)

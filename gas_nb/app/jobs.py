@@ -27,7 +27,7 @@ from ..teachers.diffusers import PipelineTeacher
 from ..training import TrainConfig
 
 # %% auto #0
-__all__ = ['SIZES', 'Job', 'distil']
+__all__ = ['SIZES', 'Job', 'distil', 'end_training']
 
 # %% ../../nbs/app/jobs.ipynb #app-jobs-rivals
 def _rivals(name: str, teacher: Teacher, nfe: int, held_out: Pairs) -> dict[str, Tableau]:
@@ -180,3 +180,14 @@ def distil(
     if job.error is not None:
         raise job.error
     yield status(_outcome(job)), _curves(job)
+
+# %% ../../nbs/app/jobs.ipynb #app-jobs-end
+def end_training(shared: Shared, patience: float = 0.0) -> bool:
+    "Stop the training that runs, if any, and wait at most `patience` seconds; whether it ended."
+    job = shared.job
+    if not isinstance(job, Job):
+        return True
+    job.stop.set()
+    if patience and job.is_alive():
+        job.join(patience)
+    return not job.is_alive()

@@ -5,6 +5,7 @@
 # %% ../../nbs/app/messages.ipynb #app-messages-imports
 from __future__ import annotations
 
+import re
 import sys
 import time
 import traceback
@@ -14,9 +15,10 @@ from typing import Any
 
 from .desk import Busy, Place
 from .html import element
+from ..runtime.files import FolderInUse
 
 # %% auto #0
-__all__ = ['status', 'in_words', 'told', 'wait_in_line']
+__all__ = ['status', 'without_paths', 'in_words', 'told', 'wait_in_line']
 
 # %% ../../nbs/app/messages.ipynb #app-messages-status
 def status(text: str, done: float | None = None, alert: bool = False) -> str:
@@ -27,10 +29,21 @@ def status(text: str, done: float | None = None, alert: bool = False) -> str:
     return element("div", bar + element("span", escape(text)), class_=kind, role=role)
 
 # %% ../../nbs/app/messages.ipynb #app-messages-words
+_PATH = re.compile(r"(?<![\w.:/\\~])(?:[A-Za-z]:|~)?(?:[/\\][^\s/\\:'\"<>,;()]+){2,}[/\\]?")
+
+
+def without_paths(text: str) -> str:
+    "`text` with the last name alone of every absolute path in it."
+    return _PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], text)
+
+
 def in_words(error: Exception) -> str:
     "What a visitor is told about an error."
+    if isinstance(error, FolderInUse):
+        busy = "Another program works on the run with these settings."
+        return f"{busy} Please choose others, or come back when it has ended."
     if isinstance(error, (ValueError, Busy)):
-        return str(error)
+        return without_paths(str(error))
     traceback.print_exception(error, file=sys.stderr)
     log = "Something went wrong on the server; its log has the details."
     return f"{log} Please try other settings."

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import html
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ import gradio as gr
 
 from .answer import generate
 from .ask import TEACHER_NFE
+from .guard import login, warning
+from .jobs import end_training
 from .messages import in_words
 from .style import launch_options
 from .tabs.compare import compare_tab
@@ -92,6 +96,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help=host)
     parser.add_argument("--port", type=int, help="default: the first free one from 7860")
     parser.add_argument("--share", action="store_true", help=share)
+    user = "ask for this name, and for the password that GAS_NB_PASSWORD holds"
+    file = "its first line is the password, in the place of GAS_NB_PASSWORD"
+    parser.add_argument("--user", default="", metavar="NAME", help=user)
+    parser.add_argument("--password-file", default="", metavar="FILE", help=file)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
     parser.add_argument("--teacher", default="", help=teacher)
     parser.add_argument("--prompts", default="", metavar="FILE", help=prompts)
@@ -149,13 +157,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "gas_nb.app") -> No
     given = _parser(prog).parse_args(arguments)
     with errors_in_words(prog):
         check_address(given.host, given.port)
+        known = login(given.user, given.password_file)
+        if told := warning(given.host, given.share, given.user):
+            print(f"{prog}: {told}", file=sys.stderr)
         shown = dict(teacher=given.teacher, prompts=given.prompts, calls=given.calls)
         bench = Workbench(given.runs, given.device, **shown)
         bench.teacher(bench.first).check()
-        _serve(bench, dict(server_name=given.host, server_port=given.port, share=given.share))
+        where = dict(server_name=given.host, server_port=given.port, share=given.share)
+        _serve(bench, where | dict(auth=known))
 
-
-_PATIENCE = 30.0  # seconds: Python may not end while a thread is inside torch
+# %% ../../nbs/05_app.ipynb #app-page-serve
+_PATIENCE = 30.0  # seconds for the first answer's thread
+_STEP = 600.0  # seconds for the step of a training: Python may not end while one is inside torch
 
 
 def _serve(bench: Workbench, where: dict[str, Any]) -> None:
@@ -169,10 +182,17 @@ def _serve(bench: Workbench, where: dict[str, Any]) -> None:
         wait_for_visitors()
     finally:
         ended.set()
+        end_training(bench)
         page.close(verbose=False)
+        end_training(bench, _STEP)
         warming.join(_PATIENCE)
 
 
 def wait_for_visitors() -> None:
-    "Until an interrupt."
-    threading.Event().wait()
+    "Until an interrupt, or until the process is told to end (SIGTERM, which is no error)."
+    told = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: told.set())
+    try:
+        told.wait()
+    finally:
+        signal.signal(signal.SIGTERM, before)

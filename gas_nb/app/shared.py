@@ -5,9 +5,11 @@
 # %% ../../nbs/app/shared.ipynb #app-shared-imports
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from ..teachers.presets import read_prompts
 from ..training import TrainConfig, check_calls, preset_config, teacher_of
 
 # %% auto #0
-__all__ = ['MAX_WORDED', 'device_title', 'Teachers', 'TeacherShelf', 'solver_rows', 'Shared']
+__all__ = ['MAX_WORDED', 'shown_name', 'device_title', 'Teachers', 'TeacherShelf', 'solver_rows', 'Shared']
 
 # %% ../../nbs/app/shared.ipynb #app-shared-titles
 def _check_given(teacher: str, prompts: str, calls: str) -> None:
@@ -45,12 +47,21 @@ def _check_given(teacher: str, prompts: str, calls: str) -> None:
         check_calls(teacher, prompts, calls, needed=False)
 
 
+def shown_name(given: str) -> str:
+    "What visitors know a teacher by: of a file or folder the last name, and not where it lies."
+    if given in ("", *embedded_titles()) or not Path(given).exists():
+        return given
+    name = Path(given).resolve().name
+    return f"{name} (given)" if name in embedded_titles() else name
+
+
 def _titles(teacher: str) -> dict[str, str]:
     "Titles by name: the given teacher, then the embedded ones."
     embedded = embedded_titles()
     if teacher in ("", *embedded):
         return embedded
-    return {teacher: Path(teacher).name} | embedded
+    name = shown_name(teacher)
+    return {name: Path(name).name} | embedded
 
 # %% ../../nbs/app/shared.ipynb #app-shared-device
 MAX_WORDED = 4  # pipelines with other prompts that are kept open
@@ -80,7 +91,8 @@ class Teachers:
 
     def __init__(self, device: str = "auto", given: str = "", prompts: str = "", calls: str = ""):
         _check_given(given, prompts, calls)
-        self.first, self.prompts, self.calls = given or DEFAULT.teacher, prompts, calls
+        self.given, self.prompts, self.calls = given, prompts, calls
+        self.first = shown_name(given) or DEFAULT.teacher
         self.titles = _titles(given)
         self.device = default_device(device)
         self.lock = threading.Lock()
@@ -94,8 +106,12 @@ class Teachers:
 
     def check_name(self, name: str) -> None:
         "ValueError for a teacher that is not offered."
-        if name not in self.titles:
+        if not isinstance(name, str) or name not in self.titles:
             raise ValueError(f"teacher {name!r}: choose one of {', '.join(self.titles)}")
+
+    def source(self, name: str) -> str:
+        "What `load_teacher` takes for the teacher that visitors know by `name`."
+        return self.given if self.given and name == self.first else name
 
     def teacher(self, name: str) -> Teacher:
         "A teacher by name."
@@ -111,7 +127,8 @@ class Teachers:
         if teacher in embedded_titles():
             files = {}
         device = str(self.device)
-        return preset_config(size, teacher=teacher, **files, device=device, **settings)
+        source = self.source(teacher)
+        return preset_config(size, teacher=source, **files, device=device, **settings)
 
 # %% ../../nbs/app/shared.ipynb #app-shared-worded
 class TeacherShelf(Teachers):
@@ -192,11 +209,19 @@ class Shared(TeacherShelf):
             raise ValueError(f"runs={str(runs)!r}: is a file, give a folder")
         self.desk, self.training_desk = Desk(limit), Desk(1, 120.0)
         self.cells: OrderedDict[tuple, tuple[Tensor, float]] = OrderedDict()
+        self.remembering = threading.Lock()
+        self.files = tempfile.TemporaryDirectory(prefix="gas_nb-")  # this user's alone
         self.job: threading.Thread | None = None
 
     def solvers(self, uploads: Sequence[Trained] = ()) -> list[Trained]:
         "Every trained solver: shipped, from the runs, uploaded. GS and GAS show the first to fit."
-        return [*shipped_solvers(), *run_solvers(self.runs), *uploads]
+        found = [*shipped_solvers(), *run_solvers(self.runs), *uploads]
+        return [self._by_shown_name(one) for one in found]
+
+    def _by_shown_name(self, solver: Trained) -> Trained:
+        if not self.given or solver.teacher != teacher_key(self.given):
+            return solver
+        return replace(solver, teacher=teacher_key(self.first))
 
     def solver_choices(
         self, teacher: str, uploads: Sequence[Trained] = ()
@@ -208,10 +233,10 @@ class Shared(TeacherShelf):
         "`run_cell`, or what it answered to the same question before."
         question = (ask.teacher, ask.condition, ask.guidance, ask.prompt, ask.seed, ask.n)
         key = (*question, tableau.to_json())
-        if key not in self.cells:
-            self.cells[key] = run_cell(ask, teacher, tableau)
-        answer = self.cells.pop(key)
-        self.cells[key] = answer  # the newest last
-        while len(self.cells) > self.keep:
-            self.cells.popitem(last=False)
+        answer = self.cells.get(key) or run_cell(ask, teacher, tableau)
+        with self.remembering:
+            self.cells[key] = answer
+            self.cells.move_to_end(key)  # the newest last
+            while len(self.cells) > self.keep:
+                self.cells.popitem(last=False)
         return answer

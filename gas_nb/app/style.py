@@ -11,9 +11,10 @@ from typing import Any
 import gradio as gr
 
 from .catalog import MAX_FILE
+from .guard import Guard
 
 # %% auto #0
-__all__ = ['CSS', 'launch_options']
+__all__ = ['CSS', 'MAX_SESSIONS', 'launch_options']
 
 # %% ../../nbs/app/style.ipynb #app-style-css
 CSS = files("gas_nb").joinpath("app", "page.css").read_text(encoding="utf-8")
@@ -28,6 +29,9 @@ def _theme() -> gr.themes.Base:
     )
 
 
+MAX_SESSIONS = 100  # pages whose state is kept; one takes 0.2 MB before it asks
+
+
 def launch_options() -> dict[str, Any]:
     "What `launch` needs so that the page looks as it should and talks to nobody else."
     return {
@@ -39,4 +43,7 @@ def launch_options() -> dict[str, Any]:
         "max_threads": 80,
         "ssr_mode": False,
         "enable_monitoring": False,
+        "state_session_capacity": MAX_SESSIONS,
+        "run_history": False,
+        "app_kwargs": {"middleware": [(Guard, (), {})]},
     }

@@ -41,7 +41,7 @@ class Workbench(Shared):
 
     def sweep_rows(self, teacher: str) -> list[dict[str, Any]]:
         "Result rows of the runs for a teacher."
-        return sweep_rows(self.runs, teacher)
+        return sweep_rows(self.runs, self.source(teacher))
 
     def opening_rows(self, teacher: str) -> tuple[list[dict[str, Any]], str]:
         "Result rows to begin with, of the runs or else of the package, and which they are."
