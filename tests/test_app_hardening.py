@@ -311,9 +311,9 @@ def test_nothing_of_the_machine_was_in_any_answer(site):
 
 
 def test_an_error_keeps_paths_and_people_to_itself(capsys):
-    error = FolderInUse("/home/ada/runs/one is in use by ada on host, process 3 (python x)")
+    error = FolderInUse("/srv/ada/runs/one is in use by ada on host, process 3 (python x)")
     assert not re.search("ada|host|python", in_words(error))
-    told = in_words(ValueError("/home/ada/runs/one/config.json: not JSON"))
+    told = in_words(ValueError("/srv/ada/runs/one/config.json: not JSON"))
     assert told == "config.json: not JSON"
     assert without_paths("seed 3/4 of https://a.b/c/d") == "seed 3/4 of https://a.b/c/d"
 

@@ -137,6 +137,16 @@ def _whole(what: str, value: Any) -> int:
     return int(value)
 
 # %% ../../nbs/app/ask.ipynb #app-ask-make
+def _words(prompt: str | None, teacher: str, offer: Offer) -> str:
+    "The prompt without spaces around it; ValueError where the teacher takes none."
+    words = "" if prompt is None else prompt
+    if isinstance(words, str):
+        words = words.strip()
+    if words and not offer.takes_prompt(teacher):
+        raise ValueError(f"prompt {str(words)[:40]!r}: {teacher} takes no words, leave it empty")
+    return words
+
+# %% ../../nbs/app/ask.ipynb #app-ass1
 def make_ask(
     teacher: str,
     condition: str,
@@ -162,11 +172,7 @@ def make_ask(
     for what, several in (("evaluations", nfes), ("solvers", solvers)):
         if not isinstance(several, (list, tuple)):
             raise ValueError(f"{what}={several!r}: give a list")
-    words = "" if prompt is None else prompt
-    if isinstance(words, str):
-        words = words.strip()
-    if words and not offer.takes_prompt(teacher):
-        raise ValueError(f"prompt {str(words)[:40]!r}: {teacher} takes no words, leave it empty")
+    words = _words(prompt, teacher, offer)
     return Ask(
         teacher,
         condition if condition in ("none", "mixed") else int(condition),

@@ -29,7 +29,7 @@ def read_password(file: str = "") -> str:
         raise ValueError(f"--password-file {file!r} cannot be read: {error}") from None
     return lines[0] if lines else ""
 
-
+# %% ../../nbs/app/guard.ipynb #app-gus1
 def login(user: str = "", file: str = "") -> tuple[str, str] | None:
     "(user, password) to ask for; None: nobody is asked. ValueError where one lacks the other."
     password = read_password(file)

@@ -90,7 +90,7 @@ def read_numbers(entry: Any) -> Numbers:
     _check_numbers(numbers)
     return numbers
 
-
+# %% ../../nbs/exchange/portable.ipynb #exq01rs1
 def _check_numbers(numbers: Numbers) -> None:
     "ValueError unless every list has its length and all numbers are finite."
     n = numbers.nfe
@@ -104,11 +104,11 @@ def _check_numbers(numbers: Numbers) -> None:
         if not torch.isfinite(M).all():
             raise ValueError("A and C have to be finite numbers")
 
-
+# %% ../../nbs/exchange/portable.ipynb #exq01rs2
 def _both(rows: Mapping, n: int) -> tuple[Tensor, Tensor]:
     return _triangle(rows["A"], n), _triangle(rows["C"], n)
 
-
+# %% ../../nbs/exchange/portable.ipynb #exq01rs3
 def _triangle(rows: list, n: int) -> Tensor:
     if [len(row) for row in rows] != list(range(1, n + 1)):
         raise ValueError(f"A and C have to be {n} rows of 1 to {n} numbers")

@@ -52,7 +52,7 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     off = features - mean
     return mean, off.T @ off / (len(off) - 1)
 
-
+# %% ../../nbs/game/critics.ipynb #gmcr00s1
 MOST_FEATURES = 2048  # a larger covariance takes too long to take apart at every move
 
 
@@ -207,7 +207,7 @@ def parse_critics(text: str) -> tuple[CriticName, ...]:
         raise ValueError(f"critics={text!r}: name one or more of {_known()}")
     return found
 
-
+# %% ../../nbs/game/critics.ipynb #gmcr02s1
 def _parse_one(part: str) -> CriticName:
     name, star, weight = part.partition("*")
     kind, _, features = (piece.strip() for piece in name.partition(":"))
@@ -218,11 +218,11 @@ def _parse_one(part: str) -> CriticName:
         raise ValueError(f"critics: {part!r}: unknown features; choose among {known}")
     return CriticName(kind, features, _weight(part, weight) if star else 1.0)
 
-
+# %% ../../nbs/game/critics.ipynb #gmcr02s2
 def _known() -> str:
     return ", ".join([*COMPARISONS, "r3gan"])
 
-
+# %% ../../nbs/game/critics.ipynb #gmcr02s3
 def _weight(part: str, text: str) -> float:
     try:
         weight = float(text)

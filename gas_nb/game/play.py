@@ -85,7 +85,7 @@ def play(
         adam.step()
     return z.detach()
 
-
+# %% ../../nbs/game/play.ipynb #gmpl00s1
 def _said(critics: Sequence[tuple[float, Callable]], fake: Tensor) -> list[Tensor]:
     for _, critic in critics:
         if hasattr(critic, "learn"):
@@ -104,7 +104,7 @@ class Judged(NamedTuple):
         "The gain in standard errors."
         return self.gain / self.error if self.error > 0 else math.copysign(math.inf, self.gain)
 
-
+# %% ../../nbs/game/play.ipynb #gmpl00s1
 def judge(before: Tensor, after: Tensor, reals: Tensor, seed: int, blocks: int = 16) -> Judged:
     """Two solvers' samples (B, ...) and the teacher's, all of the same noise, in features that no
     critic of this seed has."""
@@ -119,19 +119,19 @@ def judge(before: Tensor, after: Tensor, reals: Tensor, seed: int, blocks: int =
     spread = values.var(correction=0) * (blocks - 1)
     return Judged(_difference(*seen), spread.sqrt().item())
 
-
+# %% ../../nbs/game/play.ipynb #gmpl00s2
 _JUDGES = 1_000_003  # seeds of the judges' features, away from those of the critics
 
 
 def _as_it_is(reals: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda features: features
 
-
+# %% ../../nbs/game/play.ipynb #gmpl00s3
 def _difference(before: Tensor, after: Tensor, reals: Tensor) -> float:
     compare = Kernel(reals)
     return (compare(before) - compare(after)).item()
 
-
+# %% ../../nbs/game/play.ipynb #gmpl00s4
 def _left_out(n: int, blocks: int) -> list[Tensor]:
     "The rows that stay when each block is left out."
     block = torch.arange(n) * blocks // n
@@ -149,7 +149,7 @@ class Turn(NamedTuple):
     ratio: float
     told: str
 
-
+# %% ../../nbs/game/play.ipynb #gmpl01s1
 PARTS = (1.0, 0.85, 0.7, 0.5, 0.3)  # of the way that a game has found, tried in this order
 
 
@@ -199,13 +199,13 @@ def take_turn(table: Table, chart: Chart, start: Chart | None = None) -> Turn:
     z = play(tangent, pairs.x_0, critics, *at)
     return _walk(table, tangent, _inside(table, tangent, z), start)
 
-
+# %% ../../nbs/game/play.ipynb #gmpl01s1
 def _critic(table: Table, i: int) -> tuple[float, Callable]:
     "The weight and the critic of that number, each with a seed of its own."
     name, seed = table.critics[i], table.seed + 7919 * i
     return name.weight, make_critic(name, table.pairs.x_0, seed, table.features)
 
-
+# %% ../../nbs/game/play.ipynb #gmpl01s2
 def _inside(table: Table, tangent: Tangent, z: Tensor) -> Tensor:
     "z, shortened until the times are within the bounds of a turn."
     wider = replace(table.fit, max_stretch=table.options.stretch)
@@ -242,7 +242,7 @@ def _walk(table: Table, tangent: Tangent, z: Tensor, start: Chart) -> Turn:
         return Turn(chart, False, judged, loss, ratio, _why(best, options))
     return best._replace(told=_gained(best))
 
-
+# %% ../../nbs/game/play.ipynb #gmpl01s2
 _TINY = 1e-30
 _ENOUGH = 2  # parts within the allowed distance that are judged
 
@@ -253,7 +253,7 @@ def _why(best: Turn | None, options: GameOptions) -> str:
     told = f"gain {best.judged.gain:.2g} +- {best.judged.error:.2g}"
     return f"not moved: on held-out noise nothing is sure to be gained ({told})"
 
-
+# %% ../../nbs/game/play.ipynb #gmpl01s1
 def _gained(turn: Turn) -> str:
     told = f"{turn.judged.gain:.2g} +- {turn.judged.error:.2g} nearer as a set"
     return f"moved: {told}, at {turn.ratio:.2f} times the distance of GS, on held-out noise"

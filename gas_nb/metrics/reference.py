@@ -64,7 +64,7 @@ def _check_sizes(path: str | Path) -> None:
             with archive.open(part) as file:
                 _check_shape(file, part.file_size)
 
-
+# %% ../../nbs/metrics/reference.ipynb #mre0nps1
 def _check_shape(file: Any, size: int) -> None:
     "ValueError for an array whose header claims more than is there."
     version = np.lib.format.read_magic(file)
@@ -74,7 +74,7 @@ def _check_shape(file: Any, size: int) -> None:
     if math.prod(shape) * kind.itemsize > size:
         raise ValueError(f"an array of shape {shape} in {size:,} bytes")
 
-
+# %% ../../nbs/metrics/reference.ipynb #mre0nps2
 def read_fid_reference(path: str | Path) -> Reference:
     """An `.npz` with `mu` and `sigma`, as EDM publishes them; nothing is unpickled.
 

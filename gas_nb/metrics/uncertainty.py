@@ -69,7 +69,7 @@ def checked_blocks(blocks: int, n: int | None = None) -> int:
         raise ValueError(f"blocks={blocks}{of_rows}: need at least 2")
     return most
 
-
+# %% ../../nbs/metrics/uncertainty.ipynb #mun000s1
 def jackknife(
     statistic: Callable[..., float | Tensor], *columns: Tensor, blocks: int = BLOCKS
 ) -> Estimate:
