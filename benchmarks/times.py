@@ -94,6 +94,14 @@ def cells(nfes: tuple[int, ...], rules: tuple[str, ...]) -> list[tuple[str, int]
     return asked
 
 
+def named_cell(text: str) -> tuple[str, int]:
+    """`res_2m:4`: a rule and its number of evaluations. SystemExit for anything else."""
+    rule, _, nfe = text.partition(":")
+    if rule not in (*ORDER, "full") or not nfe.isdigit():
+        raise SystemExit(f"--cells {text!r}: give RULE:NFE, with one of full, {', '.join(ORDER)}")
+    return rule, int(nfe)
+
+
 def in_turn(asked: list[tuple[str, int]], first: tuple[int, ...]) -> list[tuple[str, int]]:
     return sorted(asked, key=lambda cell: (cell[1] not in first, ORDER_OF[cell[0]]))
 
@@ -132,7 +140,8 @@ def run(options: argparse.Namespace) -> dict:
         raise SystemExit(f"{file} was measured otherwise ({done}): name another --output")
     have = {(row["rule"], row["nfe"]) for row in done["rows"]}
     nfes, rules = ((4,), ("dpmpp_2m", "euler")) if options.quick else (NFES, ORDER)
-    left = [cell for cell in in_turn(cells(nfes, rules), (4, 8)) if cell not in have]
+    asked = [named_cell(text) for text in options.cells] or in_turn(cells(nfes, rules), (4, 8))
+    left = [cell for cell in asked if cell not in have]
     labels = "random" if teacher.n_classes else None
     if not left:
         return done
@@ -166,6 +175,8 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--n", type=int, default=200, help="fresh noises that all are judged on")
     parser.add_argument("--minutes", type=float, default=1e9, help="no new cell after so many")
     parser.add_argument("--all-grids", action="store_true", help="every usual grid on fresh noise")
+    only = "only these, as res_2m:4"
+    parser.add_argument("--cells", nargs="*", default=[], metavar="RULE:NFE", help=only)
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--work", type=Path, default=Path("runs"), help="where pairs are kept")
     options = parser.parse_args(arguments)

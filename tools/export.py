@@ -105,6 +105,8 @@ def is_output(path: Path) -> bool:
         ".ipynb_checkpoints",
         ".pytest_cache",
         ".ruff_cache",
+        ".mypy_cache",
+        ".hypothesis",
         "__pycache__",
         "_docs",
         "_proc",
