@@ -26,7 +26,8 @@ from .runtime.trackers import Tracker
 from .schedule import SPACINGS
 from .tableau import Tableau
 from .teacher import Teacher, teacher_kind
-from .training import StepRecord, TrainConfig, TrainState, check_calls, load_state
+from .training import StepRecord, TrainConfig, TrainState, check_calls, has_played
+from .training import load_state
 from .training import make_distance, planned, rehearse, resolve, teacher_of, train
 from .training.pairs import pairs_wanted, split_pairs
 
@@ -217,7 +218,7 @@ def learned(state: TrainState) -> dict[str, Tableau]:
     "The solvers of a training so far: `gs` and, from the adversarial phase on, `gas`."
     distilled = state.phase in ("gas", "done")
     tables = dict(gs=state.tableau("gs" if distilled else "ema"))
-    if state.discriminator is not None:
+    if has_played(state):
         tables["gas"] = state.tableau()
     return tables
 

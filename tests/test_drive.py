@@ -261,7 +261,7 @@ def test_the_console_prints_stages_progress_and_the_table(tmp_path, digits, caps
         "training pairs   [####################] 32/32",
         "the bar, on held-out pairs:\n  DDIM",
         "fit              [######..............] 1/3 loss",
-        "gas              [####################] 2/2 loss",
+        "gas              [####################] 1/1 loss",
         "evaluation pairs [####################] 10/10",
         "solver         NFE  spacing                l1        "
         "l2   frechet\nTeacher         20  logSNR",

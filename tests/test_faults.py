@@ -189,7 +189,9 @@ def test_a_whole_folder_of_pairs_is_not_written_to(tmp_path):
 def test_a_cut_manifest_is_named_with_the_remedy(tmp_path):
     small(tmp_path)
     os.truncate(tmp_path / "manifest.json", 100)
-    with pytest.raises(ValueError, match="manifest.json is not JSON .*: delete its folder"):
+    with pytest.raises(
+        ValueError, match="manifest.json is not JSON: .*; restore it, or empty the folder"
+    ):
         generate_pairs(MatrixTeacher(), range(30), tmp_path, "random", 10, 5)
 
 

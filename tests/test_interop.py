@@ -331,7 +331,7 @@ def test_hostile_and_damaged_discriminators(tmp_path):
         "text.pkl": "not a complete pickle",
         "noD.pkl": 'no entry "D"',
         "number.pkl": "not a module",
-        "list.pt": "not a state dictionary",
+        "list.pt": "holds list: give a state dictionary",
         "less.pt": "lacks",
     }
     for name, message in names.items():

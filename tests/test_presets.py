@@ -15,6 +15,7 @@ import pytest
 import torch
 from golden import GOLDEN
 
+from gas_nb.game import GameOptions
 from gas_nb.schedule import NoiseSchedule
 from gas_nb.tableau import Tableau
 from gas_nb.teachers.edm import EDMPrecond, save_edm
@@ -301,6 +302,8 @@ def test_another_budget_keeps_the_problem(tmp_path, weights, vgg):
     )
     assert (config.loss, config.t_eps) == ("lpips", 1e-4)
     expected = PRESETS["cpu"] | dict(budget=PRESETS["cpu"]["budget"] * config.nfe)
+    tangent = GameOptions(**expected.pop("tangent"))
+    assert config.tangent == tangent
     assert all(getattr(config, name) == value for name, value in expected.items())
     assert resolve(parameters(tmp_path, teacher="digits")).loss == "l1"
 

@@ -246,7 +246,7 @@ def test_two_processes_give_the_rows_of_one_and_report_what_fails(finished, tmp_
     assert (
         main(["--job", str(sweep.folder), "--nfe", "4"]) == 1
     )  # the missing solver again, nothing else
-    with pytest.raises(ValueError, match="no sweep was started"):
+    with pytest.raises(ValueError, match="start it again"):
         load_sweep(tmp_path)
 
 

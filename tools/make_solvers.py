@@ -8,6 +8,7 @@ and takes the GS solvers, and their figures, of the finished `make sweep` in `--
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def bundle(out: Path, teacher: str) -> GASScheduler:
 def keep(out: Path, teacher: Teacher, tableau: Tableau, condition: str, figures: dict) -> None:
     """Write a solver with what was measured of it."""
     meta = dict(tableau.meta, weights=teacher.weights_hash, condition=condition, figures=figures)
-    replace(tableau, meta=meta).save(out / f"{teacher.name}-gs-{tableau.nfe}.json")
+    replace(tableau, meta=meta).save(out / f"{teacher.name}-{tableau.name}-{tableau.nfe}.json")
 
 
 def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:
@@ -60,6 +61,31 @@ def from_sweep(runs: Path, name: str, nfes: list[int], out: Path) -> None:
         figures["best_training_free"] = dict(solver=solver, **best)
         keep(out, sweep.teacher, trained(sweep, "gs", n), sweep.config.condition, figures)
         print(f"NFE {n}: L1 {gs['l1']:.4f}, {classic['solver']} {classic['l1']:.4f}")
+
+
+def from_judged(folder: Path, results: Path, name: str, nfes: list[int], out: Path) -> None:
+    """Keep the solvers in `folder` that benchmarks/gas.py has judged, GS and GAS, with its figures.
+
+    ValueError if one of `nfes` is not among them."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from gas import digest_of
+
+    rows = {row["tableau"]: row for row in json.loads(results.read_text())["rows"]}
+    tables = [Tableau.load(path) for path in sorted(folder.glob(f"{name}-*.json"))]
+    judged = [table for table in tables if digest_of(table) in rows]
+    if lacking := set(nfes) - {table.nfe for table in judged}:
+        raise ValueError(
+            f"{results} judges no solver in {folder} for {sorted(lacking)} evaluations"
+        )
+    teacher = load_teacher(name, "cpu")
+    for table in judged:
+        row = rows[digest_of(table)]
+        figures = dict(l1=row["l1"], frechet=row["frechet"], n_eval=row["n"], repeats=1)
+        if table.nfe in nfes:
+            keep(out, teacher, table, "random", figures)
+            print(
+                f"{table.name}, NFE {table.nfe}: L1 {row['l1']:.4f}, Frechet {row['frechet']:.3f}"
+            )
 
 
 def distil(runs: Path, teacher: Teacher, config: TrainConfig, out: Path) -> None:
@@ -96,6 +122,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "gas_nb" / "solvers")
     finished = "take the solvers of the finished sweep in --runs"
     parser.add_argument("--from-sweep", action="store_true", help=finished)
+    judged = "take the solvers in this folder that benchmarks/gas.py has judged, GAS as well"
+    parser.add_argument("--judged", type=Path, metavar="FOLDER", help=judged)
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results" / "gas.json"
+    )
     only = "write the scheduler from the solvers that are there"
     parser.add_argument("--bundle-only", action="store_true", help=only)
     return parser.parse_args()
@@ -106,6 +137,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if args.from_sweep:
         from_sweep(args.runs, args.teacher, args.nfe, args.out)
+    elif args.judged:
+        from_judged(args.judged, args.results, args.teacher, args.nfe, args.out)
     elif not args.bundle_only:
         teacher = load_teacher(args.teacher)
         for nfe in args.nfe:

@@ -104,7 +104,7 @@ class Judged(NamedTuple):
         "The gain in standard errors."
         return self.gain / self.error if self.error > 0 else math.copysign(math.inf, self.gain)
 
-# %% ../../nbs/game/play.ipynb #gmpl00s1
+# %% ../../nbs/game/play.ipynb #gmplx011
 def judge(before: Tensor, after: Tensor, reals: Tensor, seed: int, blocks: int = 16) -> Judged:
     """Two solvers' samples (B, ...) and the teacher's, all of the same noise, in features that no
     critic of this seed has."""
@@ -199,7 +199,7 @@ def take_turn(table: Table, chart: Chart, start: Chart | None = None) -> Turn:
     z = play(tangent, pairs.x_0, critics, *at)
     return _walk(table, tangent, _inside(table, tangent, z), start)
 
-# %% ../../nbs/game/play.ipynb #gmpl01s1
+# %% ../../nbs/game/play.ipynb #gmplx020
 def _critic(table: Table, i: int) -> tuple[float, Callable]:
     "The weight and the critic of that number, each with a seed of its own."
     name, seed = table.critics[i], table.seed + 7919 * i
@@ -242,7 +242,7 @@ def _walk(table: Table, tangent: Tangent, z: Tensor, start: Chart) -> Turn:
         return Turn(chart, False, judged, loss, ratio, _why(best, options))
     return best._replace(told=_gained(best))
 
-# %% ../../nbs/game/play.ipynb #gmpl01s2
+# %% ../../nbs/game/play.ipynb #gmplx024
 _TINY = 1e-30
 _ENOUGH = 2  # parts within the allowed distance that are judged
 
@@ -253,7 +253,7 @@ def _why(best: Turn | None, options: GameOptions) -> str:
     told = f"gain {best.judged.gain:.2g} +- {best.judged.error:.2g}"
     return f"not moved: on held-out noise nothing is sure to be gained ({told})"
 
-# %% ../../nbs/game/play.ipynb #gmpl01s1
+# %% ../../nbs/game/play.ipynb #gmplx025
 def _gained(turn: Turn) -> str:
     told = f"{turn.judged.gain:.2g} +- {turn.judged.error:.2g} nearer as a set"
     return f"moved: {told}, at {turn.ratio:.2f} times the distance of GS, on held-out noise"

@@ -165,7 +165,7 @@ def rows_of_means(means: list[dict]) -> list[dict]:
     best: dict[tuple, dict] = {}
     for mean in means:
         row = _app_row(mean)
-        key = (row["solver"], row["nfe"], row["spacing"])
+        key = (row["solver"], row["nfe"], row.get("spacing"))
         rival = best.get(key)
         if rival is None or row.get("l1", math.inf) < rival.get("l1", math.inf):
             best[key] = row

@@ -14,7 +14,7 @@ from .pairs import draw_batch, draw_fresh, make_eval_pairs, make_training_pairs,
 from .parameters import resolve
 from .phases import NonFiniteLoss, gas_step, gs_step, validate
 from .presets import DIGITS, PRESETS, check_calls, preset_config, teacher_of
-from .state import TrainState, make_discriminator
+from .state import TrainState, has_played, make_discriminator
 
 __all__ = [
     "DIGITS",
@@ -35,6 +35,7 @@ __all__ = [
     "draw_fresh",
     "gas_step",
     "gs_step",
+    "has_played",
     "load_state",
     "lpips_features",
     "make_discriminator",
