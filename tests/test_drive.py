@@ -139,7 +139,7 @@ def test_a_sweep_judges_on_the_held_out_pairs_without_rivals(tmp_path, digits):
     assert [event.row["solver"] for event in of(events, Judged)] == ["gs", "gas"]
     metrics = of(events, Finished)[0].metrics
     assert metrics["n_eval"] == QUICK.n_val and metrics["rows"][0]["frechet"] is None
-    assert len(list((tmp_path / "pairs").iterdir())) == 1
+    assert len(list((tmp_path / "pairs").iterdir())) == 2  # those of the run, those of its game
 
 
 def test_a_job_is_what_it_is_made_of(tmp_path):

@@ -28,7 +28,7 @@ class _Allowed(NamedTuple):
         "ValueError, naming value and remedy, for what is not a number within the bounds."
         kind = numbers.Integral if self.whole else numbers.Real
         is_number = isinstance(value, kind) and not isinstance(value, bool)
-        if is_number and abs(value) < math.inf and self.least <= value <= self.most:
+        if is_number and abs(value) <= _LARGEST and self.least <= value <= self.most:
             return
         noun = "a whole number" if self.whole else "a finite number"
         upper = "" if self.most == math.inf else f" and at most {self.most:g}"
@@ -36,6 +36,7 @@ class _Allowed(NamedTuple):
 
 # %% ../../nbs/fitting/options.ipynb #optif006
 _TINY = 1e-12  # what must be positive is at least this
+_LARGEST = 1e300  # and nothing is larger
 _COUNT = _Allowed(1, whole=True)
 _POSITIVE = _Allowed(_TINY)
 

@@ -178,7 +178,7 @@ def _app_row(mean: dict) -> dict:
     row = dict(
         solver=swept[name][0].name if name in swept else name,
         nfe=int(mean["nfe"]),
-        spacing=None if name in LEARNED else mean["spacing"],
+        spacing=None if name in LEARNED else mean.get("spacing"),
     )
     for figure in figure_names():
         if mean.get(figure) is not None:
