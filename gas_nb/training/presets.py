@@ -38,7 +38,7 @@ _QUICK = dict(
 _CPU = dict(
     budget=400,  # for each of the solver's evaluations
     critics="frechet",  # nothing to learn
-    tangent=dict(pairs=48, judges=48, turns=1),
+    tangent=dict(pairs=48, judges=24, turns=1, evaluations=2_000),
     adversarial_iterations=8,
     batch_size=12,
     discriminator_lr=2e-4,
