@@ -36,7 +36,10 @@ PARAMETERS = dict(
         "fit times alone, for a solver that other programs have: euler, dpmpp_2m, unipc_2 ...",
     ),
     condition=("random", "class labels of the pairs: random, or none"),
-    adversarial=(-1.0, "weight of the adversarial loss; 0: GS only; negative: as the preset says"),
+    adversarial=(
+        -1.0,
+        "0: GS only; above: GAS (the published game's weight); negative: the preset",
+    ),
     game=("", "tangent (forward calls only) or published (through the network)"),
     critics=("", "who plays the first: frechet, kernel, r3gan, as in frechet:random,r3gan*0.3"),
     iterations=(0, "adversarial steps, and Adam steps of the published recipe"),

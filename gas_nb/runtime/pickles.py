@@ -175,6 +175,28 @@ def _check_opcodes(file: Any, refused: str = "") -> None:
         if argument > written + _SLACK:
             raise Unreadable(f"entry {argument:,} of its memo comes after {written:,}; {_AGAIN}")
 
+# %% ../../nbs/runtime/pickles.ipynb #571124e0
+def _check_saved(path: Path) -> None:
+    "Unreadable for what would unfold to more than the file has."
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            _check_legacy(_Clamped(file))
+        return
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise Unreadable("it is packed, which torch.save never does; save it again")
+        for part in parts:
+            if part.filename.endswith(".pkl"):
+                _check_opcodes(io.BytesIO(archive.read(part)), "bytearray")
+
+
+def _check_legacy(file: Any) -> None:
+    "The same of the five pickles that `torch.save` once wrote, one after the other."
+    for _ in range(5):
+        _check_opcodes(file, "bytearray")
+
 # %% ../../nbs/runtime/pickles.ipynb #c37f4e41
 def read_pickle(
     path: str | Path, inert: tuple[str, ...] = (), names: Mapping[str, Callable] = {}
@@ -200,28 +222,6 @@ def read_pickle(
         raise Unreadable(
             f"{path} is not a complete pickle of tensors ({reason}): {_AGAIN}"
         ) from None
-
-# %% ../../nbs/runtime/pickles.ipynb #571124e0
-def _check_saved(path: Path) -> None:
-    "Unreadable for what would unfold to more than the file has."
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as file:
-            _check_legacy(_Clamped(file))
-        return
-    with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-        if packed or sum(part.file_size for part in parts) > path.stat().st_size:
-            raise Unreadable("it is packed, which torch.save never does; save it again")
-        for part in parts:
-            if part.filename.endswith(".pkl"):
-                _check_opcodes(io.BytesIO(archive.read(part)), "bytearray")
-
-
-def _check_legacy(file: Any) -> None:
-    "The same of the five pickles that `torch.save` once wrote, one after the other."
-    for _ in range(5):
-        _check_opcodes(file, "bytearray")
 
 # %% ../../nbs/runtime/pickles.ipynb #9a535f39
 def read_checkpoint(path: str | Path) -> Any:
@@ -290,7 +290,8 @@ def module_state(module: Inert, prefix: str = "") -> dict[str, Tensor]:
             named = {f"{start}{name}": value for name, value in _part(state, kind).items()}
             tensors |= {name: value for name, value in named.items() if isinstance(value, Tensor)}
         children = _part(state, "_modules")
-        waiting += [(f"{start}{name}.", child) for name, child in children.items() if child]
+        found = [(f"{start}{name}.", child) for name, child in children.items() if child]
+        waiting += reversed(found)  # the first one is taken next
     return tensors
 
 

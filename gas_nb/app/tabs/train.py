@@ -26,7 +26,7 @@ __all__ = ['refresh_all', 'train_tab']
 # %% ../../../nbs/app/tabs/train.ipynb #app-tabs-train-intro
 _INTRO = (
     '<p class="intro">Make a solver for a number of evaluations of your choice. It learns from'
-    " pairs of noise and the teacher's picture, then (GAS) against a discriminator.</p>"
+    " pairs of noise and the teacher's picture, then (GAS) against critics of whole sets.</p>"
 )
 
 # %% ../../../nbs/app/tabs/train.ipynb #app-tabs-train-settings
