@@ -29,6 +29,7 @@ from gas_nb.app.tradeoff import sweep_rows
 from gas_nb.classic import classic_tableau
 from gas_nb.data import PairDataset, generate_pairs
 from gas_nb.data.manifest import make_plan, plan_differences
+from gas_nb.distil import PARAMETERS as SAID
 from gas_nb.drive import drive_each
 from gas_nb.exchange.bundles import bundle_of_runs
 from gas_nb.exchange.comfyui_node import read as read_comfyui
@@ -359,29 +360,9 @@ def _(folder: Path, name: str) -> None:
 
 # ---- settings ------------------------------------------------------------------------------------
 
-PARAMETERS = dict(
-    nfe=4,
-    teacher="digits",
-    weights="",
-    prompts="",
-    calls="",
-    preset="quick",
-    method="",
-    loss="",
-    budget=0,
-    init="",
-    rule="",
-    condition="random",
-    adversarial=-1.0,
-    iterations=0,
-    batch_size=0,
-    n_pairs=0,
-    n_eval=0,
-    lr=0.0,
-    seed=0,
-    device="cpu",
-    tracker="",
-)
+PARAMETERS = {name: default for name, (default, _) in SAID.items()}
+PARAMETERS |= dict(teacher="digits", preset="quick", device="cpu")
+del PARAMETERS["output_dir"]
 
 
 @reader(

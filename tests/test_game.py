@@ -8,10 +8,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from gas_nb.data import make_pairs
+from gas_nb.front import distil_solver
 from gas_nb.fitting.chart import Chart, to_chart
 from gas_nb.fitting.distance import Distance
 from gas_nb.game.critics import (
@@ -254,6 +257,20 @@ def test_a_network_without_gradients_plays(digits):
     config = replace(CONFIG, teacher="function", condition="none", critics="kernel, r3gan")
     *_, last = train(config, teacher)
     assert last.phase == "gas" and last.tableau.name == "gas" and last.state.turn.told
+
+
+@pytest.mark.parametrize("kind", ["teacher", "pipeline"])
+def test_the_front_door_plays(digits, kind):
+    told, given = [], {}
+    asked = digits
+    if kind == "pipeline":
+        import pipelines
+
+        asked, given = pipelines.ddpm(DDIMScheduler(clip_sample=False)), dict(batch_size=16)
+    solver = distil_solver(asked, nfe=2, budget=600, game=True, progress=told.append, **given)
+    (row,) = solver.figures
+    assert row["solver"] == "gas" and row["gas_l1_ratio"] <= 1.15
+    assert any(line.startswith("GAS: ") for line in told)
 
 
 RUN = """

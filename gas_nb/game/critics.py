@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from ..discriminator import Discriminator, Squared, discriminator_loss, generator_loss
 
 # %% auto #0
-__all__ = ['MOST_FEATURES', 'COMPARISONS', 'FEATURE_MAKERS', 'RandomFeatures', 'Frechet', 'Kernel', 'OnFeatures', 'Lessons',
-           'R3GAN', 'CriticName', 'register_features', 'parse_critics', 'make_critic']
+__all__ = ['MOST_FEATURES', 'COMPARISONS', 'FEATURE_MAKERS', 'RandomFeatures', 'Frechet', 'Kernel', 'Standardised', 'OnFeatures',
+           'Lessons', 'R3GAN', 'CriticName', 'register_features', 'parse_critics', 'make_critic']
 
 # %% ../../nbs/game/critics.ipynb #gmcr005
 class RandomFeatures(nn.Module):
@@ -103,21 +103,19 @@ class Kernel:
 _AT_ONCE = 2**20  # numbers of samples that go through a network together
 
 
-class OnFeatures:
-    """A comparison of features with those of `reals` (N, ...), both from the reals' mean and in
-    units of their standard deviation. Nothing to learn."""
+class Standardised:
+    """Features (B, F) of samples (B, ...), from the mean of those of `reals` (N, ...) and in units of
+    their standard deviation."""
 
-    def __init__(self, features: Callable, compare: Callable, reals: Tensor):
+    def __init__(self, features: Callable, reals: Tensor):
         self.features = features
         with torch.no_grad():
             seen = self.read(reals)
         self.mean = seen.mean(0)
         self.scale = seen.std(0) + 1e-3 * seen.std() + 1e-12
-        self.compare = compare(self.standard(seen))
 
-    def standard(self, features: Tensor) -> Tensor:
-        "Features (B, F) as the reals have them: mean 0 and deviation 1."
-        return (features - self.mean) / self.scale
+    def __call__(self, x: Tensor) -> Tensor:
+        return (self.read(x) - self.mean) / self.scale
 
     def read(self, x: Tensor) -> Tensor:
         "Features (B, F) of x, a few samples at a time; activations are computed twice, not kept."
@@ -125,9 +123,18 @@ class OnFeatures:
         parts = [checkpoint(self.features, part, use_reentrant=False) for part in x.split(few)]
         return torch.cat(parts).flatten(1).double().cpu()
 
+
+class OnFeatures:
+    "A comparison of standardised features with those of `reals` (N, ...). Nothing to learn."
+
+    def __init__(self, features: Callable, compare: Callable, reals: Tensor):
+        self.standardised = Standardised(features, reals)
+        with torch.no_grad():
+            self.compare = compare(self.standardised(reals))
+
     def __call__(self, fake: Tensor) -> Tensor:
         "The difference that it sees in `fake` (B, ...), a scalar with a gradient."
-        return self.compare(self.standard(self.read(fake)))
+        return self.compare(self.standardised(fake))
 
 # %% ../../nbs/game/critics.ipynb #gmcr016
 @dataclass(frozen=True)

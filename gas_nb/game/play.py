@@ -19,7 +19,7 @@ from ..fitting.differences import Difference
 from ..fitting.distance import Distance, batches, run_chart
 from ..fitting.options import FitOptions
 from ..fitting.step import time_bounds
-from .critics import CriticName, Kernel, OnFeatures, RandomFeatures, make_critic
+from .critics import CriticName, Kernel, RandomFeatures, Standardised, make_critic
 from .tangent import Tangent, tangent_at
 from ..runtime.checks import check_fields, check_number, check_whole, checked
 from ..runtime.processes import in_order
@@ -109,8 +109,9 @@ def judge(before: Tensor, after: Tensor, reals: Tensor, seed: int, blocks: int =
     """Two solvers' samples (B, ...) and the teacher's, all of the same noise, in features that no
     critic of this seed has."""
     features = RandomFeatures(reals.shape[1:], seed + _JUDGES).to(reals.device)
-    on = OnFeatures(features, _as_it_is, reals)
-    seen = [on(x).detach() for x in (before, after, reals)]
+    standardised = Standardised(features, reals)
+    with torch.no_grad():
+        seen = [standardised(x) for x in (before, after, reals)]
     without = []
     for rows in _left_out(len(reals), blocks):
         kept = [x[rows] for x in seen]
@@ -121,10 +122,6 @@ def judge(before: Tensor, after: Tensor, reals: Tensor, seed: int, blocks: int =
 
 # %% ../../nbs/game/play.ipynb #gmpl00s2
 _JUDGES = 1_000_003  # seeds of the judges' features, away from those of the critics
-
-
-def _as_it_is(reals: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda features: features
 
 # %% ../../nbs/game/play.ipynb #gmpl00s3
 def _difference(before: Tensor, after: Tensor, reals: Tensor) -> float:
