@@ -104,8 +104,8 @@ _AT_ONCE = 2**20  # numbers of samples that go through a network together
 
 
 class Standardised:
-    """Features (B, F) of samples (B, ...), from the mean of those of `reals` (N, ...) and in units of
-    their standard deviation."""
+    """Features (B, F) of samples (B, ...), counted from the mean of the reals' (N, ...)
+    and in units of their standard deviation."""
 
     def __init__(self, features: Callable, reals: Tensor):
         self.features = features
