@@ -376,7 +376,9 @@ def test_papermill_runs_the_notebook(tmp_path):
         check=True,
         capture_output=True,
     )
-    assert (tmp_path / "sweep-digits" / "table.md").read_text().count("**GS**") == 3
+    tables = (tmp_path / "sweep-digits" / "table.md").read_text()
+    assert tables.count("difference to GS on the same noises") == 2  # of L1 and Frechet
+    assert tables.count("| **GS** |") == 3 + 2  # L1, Frechet and PSNR, and the differences
     kinds = [
         set(o.get("data", {}))
         for c in json.loads(out.read_text())["cells"]
