@@ -868,11 +868,11 @@ def fmnist_pipeline(label):
 
 
 def test_shipped_scheduler_in_a_pipeline():
-    """One config with five solvers: what the pipeline makes with each is what `sample` makes, at
+    """One config with seven solvers: what the pipeline makes with each is what `sample` makes, at
     the class that was asked for. The embedded teacher adds the class embedding in another order,
     and its network makes rounding a little larger."""
     scheduler, embedded = shipped_scheduler("fmnist"), load_teacher("fmnist", "cpu")
-    assert scheduler.nfes == [4, 5, 6, 8, 10] and scheduler.schedule == embedded.schedule
+    assert scheduler.nfes == [2, 3, 4, 5, 6, 8, 10] and scheduler.schedule == embedded.schedule
     pipe = fmnist_pipeline(label=7)
     teacher = PipelineTeacher(pipe)
     pipe.scheduler = scheduler
@@ -903,7 +903,7 @@ def test_shipped_scheduler_is_in_step_with_the_solver_files(tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     made = make_solvers.bundle(tmp_path, "fmnist")
     assert all(
-        made.tableaus[n] == Tableau.load(solvers / f"fmnist-gs-{n}.json") for n in (4, 5, 6, 8, 10)
+        made.tableaus[n] == Tableau.load(solvers / f"fmnist-gs-{n}.json") for n in made.nfes
     )
     for name in ("scheduler_config.json", "README.md"):
         without_version = [
@@ -917,10 +917,10 @@ def test_shipped_scheduler_is_in_step_with_the_solver_files(tmp_path):
     card = (solvers / "fmnist" / "README.md").read_text()
     for text in (
         "Few-step solvers for fmnist",
-        "| gs | 4 |",
+        "| gs | 2 |",
         "| gs | 10 |",
         "n_eval",
-        "num_inference_steps=4",
+        "num_inference_steps=2",
         'license: "apache-2.0"',
     ):
         assert text in card
