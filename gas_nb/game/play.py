@@ -42,7 +42,7 @@ class GameOptions:
     blocks: int = checked(16, check_whole, least=4)  # of the judges' jackknife
     stretch: float = checked(1.5, check_number, above=1)  # of an evaluation time in a turn, at most
     errors: float = checked(3.0, check_number, least=0)  # standard errors that a gain has to have
-    evaluations: int = checked(18_000, check_whole, least=1)  # of all pairs and turns, about
+    evaluations: int = checked(12_000, check_whole, least=1)  # of its own pairs and turns
     numbers: int = checked(2**28, check_whole, least=1)  # derivatives that are held, at most
 
     def __post_init__(self) -> None:

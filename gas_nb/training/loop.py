@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -199,6 +198,9 @@ def _train(
         return
     pairs = pairs or make_training_pairs(config, teacher, run_dir, progress)
     training, held_out = (part.to(teacher.device) for part in pairs)
-    more = partial(make_game_pairs, config, teacher, run_dir, progress)
+
+    def more(played: int, judges: int) -> tuple[Pairs, Pairs]:
+        return make_game_pairs(config, teacher, played, judges, run_dir, progress)
+
     lesson = Lesson(training, *split_held_out(config, held_out), distance, more)
     yield from _steps(state, lesson, file)

@@ -130,8 +130,10 @@ def draw_fresh(teacher: Teacher, config: TrainConfig, step: int) -> Pairs:
     return Pairs(torch.tensor(seeds), x_T, x_T, condition).to(teacher.device)
 
 # %% ../../nbs/training/pairs.ipynb #e0ebdg2c
-def game_sizes(config: TrainConfig, teacher: Teacher) -> tuple[int, int]:
-    """How many pairs a game is played on, and how many judge it.
+def game_sizes(
+    config: TrainConfig, teacher: Teacher, fitted: int = 0, held_out: int = 0
+) -> tuple[int, int]:
+    """How many pairs a game is played on, and how many judge it, where some are there already.
 
     ValueError for samples so large that too few fit into memory."""
     options, n = config.tangent, config.nfe
@@ -142,28 +144,42 @@ def game_sizes(config: TrainConfig, teacher: Teacher) -> tuple[int, int]:
             f"the game holds {numbers:,} derivatives a pair, and at most {options.numbers:,} in "
             f"all: raise tangent.numbers to {LEAST_PAIRS * numbers:,}, or set adversarial_weight=0"
         )
-    steps, teachers = options.turns, teacher.tableau.nfe
-    judging = options.judges * (teachers + 6 * n * steps)
-    each = teachers + evaluations_of(n) * steps
-    affordable = max(LEAST_PAIRS, (options.evaluations - judging) // each)
-    return min(options.pairs, most, affordable), options.judges
+    turns, made, budget = options.turns, teacher.tableau.nfe, options.evaluations
+    tried = 6 * n * turns  # samples of GS and of each part of the way
+    judged = int(_JUDGING * budget) // (tried + made)
+    judges = min(options.judges, max(LEAST_PAIRS, judged))
+    if held_out < judges:
+        tried += made
+    left = budget - judges * tried
+    played = _affordable(left, fitted, evaluations_of(n) * turns, made)
+    return min(options.pairs, most, played), judges
 
 
 LEAST_PAIRS = 16  # fewer say nothing about a set
+_JUDGING = 0.6  # of a game's evaluations, at most
+
+
+def _affordable(left: int, fitted: int, each: int, made: int) -> int:
+    "Pairs at `each` evaluations; those beyond the fitted ones are `made` first."
+    if left <= fitted * each:
+        return max(LEAST_PAIRS, left // each)
+    return max(LEAST_PAIRS, fitted + (left - fitted * each) // (each + made))
 
 
 def make_game_pairs(
     config: TrainConfig,
     teacher: Teacher,
+    played: int,
+    judges: int,
     run_dir: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Pairs, Pairs]:
-    """(pairs that the game in the tangent space is played on, pairs that judge it)."""
-    played, judges = game_sizes(config, teacher)
-    n = played + judges
-    first = GAME_SEED + n * (config.seed % 1000)
+    """(new pairs that the game in the tangent space is played on, new pairs that judge it)."""
+    options, n = config.tangent, played + judges
+    first = GAME_SEED + (options.pairs + options.judges) * (config.seed % 1000)
     seeds = train_seeds(first + n)[first:]
-    return _make_pairs(config, teacher, seeds, run_dir, progress).to(teacher.device).split(judges)
+    pairs = _make_pairs(config, teacher, seeds, run_dir, progress).to(teacher.device)
+    return pairs[:played], pairs[played:]
 
 
 GAME_SEED = EVAL_SEED // 2  # where the seeds of these pairs begin

@@ -54,7 +54,7 @@ class Lesson:
     choosing: Pairs
     reporting: Pairs
     distance: Distance
-    more: Callable[[], tuple[Pairs, Pairs]] | None = None  # makes the pairs of a game
+    more: Callable[[int, int], tuple[Pairs, Pairs]] | None = None  # makes what a game lacks
 
 # %% ../../nbs/training/phases.ipynb #86f29006
 class Phase:
@@ -445,14 +445,10 @@ class TangentPhase(Phase):
 def table_of(state: TrainState, lesson: Lesson) -> Table:
     """What the game of a run is played with."""
     config, teacher = state.config, state.teacher
-    played, judges = game_sizes(config, teacher)
-    pairs = lesson.training[:played], lesson.choosing[:judges]
-    if lesson.more and (len(pairs[0]) < played or len(pairs[1]) < judges):
-        pairs = lesson.more()
     own = None if teacher.features_name == "pixels" else teacher.features
     return Table(
         teacher.denoiser,
-        *pairs,
+        *_pairs_of_game(state, lesson),
         lesson.distance,
         parse_critics(config.critics),
         config.seed,
@@ -473,6 +469,25 @@ def check_table(config: TrainConfig, teacher: Teacher) -> None:
             f"critics={config.critics!r}: {teacher.name} has no feature network; name random "
             "in its place"
         )
+
+# %% ../../nbs/training/phases.ipynb #86f29gm4
+def _pairs_of_game(state: TrainState, lesson: Lesson) -> tuple[Pairs, Pairs]:
+    """Those of the fit and the held-out ones, filled up with new ones."""
+    fitted, held_out = lesson.training, lesson.choosing
+    if state.config.budget:
+        fitted = _all_pairs(state, lesson) if _has_training(state) else fitted[:0]
+    sizes = game_sizes(state.config, state.teacher, len(fitted), len(held_out))
+    fitted, judges = fitted[: sizes[0]], held_out[: sizes[1]]
+    lacking = sizes[0] - len(fitted), sizes[1] if len(judges) < sizes[1] else 0
+    if lesson.more is None or not any(lacking):
+        return fitted, judges
+    new, others = lesson.more(*lacking)
+    return concatenate([fitted, new]), others if len(others) else judges
+
+
+def _has_training(state: TrainState) -> bool:
+    "Whether there are other pairs than the held-out ones."
+    return state.config.n_pairs > 0 or state.begun is not None
 
 # %% ../../nbs/training/phases.ipynb #86f29016
 ALL_PHASES: tuple[Phase, ...] = (FitPhase(), GSPhase(), TangentPhase(), GASPhase())
