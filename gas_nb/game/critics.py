@@ -245,10 +245,11 @@ def check_critic(
         )
     if name.features == "patches":
         scales_of(like.shape[1:])
-    if name.kind == "frechet":
-        features = _features_of(name, like, 0, teacher_features)
+    elif name.kind != "r3gan" or name.features:
         with torch.no_grad():
-            check_few(features(like[:1]).numel())
+            seen = _features_of(name, like, 0, teacher_features)(like[:1])
+        if name.kind == "frechet":
+            check_few(seen.numel())
 
 # %% ../../nbs/game/critics.ipynb #gmcr025
 def _features_of(
