@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """What each critic of the game gains, from one GS, in features that no critic sees.
 
-`python benchmarks/critics.py` fits one GS on `digits`, plays a turn against each of the critics named
-in CRITICS for several training seeds (each with pairs of its own), and judges on fresh noises: L1 to
-the teacher's samples, the Frechet distance to them in the features of a classifier that is trained on
-the digits here, and in random features of another seed; to the digits themselves in the first. All
-are printed as shares of those of GS, the mean over the seeds with its standard error."""
+`python benchmarks/critics.py` fits one GS on `digits`, plays a turn against each of the critics
+named in CRITICS for several seeds (each with pairs of its own), and judges on fresh noises: L1 to
+the teacher's samples, the Frechet distance to them in the features of a classifier that is trained
+on the digits here, and in random features of another seed; to the digits themselves in the first.
+All are printed as shares of those of GS, the mean over the seeds with its standard error."""
 
 import argparse
 import math

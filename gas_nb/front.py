@@ -135,8 +135,7 @@ def distil_solver(
     reals: str = "teacher",
     **options: Any,
 ) -> Distilled:
-    """Solvers with `nfe` network evaluations for a pipeline (an object, a folder, a hub id) or a
-    teacher.
+    """Solvers with `nfe` network evaluations for a teacher or a pipeline (object, folder, hub id).
 
     `calls` are what the pipeline is called with (a list of dicts), `prompts` the short form;
     `budget`: how many evaluations may be spent in all (None: 400 for each of a solver's own).
