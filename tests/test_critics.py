@@ -4,8 +4,10 @@ images of the data as its reals."""
 import copy
 from dataclasses import replace
 
+import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from PIL import Image
 
 from gas_nb.front import distil_solver
@@ -285,6 +287,21 @@ def test_images_that_cannot_be_compared_are_refused_before_the_fit(digits, tmp_p
     with pytest.raises(ValueError, match=said):
         next(train(config, teacher))
     assert teacher.denoiser.evaluations == before
+
+
+def test_pipelines_of_pixels_face_images_and_those_of_latents_do_not(tmp_path):
+    import pipelines
+    from gas_nb.teachers.diffusers import PipelineTeacher
+
+    config = replace(CONFIG, teacher="pipeline", reals=images_in(tmp_path, 60))
+    scheduler = DDIMScheduler(clip_sample=False)
+    pixels = PipelineTeacher(pipelines.ddpm(scheduler), batch_size=16)
+    reals, unseen = load_reals(config, pixels, 32)
+    assert reals.x.shape == (28, 1, 8, 8) and len(unseen) == 32
+    latents = PipelineTeacher(pipelines.stable_diffusion(), prompts=["a", "b"], batch_size=4)
+    with pytest.raises(ValueError, match="would need an encoder"):
+        check_table(replace(config, critics="kernel"), latents)
+    check_table(replace(config, reals="teacher", critics="r3gan:patches:classes"), latents)
 
 
 def test_only_the_game_in_the_tangent_space_has_reals():

@@ -34,9 +34,9 @@ class Reals:
     @property
     def classes(self) -> int:
         "How many; 0 where they have none."
-        given = [x for x in (self.labels, self.ours) if x is not None]
-        known = self.labels is not None and self.ours is not None
-        return 1 + max(int(x.max()) for x in given) if known else 0
+        if self.labels is None or self.ours is None:
+            return 0
+        return 1 + max(int(labels.max()) for labels in (self.labels, self.ours))
 
     @property
     def ours(self) -> Tensor | None:
@@ -44,12 +44,15 @@ class Reals:
         return self.labels if self.paired else self.asked
 
     def partners(self, rows: Tensor, draw: torch.Generator, alike: bool = False) -> Tensor:
-        "A real for each of the solver's samples in `rows`; `alike`: of the same class."
+        """A real for each of the solver's samples in `rows`; `alike`: of the same class, or a
+        ValueError where there is none."""
         if self.paired:
             return rows
         chances = torch.ones(len(rows), len(self.x))
         if alike and self.ours is not None and self.labels is not None:
             same = self.ours.cpu()[rows, None] == self.labels.cpu()
+            if not same.any(1).all():
+                raise ValueError("reals: some class has none; give reals of every class")
             chances = same.float()
         return torch.multinomial(chances, 1, generator=draw).flatten()
 
