@@ -41,7 +41,11 @@ PARAMETERS = dict(
         "0: GS only; above: GAS (the published game's weight); negative: the preset",
     ),
     game=("", "tangent (forward calls only) or published (through the network)"),
-    critics=("", "who plays the first: frechet, kernel, r3gan, as in frechet:random,r3gan*0.3"),
+    critics=(
+        "",
+        "who plays the first: frechet, kernel, r3gan, as in frechet:random,r3gan:patches*0.3",
+    ),
+    reals=("", "what they compare with: teacher (its samples), dataset, or a folder of images"),
     iterations=(0, "adversarial steps, and Adam steps of the published recipe"),
     batch_size=(0, "pairs per step, of all processes together"),
     n_pairs=(0, "training pairs that the teacher makes"),

@@ -132,10 +132,10 @@ def distil_solver(
     guidance: Iterable[float] = (),
     rule: str = "",
     game: bool = False,
+    reals: str = "teacher",
     **options: Any,
 ) -> Distilled:
-    """Solvers with `nfe` network evaluations for a pipeline (an object, a folder, a hub id) or a
-    teacher.
+    """Solvers with `nfe` network evaluations for a teacher or a pipeline (object, folder, hub id).
 
     `calls` are what the pipeline is called with (a list of dicts), `prompts` the short form;
     `budget`: how many evaluations may be spent in all (None: 400 for each of a solver's own).
@@ -143,20 +143,22 @@ def distil_solver(
     another checkpoint, guidance or number of evaluations. `guidance`: two values or more, for
     solvers that serve all between; the budget is shared among them (None: as much for each).
     `rule`: the name of a solver that other programs have (see `gas_nb.rules`), for its times alone.
-    `game`: GAS after each fit, on pairs of its own beside the budget (see `gas_nb.game`).
+    `game`: GAS after each fit, on pairs of its own beside the budget (see `gas_nb.game`); `reals`:
+    what it compares with (teacher: its samples; dataset; a folder of images).
     `options` go to the teacher (guidance_scale, size, batch_size, recipe). ValueError, before any
     long work, for what cannot be asked or distilled."""
     nfes, tell, values = _nfes(nfe), progress or _silent, _guidances(guidance)
     each = _PER_STEP * sum(nfes) if budget is None else budget // max(1, len(values))
     _check_rule(rule, values, init)
+    plays = _check_reals(game, reals)
     teacher = _teacher(pipe, calls, prompts, options)
     if not values:
-        return _distilled(teacher, nfes, each, seed, tell, init, rule, game)
+        return _distilled(teacher, nfes, each, seed, tell, init, rule, plays)
     found: dict[float, Distilled] = {}
     for value in sorted(values, reverse=True):
         tell(f"guidance {value:g}")
         asked = teacher.with_guidance(value)
-        init = found[value] = _distilled(asked, nfes, each, seed, tell, init, game=game)
+        init = found[value] = _distilled(asked, nfes, each, seed, tell, init, reals=plays)
     return join_solvers("guidance", found)
 
 # %% ../nbs/front.ipynb #5a7f13r1
@@ -170,6 +172,13 @@ def _check_rule(rule: str, guidances: list[float], init: Any) -> None:
             "leave init and guidance out, and fit once for each guidance_scale"
         )
 
+# %% ../nbs/front.ipynb #5a7f13r2
+def _check_reals(game: bool, reals: Any) -> str:
+    "What a game compares with; empty without one."
+    if reals != "teacher" and not game:
+        raise ValueError(f"reals={reals!r}: only a game compares; set game=True, or leave it out")
+    return str(reals) if game else ""
+
 # %% ../nbs/front.ipynb #5a7f1358
 def _distilled(
     teacher: Teacher,
@@ -179,7 +188,7 @@ def _distilled(
     tell: Callable[[str], None],
     init: Any,
     rule: str = "",
-    game: bool = False,
+    reals: str = "",
 ) -> Distilled:
     "Solvers of `nfes` for one teacher, all on the same pairs."
     plans: Sequence[FitPlan]
@@ -188,7 +197,7 @@ def _distilled(
     else:
         plans = plan_fits(budget, nfes, teacher.tableau.nfe, init is not None)
     begin = [_begin_with(init, plan.nfe) for plan in plans]
-    configs = [_config(teacher, *facts, seed, rule, game) for facts in zip(plans, begin)]
+    configs = [_config(teacher, *facts, seed, rule, reals) for facts in zip(plans, begin)]
     try:
         teacher.check()
         before = teacher.denoiser.evaluations
@@ -265,7 +274,7 @@ def _begin_with(init: Any, nfe: int) -> str:
 
 
 def _config(
-    teacher: Teacher, plan: FitPlan, init: str, seed: int, rule: str, game: bool
+    teacher: Teacher, plan: FitPlan, init: str, seed: int, rule: str, reals: str
 ) -> TrainConfig:
     "The settings of one fit, which check themselves."
     return TrainConfig(
@@ -274,7 +283,8 @@ def _config(
         budget=plan.cost,
         init=init,
         rule=rule,
-        adversarial_weight=float(game),
+        adversarial_weight=float(bool(reals)),
+        reals=reals or "teacher",
         val_every=1,
         seed=seed,
         device=str(teacher.device),

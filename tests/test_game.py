@@ -121,7 +121,7 @@ def test_features_of_one_s_own_play_by_name():
 
 
 @pytest.mark.parametrize(
-    "text", ["", " , ", "fid", "frechet:eyes", "kernel*-1", "kernel*x", "r3gan:random"]
+    "text", ["", " , ", "fid", "frechet:eyes", "kernel*-1", "kernel*x", "r3gan:eyes"]
 )
 def test_critics_that_do_not_exist_are_refused_in_words(text):
     with pytest.raises(ValueError, match="critics"):

@@ -902,9 +902,7 @@ def test_shipped_scheduler_is_in_step_with_the_solver_files(tmp_path):
     for file in solvers.glob("fmnist-gs-*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     made = make_solvers.bundle(tmp_path, "fmnist")
-    assert all(
-        made.tableaus[n] == Tableau.load(solvers / f"fmnist-gs-{n}.json") for n in made.nfes
-    )
+    assert all(made.tableaus[n] == Tableau.load(solvers / f"fmnist-gs-{n}.json") for n in made.nfes)
     for name in ("scheduler_config.json", "README.md"):
         without_version = [
             re.sub(r'"_diffusers_version": "[^"]*"', "", (d / "fmnist" / name).read_text())

@@ -20,12 +20,13 @@ from ..fitting.distance import Distance, batches, run_chart
 from ..fitting.options import FitOptions
 from ..fitting.step import time_bounds
 from .critics import CriticName, Kernel, RandomFeatures, Standardised, make_critic
+from .discriminators import Reals
 from .tangent import Tangent, tangent_at
 from ..runtime.checks import check_fields, check_number, check_whole, checked
 from ..runtime.processes import in_order
 
 # %% auto #0
-__all__ = ['PARTS', 'GameOptions', 'play', 'Judged', 'judge', 'Turn', 'Table', 'take_turn']
+__all__ = ['PARTS', 'GameOptions', 'play', 'Judged', 'judge', 'Turn', 'Table', 'take_turn', 'faced', 'class_labels']
 
 # %% ../../nbs/game/play.ipynb #gmpl005
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class Judged(NamedTuple):
 
 # %% ../../nbs/game/play.ipynb #gmplx011
 def judge(before: Tensor, after: Tensor, reals: Tensor, seed: int, blocks: int = 16) -> Judged:
-    """Two solvers' samples (B, ...) and the teacher's, all of the same noise, in features that no
-    critic of this seed has."""
+    """Two solvers' samples (B, ...) of the same noise and the teacher's of it, or as many images of
+    the data, in features that no critic of this seed has."""
     features = RandomFeatures(reals.shape[1:], seed + _JUDGES).to(reals.device)
     standardised = Standardised(features, reals)
     with torch.no_grad():
@@ -165,6 +166,8 @@ class Table:
     fit: FitOptions = FitOptions()
     features: Callable | None = None  # the teacher's
     differences: tuple[Difference, ...] = ()  # how a network that rounds is differentiated
+    reals: Reals | None = None  # in place of the teacher's samples of `pairs`
+    unseen: Tensor | None = None  # as many as `judges`, for the judge, where `reals` are given
 
     def samples(self, chart: Chart, pairs: Pairs) -> Tensor:
         "The chart's samples of their noise (B, ...)."
@@ -200,7 +203,21 @@ def take_turn(table: Table, chart: Chart, start: Chart | None = None) -> Turn:
 def _critic(table: Table, i: int) -> tuple[float, Callable]:
     "The weight and the critic of that number, each with a seed of its own."
     name, seed = table.critics[i], table.seed + 7919 * i
-    return name.weight, make_critic(name, table.pairs.x_0, seed, table.features)
+    return name.weight, make_critic(name, faced(table), seed, table.features)
+
+
+def faced(table: Table) -> Reals:
+    "What the critics compare with."
+    labels = class_labels(table.pairs.condition)
+    if table.reals is None:
+        return Reals(table.pairs.x_0, labels)
+    return replace(table.reals, asked=labels)
+
+
+def class_labels(condition: Any) -> Tensor | None:
+    "The condition of pairs, if it is class numbers (n,)."
+    is_tensor = isinstance(condition, Tensor) and condition.ndim == 1
+    return condition if is_tensor and not condition.is_floating_point() else None
 
 # %% ../../nbs/game/play.ipynb #gmpl01s2
 def _inside(table: Table, tangent: Tangent, z: Tensor) -> Tensor:
@@ -218,6 +235,7 @@ def _walk(table: Table, tangent: Tangent, z: Tensor, start: Chart) -> Turn:
     before = table.samples(chart, judges)
     begun = before if start is chart else table.samples(start, judges)
     least = table.loss(begun, judges)
+    reals = judges.x_0 if table.unseen is None else table.unseen
     found = []
     for part in PARTS if z.norm() > 0 else ():
         if len(found) == _ENOUGH:
@@ -227,7 +245,7 @@ def _walk(table: Table, tangent: Tangent, z: Tensor, start: Chart) -> Turn:
         loss = table.loss(after, judges)
         if not loss <= (1 + options.share) * least:
             continue
-        judged = judge(before, after, judges.x_0, table.seed, options.blocks)
+        judged = judge(before, after, reals, table.seed, options.blocks)
         taken = judged.certain > options.errors
         ratio = loss / max(least, _TINY)
         found.append(Turn(tried, taken, judged, loss, ratio, ""))

@@ -24,7 +24,7 @@ from ..runtime.extras import needs
 from ..runtime.processes import in_order
 
 # %% auto #0
-__all__ = ['MOST_BYTES', 'IMAGE_FILES', 'Reference', 'read_fid_reference', 'image_batches', 'load_reference']
+__all__ = ['MOST_BYTES', 'IMAGE_FILES', 'Reference', 'read_fid_reference', 'image_files', 'image_batches', 'load_reference']
 
 # %% ../../nbs/metrics/reference.ipynb #mre0cls
 @dataclass(frozen=True)
@@ -117,28 +117,31 @@ def _as_image(picture: Any, channels: int) -> Tensor:
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def _open_images(folder: str | Path) -> Iterator[Any]:
-    "The images below a folder, by name, as PIL images."
+def image_files(folder: str | Path) -> list[Path]:
+    "The images below a folder, by name. ValueError for no folder."
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder} is no folder of images and no .npz file")
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_FILES)
+
+
+def _opened(path: Path) -> Any:
     with needs("eval"):
         from PIL import Image
 
-    if not Path(folder).is_dir():
-        raise ValueError(f"{folder} is no folder of images and no .npz file")
-    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_FILES):
-        try:
-            with Image.open(path) as image:
-                picture = image.copy()
-        except Exception as e:  # whatever a damaged picture makes of it
-            reason = f"{type(e).__name__}: {e}"
-            raise ValueError(f"{path} is no image ({reason}): take it out of the folder") from None
-        yield picture
+    try:
+        with Image.open(path) as image:
+            return image.copy()
+    except Exception as e:  # whatever a damaged picture makes of it
+        reason = f"{type(e).__name__}: {e}"
+        raise ValueError(f"{path} is no image ({reason}): take it out of the folder") from None
 
 # %% ../../nbs/metrics/reference.ipynb #mre0one
 def _images(source: str | Path | Iterable[Any], channels: int) -> Iterator[Tensor]:
     "One after another, all of one size; ValueError otherwise, and for none."
     size = None
-    for item in _open_images(source) if isinstance(source, (str, Path)) else source:
+    for item in image_files(source) if isinstance(source, (str, Path)) else source:
         picture = item[0] if isinstance(item, (tuple, list)) else item  # a label may stand behind
+        picture = _opened(picture) if isinstance(picture, Path) else picture
         image = _as_image(picture, channels)
         size = size or image.shape
         if image.shape != size:
@@ -154,7 +157,8 @@ def image_batches(
 ) -> Iterator[Tensor]:
     """Batches (B, C, H, W) in [-1, 1] from a folder of images or a data set of images.
 
-    A data set has PIL images, bytes (C, H, W), or floats in [-1, 1], alone or with a label behind.
+    A data set has PIL images, bytes (C, H, W), floats in [-1, 1] or paths of images, alone or with
+    a label behind.
     ValueError for other ranges and for images of different sizes.
     """
     rows = []

@@ -393,10 +393,10 @@ class TeacherSpec:
 
     `evaluations`: of the network for one of its samples, if known. `best`: by training-free solver,
     spacing and order that serve it best at few steps. `images()`: real ones (N, C, H, W)
-    in [-1, 1]. `weights`: what to give as weights, "" if it brings its own. `presets`: values of
-    `TrainConfig` that it puts in the place of a preset's. `check(weights, nfe, prompts)`:
-    ValueError for what shows before a network is loaded. `game`: whether presets
-    play the adversarial game, for which it makes some hundred pairs more."""
+    in [-1, 1], `labels()` (N,): their classes. `weights`: what to give as weights, "" if it brings
+    its own. `presets`: values of `TrainConfig` that it puts in the place of a preset's.
+    `check(weights, nfe, prompts)`: ValueError for what shows before a network is loaded. `game`:
+    whether presets play the adversarial game, for which it makes some hundred pairs more."""
 
     name: str
     title: str
@@ -406,6 +406,7 @@ class TeacherSpec:
     evaluations: int | None = None
     best: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     images: Callable[[], Tensor] | None = None
+    labels: Callable[[], Tensor] | None = None
     weights: str = ""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None

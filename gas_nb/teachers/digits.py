@@ -18,7 +18,8 @@ from ..schedule import NoiseSchedule
 from .base import RECIPE, Teacher, TeacherSpec, register_teacher
 
 # %% auto #0
-__all__ = ['DIGITS', 'mixture_keys', 'GaussianMixture', 'mixture_moments', 'digits_images', 'load_digits_teacher']
+__all__ = ['DIGITS', 'mixture_keys', 'GaussianMixture', 'mixture_moments', 'digits_images', 'digits_labels',
+           'load_digits_teacher']
 
 # %% ../../nbs/teachers/digits.ipynb #d1900005
 def mixture_keys(centres: Tensor) -> Tensor:
@@ -94,6 +95,11 @@ def digits_images() -> Tensor:
     return _digits()[0].reshape(-1, 1, 8, 8)
 
 
+def digits_labels() -> Tensor:
+    "Which digit each is (1797,)."
+    return _digits()[1]
+
+
 def _is_positive(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and 0 < value < math.inf
@@ -137,6 +143,7 @@ DIGITS = register_teacher(
             ipndm=("time_quadratic", 3),
         ),
         images=digits_images,
+        labels=digits_labels,
         presets=dict(
             cpu=dict(fit_steps=16, fit_pairs=256, n_pairs=2_000, n_val=500, n_eval=1_000),
         ),

@@ -24,8 +24,8 @@ from .fmnist_classifier import load_classifier, reference_statistics
 from .fmnist_data import CLASS_NAMES, load_fashion_mnist
 
 # %% auto #0
-__all__ = ['NO_LABEL', 'FMNIST_CLASSES', 'WEIGHTS', 'FMNIST', 'LabelledUNet', 'fmnist_images', 'load_fmnist_teacher',
-           'load_fmnist_folder']
+__all__ = ['NO_LABEL', 'FMNIST_CLASSES', 'WEIGHTS', 'FMNIST', 'LabelledUNet', 'fmnist_images', 'fmnist_labels',
+           'load_fmnist_teacher', 'load_fmnist_folder']
 
 # %% ../../nbs/teachers/fmnist.ipynb #d03273b5
 NO_LABEL = 10
@@ -91,6 +91,11 @@ def fmnist_images() -> Tensor:
     "The training images (60000, 1, 32, 32) in [-1, 1]; an error says where to get them."
     return load_fashion_mnist("train")[0]
 
+
+def fmnist_labels() -> Tensor:
+    "Their classes (60000,)."
+    return load_fashion_mnist("train")[1]
+
 # %% ../../nbs/teachers/fmnist.ipynb #8dcb17d7
 def load_fmnist_teacher(
     device: str | torch.device = "auto",
@@ -134,6 +139,7 @@ FMNIST = register_teacher(
             ipndm=("time_quadratic", 2),
         ),
         images=fmnist_images,
+        labels=fmnist_labels,
     )
 )
 

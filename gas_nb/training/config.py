@@ -128,6 +128,7 @@ class TrainConfig:
     # The game after a fit (see `gas_nb.game`), who plays in it, and its numbers.
     game: str = checked("tangent", check_choice, choices=("tangent", "published"))
     critics: str = checked("frechet, r3gan", check_critics)
+    reals: str = checked("teacher", check_text)  # what they compare with, or dataset, or a folder
     tangent: GameOptions = checked(GameOptions(), check_game)
     adversarial_iterations: int = checked(10_000, check_whole, least=1)
     gamma: float = checked(0.2, check_number, above=0)
@@ -168,6 +169,11 @@ def _check_together(c: TrainConfig) -> None:
         raise ValueError(
             f"rule={c.rule!r}: the times of a given solver are fitted by Gauss-Newton and from its "
             "usual grids; leave method and init alone and set adversarial_weight=0"
+        )
+    if c.reals != "teacher" and c.plays != "tangent":
+        raise ValueError(
+            f"reals={c.reals!r}: only critics of the game in the tangent space compare with images "
+            "of the data; set adversarial_weight=1 and game='tangent', or leave reals at 'teacher'"
         )
     if c.n_pairs < 8 and not c.budget:
         raise ValueError(f"n_pairs={c.n_pairs}: must be at least 8, or give a budget")

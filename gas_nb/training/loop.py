@@ -104,7 +104,7 @@ def rehearse(
         share(range(min(config.batch_size, n)))
         _check_gradients(config, teacher)
     if config.plays == "tangent":
-        check_table(config, teacher)
+        check_table(config, teacher, pairs or ())
     for part in pairs or ():
         _check_pairs(part, teacher)
     if config.loss in ("features", "lpips"):

@@ -25,15 +25,16 @@ __all__ = ['resolve']
 # Settings that are taken as they are, and those that a blank leaves to the preset.
 _AS_GIVEN = ("teacher", "weights", "prompts", "calls", "rule", "nfe", "condition", "seed", "device")
 _OR_PRESET = ("method", "loss", "budget", "iterations", "batch_size", "n_pairs", "n_eval", "lr")
-_OR_PRESET += ("game", "critics")
+_OR_PRESET += ("game", "critics", "reals")
 # What a parameter is; those of the training are what the setting's default is.
 _KINDS: dict[str, type] = dict(preset=str, adversarial=float, output_dir=str, tracker=str, init=str)
 _KINDS |= {name: type(getattr(TrainConfig, name)) for name in (*_AS_GIVEN, *_OR_PRESET)}
 _CHECKS: dict[type, Callable[[str, Any], Any]]
 _CHECKS = {str: check_text, int: check_whole, float: check_number}
 _MAY_BE_EMPTY = ("weights", "prompts", "calls", "init", "rule", "method", "loss", "tracker")
-_MAY_BE_EMPTY += ("game", "critics")
-_LATER = ("tracker", "calls", "init", "rule", "game", "critics")  # older programs lack them
+_MAY_BE_EMPTY += ("game", "critics", "reals")
+# Older programs lack these.
+_LATER = ("tracker", "calls", "init", "rule", "game", "critics", "reals")
 
 # %% ../../nbs/training/parameters.ipynb #071df006
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from ..fitting.options import FitOptions
 from ..fitting.plan import recipes_of
 from ..fitting.start import FitStep, Outcome, is_closer, start_fit, start_within
 from ..fitting.step import gauss_newton_step
-from ..game.critics import parse_critics
-from ..game.play import Table, take_turn
+from ..game.critics import check_critic, parse_critics
+from ..game.play import Table, class_labels, take_turn
 from ..fitting.times import TIMES_OPTIONS, next_cost, start_times, times_step, try_spacings
 from ..rules import as_rule
 from ..runs import PHASES
@@ -39,6 +39,7 @@ from gas_nb.training.pairs import (
     game_sizes,
     pairs_wanted,
 )
+from .reals import load_reals
 from .state import TrainState
 
 # %% auto #0
@@ -445,32 +446,54 @@ class TangentPhase(Phase):
 def table_of(state: TrainState, lesson: Lesson) -> Table:
     """What the game of a run is played with."""
     config, teacher = state.config, state.teacher
-    own = None if teacher.features_name == "pixels" else teacher.features
+    pairs = _pairs_of_game(state, lesson)
+    found = load_reals(config, teacher, len(pairs[1]))
+    reals, unseen = found or (None, None)
     return Table(
         teacher.denoiser,
-        *_pairs_of_game(state, lesson),
+        *pairs,
         lesson.distance,
         parse_critics(config.critics),
         config.seed,
         teacher.batch_size,
         config.tangent,
         config.fit,
-        None if own is None else lambda x: own(teacher.decode(x)),
+        _seen_by(teacher),
         state.fit.differences if state.fit else (),
+        reals,
+        unseen,
     )
 
 
-def check_table(config: TrainConfig, teacher: Teacher) -> None:
-    """ValueError for a game that this teacher cannot be played with."""
-    game_sizes(config, teacher)
-    asked = any(name.features == "teacher" for name in parse_critics(config.critics))
-    if asked and teacher.features_name == "pixels":
-        raise ValueError(
-            f"critics={config.critics!r}: {teacher.name} has no feature network; name random "
-            "in its place"
-        )
+def _seen_by(teacher: Teacher) -> Callable[[Tensor], Tensor] | None:
+    "The teacher's feature network, on samples; None without one."
+    if teacher.features_name == "pixels":
+        return None
+    return lambda x: teacher.features(teacher.decode(x))
 
-# %% ../../nbs/training/phases.ipynb #86f29gm4
+# %% ../../nbs/training/phases.ipynb #86f29gm5
+def check_table(config: TrainConfig, teacher: Teacher, pairs: tuple[Pairs, ...] = ()) -> None:
+    """ValueError or FileNotFoundError for a game that this teacher cannot be played with, or, on
+    classes, these `pairs`."""
+    _, judges = game_sizes(config, teacher)
+    named = parse_critics(config.critics)
+    classes = teacher.n_classes if config.condition == "random" else 0
+    if any(class_labels(part.condition) is None for part in pairs):
+        classes = 0
+    like, seen = torch.zeros(1, *teacher.shape, device=teacher.device), _seen_by(teacher)
+    for name in named:
+        check_critic(name, like, classes, seen)
+    found = load_reals(config, teacher, judges)
+    if found and any(name.classes for name in named):
+        labels = found[0].labels
+        present = 0 if labels is None else len(labels.unique())
+        if present < teacher.n_classes:
+            raise ValueError(
+                f"critics={config.critics!r}: the images of reals={config.reals!r} have {present} "
+                f"of {teacher.n_classes} classes: leave `classes` out, or leave reals at 'teacher'"
+            )
+
+# %% ../../nbs/training/phases.ipynb #86f29gm6
 def _pairs_of_game(state: TrainState, lesson: Lesson) -> tuple[Pairs, Pairs]:
     """Those of the fit and the held-out ones, filled up with new ones."""
     fitted, held_out = lesson.training, lesson.choosing
