@@ -46,7 +46,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HOOK = ROOT / "benchmarks" / "fault_hook"
 OUT = ROOT / "benchmarks" / "results" / "faults.json"
-PATIENCE = 240.0  # seconds that a command may take
+PATIENCE = 240.0  # seconds that a command may take, times --slow
+HEARS = 60.0  # seconds from a signal to the end, times --slow
 CHAIN = 5  # at most so many faults in one run
 
 # ---- the commands --------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ base = f"http://127.0.0.1:{port}"
 def ask(path, data=None):
     body = None if data is None else json.dumps(data).encode()
     head = {"Content-Type": "application/json"}
-    return urllib.request.urlopen(urllib.request.Request(base + path, body, head), timeout=200)
+    return urllib.request.urlopen(urllib.request.Request(base + path, body, head), timeout=3600)
 
 def train():
     while server.poll() is None:
@@ -264,6 +265,7 @@ class Case:
 
 
 WARM = False
+SLOW = 1.0  # how many times longer than on an idle machine all may take
 
 
 def warm_up() -> None:
@@ -380,13 +382,13 @@ class Started:
         "Wait for the end; what is left of the session 10 seconds later is counted and killed."
         began = time.monotonic()
         try:
-            self.process.wait(patience)
+            self.process.wait(SLOW * patience)
         except subprocess.TimeoutExpired:
             self.kill()
             self.process.wait()
-            return Ended(None, self._said(), 0, patience)
+            return Ended(None, self._said(), 0, SLOW * patience)
         seconds = time.monotonic() - began
-        until = time.monotonic() + 10
+        until = time.monotonic() + 10 * SLOW
         while members(self.process.pid) and time.monotonic() < until:
             time.sleep(0.1)
         left = len(members(self.process.pid))
@@ -666,7 +668,7 @@ def signalled(trial: Trial, usual: Usual, faults: int, number: int) -> None:
         else:
             started.process.send_signal(number)
         trial.found.tried += 1
-        ended = started.end(60)
+        ended = started.end(HEARS)
         trial.look(ended)
         if ended.status is None:
             trial.found.wrong.append(f"signal {number} was not heard: {ended.said[-700:]}")
@@ -937,7 +939,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     text = "fork the commands from one process that has imported all, instead of a new Python each"
     parser.add_argument("--warm", action="store_true", help=text)
+    text = "how many times longer everything may take, on a machine that is busy"
+    parser.add_argument("--slow", type=float, default=1.0, help=text)
     given = parser.parse_args(argv)
+    globals()["SLOW"] = given.slow
     if given.warm:
         warm_up()
     cases = json.loads(given.out.read_text())["cases"] if given.out.exists() else {}

@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -25,7 +26,7 @@ from gas_nb.data import folder as pairs_on_disk  # noqa: E402
 from gas_nb.data import generate_pairs  # noqa: E402
 from gas_nb.runs import Run, claim_run, is_whole  # noqa: E402
 from gas_nb.runtime.files import FolderInUse, atomic_path, claim_folder, release_folder  # noqa: E402
-from gas_nb.runtime.files import sweep_up  # noqa: E402
+from gas_nb.runtime.files import save_safetensors_atomic, sweep_up  # noqa: E402
 from gas_nb.sweeps import runner  # noqa: E402
 from gas_nb.tableau import Tableau  # noqa: E402
 
@@ -154,6 +155,54 @@ def test_a_finished_run_that_was_damaged_is_not_whole(tmp_path, name):
     again = claim_run(tmp_path, run.config)
     again.release()
     assert again.folder == run.folder
+
+
+def with_checkpoint(root, settings):
+    "An unfinished run whose checkpoint says its settings."
+    run = claim_run(root, settings)
+    state = json.dumps(dict(config=run.config, teacher={}))
+    save_safetensors_atomic(run.checkpoint, dict(a=torch.zeros(1)), dict(state=state))
+    run.release()
+    return run
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"teacher": "dig'])
+def test_a_run_that_lost_its_settings_is_known_by_its_checkpoint(tmp_path, content):
+    settings = dict(teacher="digits", nfe=2)
+    run = with_checkpoint(tmp_path, settings)
+    run.file("config.json").unlink()
+    if content is not None:
+        run.file("config.json").write_bytes(content)
+    other = claim_run(tmp_path, dict(settings, seed=1))
+    again = claim_run(tmp_path, settings)
+    assert (other.folder.name, again) == ("digits-nfe2-2", run)
+    assert Run.at(run.folder).config == settings
+    for one in (other, again):
+        one.release()
+
+
+def test_a_run_that_is_not_known_any_more_keeps_nothing_half_written(tmp_path):
+    run = claim_run(tmp_path, dict(teacher="digits", nfe=2))
+    run.release()
+    run.file("config.json").write_text("{")
+    left = run.file(".checkpoint.safetensors.0123456789ab.tmp")
+    left.write_text("half")
+    (tmp_path / "digits-nfe2-9").symlink_to(run.folder)
+    next_one = claim_run(tmp_path, run.config)
+    next_one.release()
+    assert next_one.folder.name == "digits-nfe2-10" and not left.exists()
+
+
+def test_a_link_among_the_runs_is_not_swept_up(tmp_path):
+    outside, runs = tmp_path / "outside", tmp_path / "runs"
+    outside.mkdir()
+    runs.mkdir()
+    (outside / ".lock").touch()
+    (outside / "metrics.jsonl").touch()
+    (outside / ".a.json.0123456789ab.tmp").write_text("somebody's")
+    (runs / "digits-nfe2-1").symlink_to(outside)
+    claim_run(runs, dict(teacher="digits", nfe=2)).release()
+    assert (outside / ".a.json.0123456789ab.tmp").exists()
 
 
 # --- pairs
