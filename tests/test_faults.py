@@ -278,6 +278,26 @@ def test_a_sweep_tells_a_refusal_in_words(monkeypatch, capsys, error, traced):
     assert ("Traceback" in capsys.readouterr().err) is traced
 
 
+def test_a_sweep_waits_for_a_training_that_another_process_has(tmp_path, monkeypatch):
+    """And takes what came of it; it used to fail for both, where each had one of the trainings."""
+    tries, told = [], []
+
+    def drive(config, **options):
+        tries.append(config.nfe)
+        if len(tries) < 3:
+            raise FolderInUse("it is in use by ada")
+        monkeypatch.setattr(runner, "finished_run", lambda root, config: "the other's")
+        raise FolderInUse("it is in use by ada")
+
+    monkeypatch.setattr(runner, "drive", drive)
+    monkeypatch.setattr(runner, "_LOOKS_AGAIN", 0.0)
+    monkeypatch.setattr(runner, "finished_run", lambda root, config: None)
+    config = runner.SweepConfig(teacher="digits", preset="quick", device="cpu", train=True)
+    lab = types.SimpleNamespace(config=config, root=tmp_path, teacher=None)
+    assert runner.train_solvers(lab, 4, told.append) == "the other's"
+    assert tries == [4, 4, 4] and told == ["NFE 4: waiting, as it is in use by ada"]
+
+
 # --- the training of a teacher
 
 
