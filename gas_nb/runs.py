@@ -273,8 +273,9 @@ def _with_settings(run: Run) -> Run:
 
 
 def _is_blank(folder: Path) -> bool:
-    "Whether nothing but the marks of a claim is in it: its process was killed at once."
-    return (folder / ".lock").exists() and all(p.name.startswith(".") for p in folder.iterdir())
+    "Whether nothing but the marks of a claim is in it, or settings that cannot be read."
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return (folder / ".lock").exists() and names <= {CONFIG} and not Run.at(folder).config
 
 # %% ../nbs/runs.ipynb #run00024
 def claim_run(output_dir: str | Path, config: Settings) -> Run:

@@ -142,6 +142,16 @@ def test_the_folder_of_a_run_killed_before_it_had_settings_is_used(tmp_path):
     assert run.folder == blank and Run.at(blank).config["nfe"] == 4
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"teacher'])
+def test_a_folder_with_nothing_but_damaged_settings_is_used(tmp_path, content):
+    run = claim_run(tmp_path, dict(teacher="digits", nfe=2))
+    run.release()
+    run.file("config.json").write_text(content)
+    again = claim_run(tmp_path, dict(teacher="digits", nfe=2, seed=1))
+    again.release()
+    assert again.folder == run.folder and Run.at(run.folder).config == again.config
+
+
 @pytest.mark.parametrize("name", ["gs.json", "metrics.json"])
 def test_a_finished_run_that_was_damaged_is_not_whole(tmp_path, name):
     run = claim_run(tmp_path, dict(teacher="digits", nfe=2))
@@ -185,6 +195,7 @@ def test_a_run_that_is_not_known_any_more_keeps_nothing_half_written(tmp_path):
     run = claim_run(tmp_path, dict(teacher="digits", nfe=2))
     run.release()
     run.file("config.json").write_text("{")
+    run.file("metrics.jsonl").write_text("")
     left = run.file(".checkpoint.safetensors.0123456789ab.tmp")
     left.write_text("half")
     (tmp_path / "digits-nfe2-9").symlink_to(run.folder)
