@@ -46,7 +46,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 HOOK = ROOT / "benchmarks" / "fault_hook"
 OUT = ROOT / "benchmarks" / "results" / "faults.json"
-PATIENCE = 240.0  # seconds that a command may take
+PATIENCE = 240.0  # seconds that a command may take, times --slow
+HEARS = 60.0  # seconds from a signal to the end, times --slow
 CHAIN = 5  # at most so many faults in one run
 
 # ---- the commands --------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ base = f"http://127.0.0.1:{port}"
 def ask(path, data=None):
     body = None if data is None else json.dumps(data).encode()
     head = {"Content-Type": "application/json"}
-    return urllib.request.urlopen(urllib.request.Request(base + path, body, head), timeout=200)
+    return urllib.request.urlopen(urllib.request.Request(base + path, body, head), timeout=3600)
 
 def train():
     while server.poll() is None:
@@ -155,6 +156,8 @@ def _gas_nb(*words: str) -> Callable[[Path], list[str]]:
 
 DIGITS = ("--teacher", "digits", "--preset", "quick", "--device", "cpu")
 SWEEP = ("sweep", *DIGITS, "--nfes", "3 4", "--solvers", "ddim gs gas", "--metrics", "l1")
+LAUNCHED = dict(launch=("--nfe", "3", "--adversarial", "0"))
+LAUNCHED["launch with a game"] = ("--nfe", "2", "--iterations", "12")
 SOLVERS = ("*/gs.json", "*/gas.json", "*/solver.json")
 SHARDS = "pairs/**/pairs-*.safetensors"
 PROGRAMS = {
@@ -186,13 +189,16 @@ PROGRAMS = {
             (*SOLVERS, SHARDS),
             warm=False,
         ),
-        Program(
-            "launch",
-            _gas_nb("distil", *DIGITS, "--nfe", "3", "--adversarial", "0"),
-            (*SOLVERS, SHARDS),
-            ("worker",),
-            dict(ACCELERATE_USE_CPU="1", CUDA_VISIBLE_DEVICES=""),
-            warm=False,
+        *(
+            Program(
+                name,
+                _gas_nb("distil", *DIGITS, *settings),
+                (*SOLVERS, SHARDS),
+                ("worker",),
+                dict(ACCELERATE_USE_CPU="1", CUDA_VISIBLE_DEVICES=""),
+                warm=False,
+            )
+            for name, settings in LAUNCHED.items()
         ),
     )
 }
@@ -264,6 +270,7 @@ class Case:
 
 
 WARM = False
+SLOW = 1.0  # how many times longer than on an idle machine all may take
 
 
 def warm_up() -> None:
@@ -380,13 +387,13 @@ class Started:
         "Wait for the end; what is left of the session 10 seconds later is counted and killed."
         began = time.monotonic()
         try:
-            self.process.wait(patience)
+            self.process.wait(SLOW * patience)
         except subprocess.TimeoutExpired:
             self.kill()
             self.process.wait()
-            return Ended(None, self._said(), 0, patience)
+            return Ended(None, self._said(), 0, SLOW * patience)
         seconds = time.monotonic() - began
-        until = time.monotonic() + 10
+        until = time.monotonic() + 10 * SLOW
         while members(self.process.pid) and time.monotonic() < until:
             time.sleep(0.1)
         left = len(members(self.process.pid))
@@ -527,6 +534,8 @@ class Found:
     tracebacks: int = 0
     wrong: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    phase: str = ""  # of a launched run, the one of the last line in its log when it was killed
+    processes: int = 0  # that went on with it
 
 
 class Trial:
@@ -666,7 +675,7 @@ def signalled(trial: Trial, usual: Usual, faults: int, number: int) -> None:
         else:
             started.process.send_signal(number)
         trial.found.tried += 1
-        ended = started.end(60)
+        ended = started.end(HEARS)
         trial.look(ended)
         if ended.status is None:
             trial.found.wrong.append(f"signal {number} was not heard: {ended.said[-700:]}")
@@ -825,29 +834,57 @@ def ranked(case: Case, rank: int) -> int | None:
     return None
 
 
+def rows_of(folder: Path) -> list[dict]:
+    "What the log of the run says so far."
+    lines = [line for log in folder.glob("*/metrics.jsonl") for line in log.read_text().split("\n")]
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def wait_for_game(trial: Trial, started: Started) -> bool:
+    "Until some moment behind the last step of the fit; False if it ended before."
+    while started.process.poll() is None:
+        fitted = [row for row in rows_of(trial.case.runs) if row["phase"] == "fit"]
+        if fitted and fitted[-1]["step"] == fitted[-1]["steps"]:
+            time.sleep(trial.random.uniform(0, 3))
+            return started.process.poll() is None
+        time.sleep(0.02)
+    return False
+
+
+def kill_one(trial: Trial, started: Started, rank: int) -> None:
+    "Kill the process of this rank, and see what the launcher does."
+    pid = ranked(trial.case, rank)
+    if pid is None:
+        trial.look(started.end())
+        return
+    trial.found.phase = ([row["phase"] for row in rows_of(trial.case.runs)] or ["pairs"])[-1]
+    os.kill(pid, signal.SIGKILL)
+    trial.found.tried += 1
+    ended = started.end()
+    trial.look(ended)
+    trial.found.seconds = ended.seconds
+    if ended.status in (0, None) or ended.seconds > 60:
+        trial.found.wrong.append(f"status {ended.status} after {ended.seconds:.0f} s")
+    if re.search(rf"rank\s*:\s*{rank}\b", ended.said) and str(pid) in ended.said:
+        trial.found.refused += 1
+    else:
+        trial.found.wrong.append(f"rank {rank} was not named: {ended.said[-1500:]}")
+
+
 def worker(trial: Trial, usual: Usual, faults: int) -> None:
+    "Of two one is killed, in a run with a game every second time there; one or three go on."
     started = trial.case.start(launcher=launcher(2))
-    if wait_for_work(trial, started, trial.random.uniform(0, usual.seconds)):
-        rank = trial.random.choice([0, 1])
-        pid = ranked(trial.case, rank)
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
-            trial.found.tried += 1
-            ended = started.end()
-            trial.look(ended)
-            trial.found.seconds = ended.seconds
-            if ended.status in (0, None) or ended.seconds > 60:
-                trial.found.wrong.append(f"status {ended.status} after {ended.seconds:.0f} s")
-            named = re.search(rf"rank\s*:\s*{rank}\b", ended.said) and str(pid) in ended.said
-            if not named:
-                trial.found.wrong.append(f"rank {rank} was not named: {ended.said[-1500:]}")
-            else:
-                trial.found.refused += 1
-        else:
-            trial.look(started.end())
+    in_game = "game" in trial.case.program.name and trial.random.random() < 0.5
+    if in_game:
+        came = wait_for_game(trial, started)
+    else:
+        came = wait_for_work(trial, started, trial.random.uniform(0, usual.seconds))
+    if came:
+        kill_one(trial, started, trial.random.choice([0, 1]))
     else:
         trial.look(started.end())
-    trial.finish(launcher=launcher(trial.random.choice([1, 3])))
+    trial.found.processes = trial.random.choice([1, 3])
+    trial.finish(launcher=launcher(trial.found.processes))
 
 
 FAULTS = dict(
@@ -899,7 +936,8 @@ def cases_of(command: str, kind: str, wanted: int, known: dict[str, dict], run: 
 def rows(cases: dict[str, dict]) -> list[dict]:
     "A row for each command and kind."
     found: dict[str, dict] = {}
-    counts = [name for name in Found.__dataclass_fields__ if name not in ("key", "wrong")]
+    apart = ("key", "wrong", "phase", "processes")
+    counts = [name for name in Found.__dataclass_fields__ if name not in apart]
     for key, case in cases.items():
         command, kind, _ = key.split("/")
         first = dict(
@@ -937,7 +975,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT)
     text = "fork the commands from one process that has imported all, instead of a new Python each"
     parser.add_argument("--warm", action="store_true", help=text)
+    text = "how many times longer everything may take, on a machine that is busy"
+    parser.add_argument("--slow", type=float, default=1.0, help=text)
     given = parser.parse_args(argv)
+    globals()["SLOW"] = given.slow
     if given.warm:
         warm_up()
     cases = json.loads(given.out.read_text())["cases"] if given.out.exists() else {}

@@ -439,6 +439,7 @@ class _Probe:
     condition: Any
     batch_size: int
     device: str | torch.device
+    drawn: dict[int, Tensor] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def rows(shape: Sequence[int]) -> int:
@@ -446,28 +447,40 @@ class _Probe:
         return 4 if math.prod(shape) >= 128 else 64
 
     def noise(self, seed: int) -> Tensor:
-        shape = (self.rows(self.shape), *self.shape)
-        return _draw(seed, shape).float().to(self.device)
+        if seed not in self.drawn:
+            shape = (self.rows(self.shape), *self.shape)
+            self.drawn[seed] = _draw(seed, shape).float().to(self.device)
+        return self.drawn[seed]
+
+
+_ENOUGH = 2**20
+
+
+def _some(values: Tensor) -> Tensor:
+    "Of each row so many numbers as say what it is made of: of large states not all."
+    flat = values.flatten(1)
+    return flat[:, :: math.ceil(flat.shape[1] / _ENOUGH)]
 
 # %% ../nbs/foundations/denoiser.ipynb #fe02889b
 def _rough_samples(d: Denoiser, probe: _Probe) -> Tensor:
     "Six steps of DDIM from fixed noises, no larger than noise."
 
     def ask(x: Tensor, t: float) -> Tensor:
-        def answer(x: Tensor, condition: Any) -> Tensor:
-            return d(x, t, 0.0, condition)
-
-        clean = in_batches(answer, probe.batch_size, x, probe.condition)
-        return clean.float().to(probe.device)
+        answers = []
+        for i in range(0, len(x), probe.batch_size):
+            rows = slice(i, i + probe.batch_size)
+            labels = None if probe.condition is None else probe.condition[rows]
+            answers.append(d(x[rows], t, 0.0, labels).detach().float())
+        return torch.cat(answers).to(probe.device)
 
     times = (0.99, 0.8, 0.6, 0.4, 0.2, 0.05)
     alpha = {t: d.schedule.alpha(t).item() for t in times}
     sigma = {t: d.schedule.sigma(t).item() for t in times}
-    x = probe.noise(3)
+    x = probe.noise(3).clone()
     D = ask(x, times[0])
     for now, then in pairwise(times):
-        noise = (x - alpha[now] * D) / sigma[now]
-        x = alpha[then] * D + sigma[then] * noise
+        noise = x.sub_(D, alpha=alpha[now]).div_(sigma[now])
+        x = D.mul_(alpha[then]).add_(noise, alpha=sigma[then])
         D = ask(x, then)
     return D / D.square().mean().sqrt().clamp_min(1.0)
 
@@ -480,11 +493,14 @@ def _misfit(d: Denoiser, probe: _Probe, x: Tensor, half_log_snr: float) -> float
     noise = probe.noise(4)
     times = d.schedule.net_time(torch.full((len(x),), t, dtype=torch.float64))
     mixed = alpha * x + sigma * noise
-    out = in_batches(d.network_output, probe.batch_size, mixed, times, probe.condition)
+
+    def answer(*asked: Any) -> Tensor:
+        return _some(d.network_output(*asked))
+
+    out = in_batches(answer, probe.batch_size, mixed, times, probe.condition)
     out = (out - out.mean(0)).flatten()
-    parts = torch.stack([_varying(noise).flatten(), _varying(x).flatten()], 1)
-    solved = torch.linalg.lstsq(parts, out[:, None], driver="gelsd")
-    ab = solved.solution[:, 0]
+    parts = torch.stack([_varying(part).flatten() for part in (noise, x)], 1)
+    ab = torch.linalg.pinv(parts.T @ parts, hermitian=True) @ (parts.T @ out)
     unexplained = (out - parts @ ab).square().sum()
     if not unexplained < 0.5 * out.square().sum():
         return math.inf
@@ -493,7 +509,8 @@ def _misfit(d: Denoiser, probe: _Probe, x: Tensor, half_log_snr: float) -> float
 # %% ../nbs/foundations/denoiser.ipynb #81ef8491
 def _varying(values: Tensor) -> Tensor:
     "What differs between the rows, on the CPU in float64."
-    return (values - values.mean(0)).double().cpu()
+    some = _some(values)
+    return (some - some.mean(0)).double().cpu()
 
 
 def _mixture(prediction: str, alpha: float, sigma: float) -> Tensor:
@@ -513,8 +530,9 @@ def _repeats_noise(d: Denoiser, probe: _Probe) -> int | None:
         return None
     asked = probe.noise(5)
     times = torch.ones(len(asked), dtype=torch.float64)
-    answers = _ask(d, asked, times, probe.condition, probe.batch_size)
-    x = asked.double().cpu() - asked.double().cpu().mean(0)
+    answers = _some(_ask(d, asked, times, probe.condition, probe.batch_size))
+    some = _some(asked).double().cpu()
+    x = some - some.mean(0)
     out = answers - answers.mean(0)
     slope = (x * out).sum() / x.square().sum()
     unexplained = (out - slope * x).square().sum()

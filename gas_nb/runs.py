@@ -22,7 +22,7 @@ from .data import Pairs, pairs_folder, pairs_in_steps
 from .data.folder import claim_in_turn
 from .runtime.checks import check_text
 from .runtime.files import claim_folder, claimed, release_folder
-from .runtime.files import write_json_atomic, write_text_atomic
+from .runtime.files import sweep_up, write_json_atomic, write_text_atomic
 from .runtime.processes import is_main, on_main
 from .tableau import Tableau
 from .teacher import Teacher
@@ -135,15 +135,30 @@ def _take_back(run: Run) -> None:
         shutil.rmtree(run.folder)
 
 # %% ../nbs/runs.ipynb #run00014
+def _header(run: Run) -> dict[str, Any]:
+    "The header of a run's checkpoint."
+    with safe_open(run.checkpoint, "pt") as file:
+        return json.loads(file.metadata()["state"])
+
+
 def distilled_from(run: Run) -> dict | None:
     "The teacher's config in a run's checkpoint; None without one, ValueError if it is damaged."
     if not run.checkpoint.is_file():
         return None
     try:
-        with safe_open(run.checkpoint, "pt") as file:
-            return dict(json.loads(file.metadata()["state"])["teacher"])
+        return dict(_header(run)["teacher"])
     except Exception as error:  # whatever a damaged file makes of it
         raise ValueError(f"{run.checkpoint} is not a checkpoint of a run ({error})") from None
+
+
+def _known(run: Run) -> Run:
+    "The run; one whose config.json is lost, with the settings of its checkpoint, if there is one."
+    if run.config or not run.checkpoint.is_file():
+        return run
+    try:
+        return Run(run.folder, dict(_header(run)["config"]))
+    except Exception:  # whatever a damaged file makes of it
+        return run
 
 # %% ../nbs/runs.ipynb #run00017
 Settings = (
@@ -209,8 +224,12 @@ def results_folder(output_dir: str | Path) -> Path:
 # %% ../nbs/runs.ipynb #run00022
 def runs_with(root: str | Path, config: Settings) -> list[Run]:
     "The runs in `root` with these settings, finished or not, by name."
-    folders = sorted(Path(root).glob(f"{glob.escape(run_name(config))}-*"))
-    return [run for run in map(Run.at, folders) if ran_with(run, config)]
+    runs = (_known(Run.at(folder)) for folder in _folders(Path(root), run_name(config)))
+    return [run for run in runs if ran_with(run, config)]
+
+
+def _folders(root: Path, name: str) -> list[Path]:
+    return sorted(root.glob(f"{glob.escape(name)}-*"))
 
 
 def finished_run(root: str | Path, config: Settings) -> Run | None:
@@ -226,7 +245,7 @@ def _unfinished(root: Path, config: Settings) -> Run | None:
             continue
         run.claim()
         if not is_whole(run):
-            return run
+            return _with_settings(run)
         run.release()  # it has ended just now
     return None
 
@@ -234,19 +253,29 @@ def _unfinished(root: Path, config: Settings) -> Run | None:
 def _new_run(root: Path, config: Settings) -> Run:
     "A run with the next free number, claimed, with its config.json."
     name = run_name(config)
-    folders = [path for path in root.glob(f"{glob.escape(name)}-*") if not _is_blank(path)]
+    folders = [path for path in _folders(root, name) if not _is_blank(path)]
+    for folder in folders:
+        if not folder.is_symlink():
+            sweep_up(folder)  # a run that is not taken up again keeps nothing half written
     numbers = [path.name.rpartition("-")[2] for path in folders]
     taken = max((int(number) for number in numbers if number.isdecimal()), default=0)
     run = Run(root / f"{name}-{taken + 1}", settings_of(config))
     run.folder.mkdir(exist_ok=True)
     run.claim()
-    write_json_atomic(run.file(CONFIG), run.config)
+    return _with_settings(run)
+
+
+def _with_settings(run: Run) -> Run:
+    "The run, its config.json written if it is not there or damaged."
+    if not Run.at(run.folder).config:
+        write_json_atomic(run.file(CONFIG), run.config)
     return run
 
 
 def _is_blank(folder: Path) -> bool:
-    "Whether nothing but the marks of a claim is in it: its process was killed at once."
-    return (folder / ".lock").exists() and all(p.name.startswith(".") for p in folder.iterdir())
+    "Whether nothing but the marks of a claim is in it, or settings that cannot be read."
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    return (folder / ".lock").exists() and names <= {CONFIG} and not Run.at(folder).config
 
 # %% ../nbs/runs.ipynb #run00024
 def claim_run(output_dir: str | Path, config: Settings) -> Run:

@@ -362,3 +362,41 @@ def test_nothing_outside_the_runs_can_be_read(site):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(site + path, timeout=10)
         assert refused.value.code in (403, 404)
+
+
+@pytest.mark.slow
+def test_the_right_password_opens_the_page_and_a_wrong_one_does_not(browser, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from app_hour import start_server
+
+    process, address = start_server(tmp_path, "--user", "ada", GAS_NB_PASSWORD="open sesame")
+    try:
+        page = Page(browser, address)
+        fields = "return document.querySelectorAll('input').length"
+        page.wait(lambda: page.js(fields) == 2, "name and password")
+
+        def come_in(user, password):
+            name, secret = browser.find_elements("css selector", "input")
+            assert secret.get_attribute("type") == "password"
+            for field, text in ((name, user), (secret, password)):
+                field.send_keys(Keys.CONTROL, "a")
+                field.send_keys(text)
+            page.js("[...document.querySelectorAll('button')].at(-1).click()")
+
+        for user, password in (("ada", "open"), ("bob", "open sesame")):
+            come_in(user, password)
+            page.wait_for("body", "Incorrect", 20)
+            assert "DPM-Solver" not in page.text("body") and page.js(fields) == 2
+            browser.get(f"{address}/config")
+            assert "DPM-Solver" not in page.text("body")
+            browser.get(address)
+            page.wait(lambda: page.js(fields) == 2, "name and password")
+        come_in("ada", "open sesame")
+        page.wait_for("#status", "pictures in")
+        assert page.pictures() and "sesame" not in browser.page_source
+    finally:
+        process.terminate()
+        process.wait(60)
+    assert "Traceback" not in (tmp_path / "log").read_text()

@@ -25,6 +25,7 @@ from gas_nb import app
 from gas_nb.app import Ask, Workbench, files, page, shared
 from gas_nb.app.guard import HEADERS
 from gas_nb.app.messages import in_words, without_paths
+from gas_nb.app.style import MAX_SESSIONS
 from gas_nb.classic import classic_tableau
 from gas_nb.runtime.files import FolderInUse
 
@@ -244,6 +245,54 @@ def test_who_leaves_while_waiting_gives_the_place_back(site):
         assert len(site.bench.desk.line) == 1
 
 
+# --- more pages than are kept
+
+
+PICTURE = re.compile(r'src="(data:[^"]+)"')
+
+
+def test_the_oldest_of_many_pages_is_forgotten_and_each_is_answered_its_own(site):
+    """One waits for its pictures while more come than are kept; all get those of their seeds."""
+    event, look = site.page.event("generate.click"), site.page.event("grid.click")
+    asked = dict(teacher="digits", samples=1, evaluations=["4"], solvers=["ddim"])
+    kept = site.served.state_holder.session_data
+
+    def visitor(client):
+        return Visitor(client, site.page, site.seen)
+
+    def closer(one):
+        return one.ask(look, [None], {"cell": "ddim|4"})
+
+    async def crowd(client):
+        for _ in range(MAX_SESSIONS):
+            await closer(visitor(client))
+
+    async def one_and_many():
+        async with httpx.AsyncClient(base_url=site.address, timeout=60) as client:
+            first, last = visitor(client), visitor(client)
+            values = [site.values(event, seed=seed, **asked) for seed in (1, 2)]
+            before = (await first.last(event, values[0]))[1]
+            assert PICTURE.search(str(await closer(first)))
+            with site.bench.desk.enter() as place:
+                async with first.asking(event, values[0]) as (_, stream):
+                    assert "before yours" in str(await anext(stream))
+                    await crowd(client)
+                    place.leave()
+                    waited = [outputs async for outputs in stream][-1][1]
+            await crowd(client)
+            gone = first.session not in kept
+            forgotten = not PICTURE.search(str(await closer(first)))
+            again, other = [
+                (await one.last(event, given))[1] for one, given in zip((first, last), values)
+            ]
+        return gone, forgotten, [PICTURE.findall(page) for page in (before, waited, again, other)]
+
+    gone, forgotten, (before, waited, again, other) = asyncio.run(one_and_many())
+    assert len(kept) == MAX_SESSIONS and gone and forgotten
+    assert before == waited == again and len(before) == len(other) >= 3
+    assert not set(before) & set(other)
+
+
 # --- names that a visitor types
 
 
@@ -399,6 +448,44 @@ def test_an_open_page_is_warned_of(monkeypatch, capsys, tmp_path, arguments, war
     said = capsys.readouterr().err
     assert ("whoever reaches" in said and "--user NAME" in said) == warned
     assert served[0]["auth"] == (("ada", "open sesame") if "--user" in arguments else None)
+
+
+@pytest.mark.parametrize("at", ["waiting", "pictures"])
+def test_sigterm_ends_it_in_order_while_pictures_are_made(tmp_path, at):
+    """Also with a second visitor in the line, and before the page's first answer is there."""
+    process, address = start_server(tmp_path)
+    try:
+        config = httpx.get(f"{address}/config").json()
+        asyncio.run(asked_until_told(address, config, process, at))
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+    log = (tmp_path / "log").read_text()
+    assert "Traceback" not in log and "terminate called" not in log
+    assert not children(process.pid)
+
+
+async def asked_until_told(address, config, process, at):
+    """Two ask for many pictures at once; SIGTERM when the second has been told to wait, or when
+    some pictures of the first are there."""
+    sign, whole = dict(waiting="before yours", pictures="src=")[at], []
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+
+        async def ask(seed):
+            visitor = Visitor(client, Page(config))
+            event = visitor.page.event("generate.click")
+            values = visitor.page.values(event)
+            where = [label.split(" ")[0].lower() for label in visitor.page.labels(event)]
+            values[where.index("seed")], values[where.index("samples")] = seed, 16
+            with suppress(Refused, httpx.HTTPError):
+                async with visitor.asking(event, values) as (_, stream):
+                    async for outputs in stream:
+                        if sign in str(outputs[:2]) and process.poll() is None:
+                            process.send_signal(signal.SIGTERM)
+                        whole.append("pictures in" in str(outputs[0]))
+
+        await asyncio.gather(ask(1), ask(2))
+    assert whole and not all(whole)
 
 
 BEHIND = ["/config", "/gradio_api/info", "/gradio_api/file=x", "/gradio_api/queue/data"]

@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gas_nb.classic import classic_tableau
 from gas_nb.data import Pairs, make_pairs
 from gas_nb.drive import Finished, drive
+from gas_nb.fitting.rows import kept_steps
 from gas_nb.front import distil_solver
 from gas_nb.runtime.programs import exit_status
 from gas_nb.schedule import NoiseSchedule
@@ -211,7 +213,7 @@ def changed(pairs, f):
     return tuple(Pairs(p.seeds, *f(p.x_T, p.x_0), p.condition) for p in pairs)
 
 
-@pytest.mark.parametrize("config", [FIT, ADAM], ids=["fit", "adam"])
+@pytest.mark.parametrize("config", [FIT, ADAM, QUICK], ids=["fit", "adam", "game"])
 @pytest.mark.parametrize("what", ["x_0", "both", "same"])
 def test_pairs_of_zero_variance(digits, pairs, config, what):
     flat = changed(
@@ -246,6 +248,16 @@ def test_a_prompt_twice_is_two_calls():
     pipelines = pytest.importorskip("pipelines")
     teacher = PipelineTeacher(pipelines.stable_diffusion(), prompts=["a cat", "a cat"])
     assert teacher.class_names == ["a cat (0)", "a cat (1)"]
+    made = make_pairs(teacher, range(4), "random", chunk=2)
+    assert set(made.condition.tolist()) == {0, 1} and made.x_0.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("calls", [dict(prompts=["a cat"] * 2), dict(calls=[dict(prompt="a")] * 3)])
+def test_prompts_that_are_all_the_same_are_distilled(calls):
+    pipe = pytest.importorskip("pipelines").stable_diffusion()
+    found = distil_solver(pipe, nfe=2, budget=200, progress=None, **calls)
+    assert found.figures[0]["l1"] < found.figures[0]["training_free_l1"]
 
 
 # ---- the least and the most ----------------------------------------------------------------------
@@ -262,9 +274,32 @@ def test_one_evaluation_and_fifty(digits):
         distil_solver(digits, nfe=3, budget=1, progress=None)
 
 
-def test_one_pair_a_batch(digits, pairs):
-    last = list(train(replace(ADAM, batch_size=1), digits, pairs=pairs))[-1]
+@pytest.mark.parametrize("config", [ADAM, QUICK], ids=["adam", "game"])
+def test_one_pair_a_batch(digits, pairs, config):
+    last = list(train(replace(config, batch_size=1), digits, pairs=pairs))[-1]
     assert math.isfinite(last.loss)
+
+
+def test_one_pair_in_all(digits):
+    alone = make_pairs(digits, range(2), "random").split(1)
+    assert math.isfinite(list(train(ADAM, digits, pairs=alone))[-1].loss)
+    with pytest.raises(ValueError, match="1 held-out pairs: give 2 or more"):
+        list(train(FIT, digits, pairs=alone))
+    three = make_pairs(digits, range(3), "random").split(2)
+    last = list(train(QUICK, digits, pairs=three))[-1]
+    assert math.isfinite(last.loss) and last.tableau.C.isfinite().all()
+
+
+def test_one_evaluation_by_the_notebook_and_by_adam(digits, pairs, tmp_path):
+    *_, last = drive(replace(QUICK, nfe=1), output_dir=tmp_path, teacher=digits)
+    assert {row["nfe"] for row in last.metrics["rows"] if row["solver"] == "gas"} == {1}
+    assert math.isfinite(list(train(replace(ADAM, nfe=1), digits, pairs=pairs))[-1].loss)
+
+
+@pytest.mark.slow
+def test_fifty_evaluations_by_adam(digits, pairs):
+    last = list(train(replace(ADAM, nfe=50), digits, pairs=pairs))[-1]
+    assert math.isfinite(last.loss) and last.tableau.nfe == 50
 
 
 SCHEDULES = (NoiseSchedule.vp_linear(), NoiseSchedule.flow(), NoiseSchedule.edm())
@@ -295,6 +330,42 @@ def normal(shape, schedule, spread=0.5, nfe=12):
 def test_states_of_one_element(schedule, shape):
     found = distil_solver(normal(shape, schedule), nfe=2, budget=400, progress=None)
     assert found.figures[0]["l1"] <= found.figures[0]["training_free_l1"] + 1e-6
+
+
+def test_a_game_of_states_of_one_element():
+    teacher = normal((1,), SCHEDULES[0])
+    row = distil_solver(teacher, nfe=2, budget=400, progress=None, game=True).figures[0]
+    assert row["solver"] == "gas" and math.isfinite(row["gas_gain"])
+    assert row["l1"] <= row["training_free_l1"] + 1e-6
+
+
+@pytest.mark.parametrize("size", [1_000_000, pytest.param(10_000_000, marks=pytest.mark.slow)])
+def test_large_states_are_distilled(size):
+    teacher = normal((size,), SCHEDULES[0], nfe=4)
+    row = distil_solver(teacher, nfe=2, budget=100, progress=None).figures[0]
+    assert row["l1"] <= row["training_free_l1"] + 1e-6
+
+
+class Numbers(TorchDispatchMode):
+    """Counts the numbers that operations on large tensors bring forth."""
+
+    made = 0
+
+    def __torch_dispatch__(self, f, types, arguments=(), named=None):
+        out = f(*arguments, **named or {})
+        if isinstance(out, torch.Tensor) and out.numel() > 10_000:
+            self.made += out.numel()
+        return out
+
+
+def test_the_search_for_steps_reads_a_recorded_run_once():
+    teacher = normal((30_000,), SCHEDULES[0])
+    x_T = make_pairs(teacher, [0, 1], chunk=2).x_T
+    _, path = sample(teacher.denoiser, x_T, teacher.tableau, return_trajectory=True)
+    with Numbers() as numbers:
+        assert len(kept_steps(path, 4)) == 4
+    recorded = (2 * teacher.tableau.nfe + 1) * x_T.numel()
+    assert recorded <= numbers.made <= 8 * recorded
 
 
 def test_states_of_ten_million_elements():

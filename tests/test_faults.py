@@ -10,6 +10,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -25,7 +26,7 @@ from gas_nb.data import folder as pairs_on_disk  # noqa: E402
 from gas_nb.data import generate_pairs  # noqa: E402
 from gas_nb.runs import Run, claim_run, is_whole  # noqa: E402
 from gas_nb.runtime.files import FolderInUse, atomic_path, claim_folder, release_folder  # noqa: E402
-from gas_nb.runtime.files import sweep_up  # noqa: E402
+from gas_nb.runtime.files import save_safetensors_atomic, sweep_up  # noqa: E402
 from gas_nb.sweeps import runner  # noqa: E402
 from gas_nb.tableau import Tableau  # noqa: E402
 
@@ -141,6 +142,16 @@ def test_the_folder_of_a_run_killed_before_it_had_settings_is_used(tmp_path):
     assert run.folder == blank and Run.at(blank).config["nfe"] == 4
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"teacher'])
+def test_a_folder_with_nothing_but_damaged_settings_is_used(tmp_path, content):
+    run = claim_run(tmp_path, dict(teacher="digits", nfe=2))
+    run.release()
+    run.file("config.json").write_text(content)
+    again = claim_run(tmp_path, dict(teacher="digits", nfe=2, seed=1))
+    again.release()
+    assert again.folder == run.folder and Run.at(run.folder).config == again.config
+
+
 @pytest.mark.parametrize("name", ["gs.json", "metrics.json"])
 def test_a_finished_run_that_was_damaged_is_not_whole(tmp_path, name):
     run = claim_run(tmp_path, dict(teacher="digits", nfe=2))
@@ -154,6 +165,55 @@ def test_a_finished_run_that_was_damaged_is_not_whole(tmp_path, name):
     again = claim_run(tmp_path, run.config)
     again.release()
     assert again.folder == run.folder
+
+
+def with_checkpoint(root, settings):
+    "An unfinished run whose checkpoint says its settings."
+    run = claim_run(root, settings)
+    state = json.dumps(dict(config=run.config, teacher={}))
+    save_safetensors_atomic(run.checkpoint, dict(a=torch.zeros(1)), dict(state=state))
+    run.release()
+    return run
+
+
+@pytest.mark.parametrize("content", [None, b"", b'{"teacher": "dig'])
+def test_a_run_that_lost_its_settings_is_known_by_its_checkpoint(tmp_path, content):
+    settings = dict(teacher="digits", nfe=2)
+    run = with_checkpoint(tmp_path, settings)
+    run.file("config.json").unlink()
+    if content is not None:
+        run.file("config.json").write_bytes(content)
+    other = claim_run(tmp_path, dict(settings, seed=1))
+    again = claim_run(tmp_path, settings)
+    assert (other.folder.name, again) == ("digits-nfe2-2", run)
+    assert Run.at(run.folder).config == settings
+    for one in (other, again):
+        one.release()
+
+
+def test_a_run_that_is_not_known_any_more_keeps_nothing_half_written(tmp_path):
+    run = claim_run(tmp_path, dict(teacher="digits", nfe=2))
+    run.release()
+    run.file("config.json").write_text("{")
+    run.file("metrics.jsonl").write_text("")
+    left = run.file(".checkpoint.safetensors.0123456789ab.tmp")
+    left.write_text("half")
+    (tmp_path / "digits-nfe2-9").symlink_to(run.folder)
+    next_one = claim_run(tmp_path, run.config)
+    next_one.release()
+    assert next_one.folder.name == "digits-nfe2-10" and not left.exists()
+
+
+def test_a_link_among_the_runs_is_not_swept_up(tmp_path):
+    outside, runs = tmp_path / "outside", tmp_path / "runs"
+    outside.mkdir()
+    runs.mkdir()
+    (outside / ".lock").touch()
+    (outside / "metrics.jsonl").touch()
+    (outside / ".a.json.0123456789ab.tmp").write_text("somebody's")
+    (runs / "digits-nfe2-1").symlink_to(outside)
+    claim_run(runs, dict(teacher="digits", nfe=2)).release()
+    assert (outside / ".a.json.0123456789ab.tmp").exists()
 
 
 # --- pairs
@@ -227,6 +287,26 @@ def test_a_sweep_tells_a_refusal_in_words(monkeypatch, capsys, error, traced):
     failed = runner.run_job(sweep, 4, lambda line: None)
     assert failed == [f"training for NFE 4: {type(error).__name__}: {error}"]
     assert ("Traceback" in capsys.readouterr().err) is traced
+
+
+def test_a_sweep_waits_for_a_training_that_another_process_has(tmp_path, monkeypatch):
+    """And takes what came of it; it used to fail for both, where each had one of the trainings."""
+    tries, told = [], []
+
+    def drive(config, **options):
+        tries.append(config.nfe)
+        if len(tries) < 3:
+            raise FolderInUse("it is in use by ada")
+        monkeypatch.setattr(runner, "finished_run", lambda root, config: "the other's")
+        raise FolderInUse("it is in use by ada")
+
+    monkeypatch.setattr(runner, "drive", drive)
+    monkeypatch.setattr(runner, "_LOOKS_AGAIN", 0.0)
+    monkeypatch.setattr(runner, "finished_run", lambda root, config: None)
+    config = runner.SweepConfig(teacher="digits", preset="quick", device="cpu", train=True)
+    lab = types.SimpleNamespace(config=config, root=tmp_path, teacher=None)
+    assert runner.train_solvers(lab, 4, told.append) == "the other's"
+    assert tries == [4, 4, 4] and told == ["NFE 4: waiting, as it is in use by ada"]
 
 
 # --- the training of a teacher

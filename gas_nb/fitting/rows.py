@@ -113,24 +113,40 @@ def fit_rows(
     return Chart.from_vector(torch.cat([s, *rows]), n)
 
 # %% ../../nbs/fitting/rows.ipynb #rowsolss1
-def _projection_error(path: Trajectory, kept: list[int], to: int) -> float:
+_AT_ONCE = 2**18  # numbers of each state
+
+
+def _inner_products(path: Trajectory) -> Tensor:
+    "Of x_T, the predictions and the states behind it (2N+1 in all), on the CPU in float64."
+    recorded = (path.states[0], *path.predictions, *path.states[1:])
+    flat = [values.flatten() for values in recorded]
+    found = torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    for begin in range(0, len(flat[0]), _AT_ONCE):
+        rows = torch.stack([values[begin : begin + _AT_ONCE] for values in flat]).double()
+        found += (rows @ rows.T).cpu()
+    return found
+
+
+def _projection_error(products: Tensor, kept: list[int], to: int) -> float:
     "How far the state `to` is from the span of x_T and the kept predictions, relative to its size."
-    columns = [path.states[0], *[path.predictions[k] for k in kept]]
-    target = path.states[to]
-    weights = least_squares(columns, target, FitOptions.last_row_ridge)
-    found = weighted_sum(list(zip(weights.tolist(), columns)), target.dtype)
-    off = (found - target).double().norm() / target.double().norm()
-    return off.item()
+    span = [0, *[1 + k for k in kept]]
+    target = len(products) // 2 + to
+    G, y, size = products[span][:, span], products[span, target], products[target, target]
+    damped = G.clone()
+    damped.diagonal().mul_(1 + FitOptions.last_row_ridge)
+    weights = solve_symmetric(damped, y)
+    off = size - 2 * weights @ y + weights @ G @ weights
+    return (off.clamp_min(0) / size).sqrt().item()
 
-
-def _walk_within(path: Trajectory, allowed: float) -> list[int]:
+# %% ../../nbs/fitting/rows.ipynb #rowsolss3
+def _walk_within(products: Tensor, allowed: float) -> list[int]:
     "Steps, each as long as a projection's error allows."
-    kept, here, last = [], 0, len(path.predictions)
+    kept, here, last = [], 0, len(products) // 2
     while here < last:
         kept.append(here)
         following = here + 1
         for to in range(here + 2, last + 1):
-            if _projection_error(path, kept, to) <= allowed:
+            if _projection_error(products, kept, to) <= allowed:
                 following = to
         here = following
     return kept
@@ -142,14 +158,14 @@ def kept_steps(path: Trajectory, nfe: int) -> list[int]:
     last = len(path.predictions)
     if nfe > last:
         raise ValueError(f"nfe={nfe}: the run that is recorded has {last} evaluations")
-    low, high = 0.0, 2.0
+    products, low, high = _inner_products(path), 0.0, 2.0
     for _ in range(16):
         middle = (low + high) / 2
-        if len(_walk_within(path, middle)) > nfe:
+        if len(_walk_within(products, middle)) > nfe:
             low = middle
         else:
             high = middle
-    kept = _walk_within(path, high)
+    kept = _walk_within(products, high)
     others = [k for k in range(1, last) if k not in kept]
     missing = nfe - len(kept)
     return sorted(kept + others[len(others) - missing :])

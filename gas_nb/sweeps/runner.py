@@ -31,7 +31,8 @@ from ..evaluation import Judge, best_classic
 from ..metrics.uncertainty import BLOCKS, LEFT_OUT
 from ..registry import variants
 from ..runtime.extras import needs
-from ..runtime.files import atomic_path, sweep_up, write_json_atomic, write_text_atomic
+from ..runtime.files import FolderInUse, atomic_path, sweep_up, write_json_atomic
+from ..runtime.files import write_text_atomic
 from ..runs import METRICS, PAIRS, Run, finished_run, read_object, results_folder
 from ..runtime.processes import launched, on_main
 from ..runtime.programs import exit_status
@@ -285,13 +286,27 @@ def measure_cell(lab: Laboratory, cell: Cell) -> dict:
     )
 
 # %% ../../nbs/04_evaluate.ipynb #swr00020
+_LOOKS_AGAIN = 1.0  # seconds
+
+
 def train_solvers(lab: Laboratory, nfe: int, report: Callable[[str], None] = print) -> Run:
-    "The finished run of the training for `nfe`, trained now if it is not there."
+    "The finished run of the training for `nfe`: trained now, or by another process, waited for."
+    waits = False
+    while True:
+        done = finished_run(lab.root, training_config(lab.config, nfe))
+        if done is not None:
+            return done
+        try:
+            return _train(lab, nfe, report)
+        except FolderInUse as error:
+            if not waits:
+                report(f"NFE {nfe}: waiting, as {error}")
+            waits = True
+            time.sleep(_LOOKS_AGAIN)
+
+
+def _train(lab: Laboratory, nfe: int, report: Callable[[str], None]) -> Run:
     config = training_config(lab.config, nfe)
-    done = finished_run(lab.root, config)
-    if done is not None:
-        return done
-    run = None
     options = dict(output_dir=lab.root, teacher=lab.teacher, rivals=None, judged_on="held_out")
     for event in drive(config, **options):
         if isinstance(event, Step) and event.record.val_loss is not None:
