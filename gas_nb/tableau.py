@@ -261,7 +261,7 @@ def check_schedule(tableau: Tableau, denoiser: Any) -> None:
     if not same_schedule(made_for, theirs):
         raise ValueError(
             f"{tableau} was made for {made_for}, the denoiser has {theirs}: a solver "
-            "holds for one schedule only"
+            "holds for one schedule only; take one that was fitted for this model"
         )
 
 # %% ../nbs/foundations/tableau.ipynb #b478da2b

@@ -37,7 +37,8 @@ from gas_nb.tableau import Tableau, check_schedule  # noqa: E402
 from gas_nb.teachers.edm import _plain  # noqa: E402
 from gas_nb.teachers.fmnist import load_fmnist_teacher  # noqa: E402
 from gas_nb.teachers.fmnist_classifier import load_classifier, reference_statistics  # noqa: E402
-from gas_nb.training import load_state  # noqa: E402
+from gas_nb.teachers.reading import _trained_betas  # noqa: E402
+from gas_nb.training import TrainConfig, load_state  # noqa: E402
 
 
 @pytest.mark.parametrize("what", READERS)
@@ -338,3 +339,17 @@ def test_a_damaged_classifier_names_its_file(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match="model.safetensors is no file of tensors"):
         load_classifier("cpu", tmp_path)
+
+
+def test_whole_numbers_too_large_for_a_float_are_refused_in_words():
+    huge = 10**400
+    for seed, guidance in ((huge, 1.0), (5, huge)):
+        with pytest.raises(ValueError, match="seed|guidance"):
+            make_ask("digits", "none", guidance, seed, 4, [4], ["ddim"], "best")
+    with pytest.raises(ValueError, match="trained_betas"):
+        _trained_betas([huge], 1)
+
+
+def test_an_unknown_option_of_the_game_is_answered_with_those_there_are():
+    with pytest.raises(ValueError, match="unknown options .*choose among share"):
+        TrainConfig(tangent=dict(shares=0.1))

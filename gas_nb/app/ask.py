@@ -5,7 +5,6 @@
 # %% ../../nbs/app/ask.ipynb #app-ask-imports
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
@@ -113,7 +112,7 @@ class Ask:
 
 # %% ../../nbs/app/ask.ipynb #app-ask-default
 DEFAULT = Ask(
-    condition="mixed", nfes=(4, 6, 10), solvers=("ddim", "dpm_solver_pp", "unipc", "gs", "gas")
+    condition="mixed", nfes=(2, 3, 4), solvers=("ddim", "dpm_solver_pp", "unipc", "gs", "gas")
 )
 ORDER = tuple(part.name for part in fields(Ask))  # of the controls, and of the API's arguments
 
@@ -132,7 +131,7 @@ def _complain(text: str) -> NoReturn:
 def _whole(what: str, value: Any) -> int:
     "`value` as an int; ValueError names it as `what`."
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value != int(value):
+    if not is_number or not abs(value) < 2**53 or value != int(value):
         _complain(f"{what} {value!r}: give a whole number")
     return int(value)
 
@@ -167,7 +166,7 @@ def make_ask(
     if condition not in allowed:
         shown = ", ".join(allowed[:12])
         raise ValueError(f"class {condition!r}: {teacher} has no such class; choose one of {shown}")
-    if not isinstance(guidance, (int, float)):
+    if not isinstance(guidance, (int, float)) or not abs(guidance) < 2**53:
         raise ValueError("guidance: give a number")
     for what, several in (("evaluations", nfes), ("solvers", solvers)):
         if not isinstance(several, (list, tuple)):

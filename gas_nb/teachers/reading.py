@@ -435,7 +435,7 @@ def _schedule_of_betas(config: Mapping, prediction: str) -> NoiseSchedule:
 def _trained_betas(betas: Any, n: int) -> Tensor:
     try:
         values = torch.as_tensor(betas, dtype=torch.float64).detach().cpu()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(f"trained_betas={str(betas)[:60]!r}: need a list of numbers") from None
     if values.ndim != 1 or len(values) != n:
         raise ValueError(

@@ -150,7 +150,7 @@ def restore(state: TrainState, path: str | Path) -> None:
         _restore_fit(state, saved)
         _restore_discriminator(state, saved)
         _check_usable(state)
-    except (LookupError, RuntimeError, TypeError, AttributeError, ValueError) as e:
+    except (LookupError, RuntimeError, TypeError, AttributeError, ValueError, OverflowError) as e:
         raise ValueError(
             f"{path} does not hold what a run of these settings needs "
             f"({type(e).__name__}: {e}); delete it to start over"

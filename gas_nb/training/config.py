@@ -74,9 +74,10 @@ def check_game(name: str, value: Any) -> GameOptions:
         return value
     if not isinstance(value, Mapping):
         raise ValueError(f"{name}={value!r}: must be GameOptions, or a dict of them")
-    unknown = sorted(value.keys() - {f.name for f in fields(GameOptions)})
+    known = [f.name for f in fields(GameOptions)]
+    unknown = sorted(set(value) - set(known), key=str)
     if unknown:
-        raise ValueError(f"{name}: unknown options {', '.join(unknown)}")
+        raise ValueError(f"{name}: unknown options {unknown}: choose among {', '.join(known)}")
     try:
         return GameOptions(**value)
     except ValueError as e:
