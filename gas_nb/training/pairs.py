@@ -154,7 +154,7 @@ def game_sizes(
     played = _affordable(left, fitted, evaluations_of(n) * turns, made)
     return min(options.pairs, most, played), judges
 
-
+# %% ../../nbs/training/pairs.ipynb #e0ebdg2e
 LEAST_PAIRS = 16  # fewer say nothing about a set
 _JUDGING = 0.6  # of a game's evaluations, at most
 
@@ -165,7 +165,7 @@ def _affordable(left: int, fitted: int, each: int, made: int) -> int:
         return max(LEAST_PAIRS, left // each)
     return max(LEAST_PAIRS, fitted + (left - fitted * each) // (each + made))
 
-
+# %% ../../nbs/training/pairs.ipynb #e0ebdg2f
 def make_game_pairs(
     config: TrainConfig,
     teacher: Teacher,
