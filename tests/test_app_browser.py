@@ -210,9 +210,9 @@ def test_look_closer_with_the_keyboard_and_blend(browser, site):
     from selenium.webdriver.common.keys import Keys
 
     page = first_answer(browser, site)
-    button = browser.find_element("css selector", '#grid button[data-cell="unipc|6"]')
+    button = browser.find_element("css selector", '#grid button[data-cell="unipc|4"]')
     button.send_keys(Keys.ENTER)
-    page.wait_for("#detail", "UniPC, 6 evaluations", 20)
+    page.wait_for("#detail", "UniPC, 4 evaluations", 20)
     assert page.js("return document.querySelectorAll('#detail img').length") == 3
     opacity = "return getComputedStyle(document.querySelector('#detail .stack img + img')).opacity"
     assert float(page.js(opacity)) == 0
@@ -233,7 +233,7 @@ def test_cancel_keeps_what_is_there(browser, site):
     page = first_answer(browser, site)
     page.number("Seed", 1234)
     page.click("#generate")
-    page.wait_for("#status", "of 13 pictures", 30)
+    page.wait_for("#status", "of 16 pictures", 30)
     page.click("#cancel")
     page.wait_for("#status", "cancelled", 20)
     assert 0 < len(page.pictures()) < 9
