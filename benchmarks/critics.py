@@ -114,7 +114,7 @@ def main() -> None:
     def table_for(critics: str, seed: int, reals: str) -> Table:
         config = preset_config("cpu", teacher="digits", nfe=options.nfe, device="cpu", seed=seed)
         config = replace(config, tangent=numbers, reals=reals, adversarial_weight=1.0)
-        pairs: tuple[Pairs, Pairs] = make_game_pairs(config, teacher)
+        pairs = make_game_pairs(config, teacher, options.pairs, options.judges)
         found = load_reals(config, teacher, options.judges) or (None, None)
         facts = teacher.denoiser, *pairs, distance, parse_critics(critics), seed
         return Table(*facts, options=numbers, reals=found[0], unseen=found[1])

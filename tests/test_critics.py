@@ -189,7 +189,7 @@ def test_classes_need_pairs_that_have_them(digits):
     check_table(config, digits)
     for wrong, pairs in ((replace(config, condition="none"), ()), (config, None)):
         if pairs is None:
-            pairs = make_game_pairs(replace(config, condition="none"), digits)
+            pairs = make_game_pairs(replace(config, condition="none"), digits, 16, 16)
         with pytest.raises(ValueError, match="no class labels"):
             check_table(wrong, digits, pairs)
 
@@ -236,7 +236,7 @@ def test_a_run_plays_against_the_data(digits, critics):
 
 def test_critics_face_the_data_with_the_classes_of_the_pairs(digits):
     config = replace(CONFIG, reals="dataset", critics="kernel:classes")
-    pairs, judges = make_game_pairs(config, digits)
+    pairs, judges = make_game_pairs(config, digits, 32, 32)
     reals, unseen = load_reals(config, digits, len(judges))
     facts = digits.denoiser, pairs, judges, Distance(), parse_critics(config.critics)
     table = Table(*facts, reals=reals, unseen=unseen)
