@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from gas_nb.data import Pairs, eval_seeds, make_pairs
+from gas_nb.data import eval_seeds, make_pairs
 from gas_nb.fitting.chart import Chart, to_chart
 from gas_nb.fitting.distance import Distance
 from gas_nb.game.critics import RandomFeatures, Standardised, parse_critics
