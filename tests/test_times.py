@@ -274,7 +274,8 @@ def test_never_worse_than_any_usual_grid(digits, pairs, rule, last):
     ours = loss(digits, fit.tableau, held_out)
     assert ours <= min(usual.values()) * (1 + 1e-5) or last == "free"
     assert ours <= fit.usual[fit.best_usual] * (1 + 1e-5)
-    assert fit.loss == pytest.approx(ours, rel=1e-4)
+    rounding = 1e-3 if last == "free" else 1e-4  # far from the samples it is magnified
+    assert fit.loss == pytest.approx(ours, rel=rounding)
     assert fit.tableau.nfe == nfe and rule_of(fit.tableau) == RULES[rule]
     assert fit.times[0] == 1 and (last != 0.0 or fit.times[-1] == 0)
 
