@@ -143,7 +143,7 @@ def distil_solver(
     another checkpoint, guidance or number of evaluations. `guidance`: two values or more, for
     solvers that serve all between; the budget is shared among them (None: as much for each).
     `rule`: the name of a solver that other programs have (see `gas_nb.rules`), for its times alone.
-    `game`: GAS after each fit, on pairs of its own beside the budget (see `gas_nb.game`); `reals`:
+    `game`: GAS after each fit, with evaluations beside the budget (see `gas_nb.game`); `reals`:
     what it compares with (teacher: its samples; dataset; a folder of images).
     `options` go to the teacher (guidance_scale, size, batch_size, recipe). ValueError, before any
     long work, for what cannot be asked or distilled."""
