@@ -338,3 +338,11 @@ def test_a_damaged_classifier_names_its_file(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(ValueError, match="model.safetensors is no file of tensors"):
         load_classifier("cpu", tmp_path)
+
+
+@pytest.mark.parametrize("text", ['"owner/name"', "false", "1", "[]"])
+def test_a_config_that_is_a_name_is_not_looked_up_on_the_hub(tmp_path, text):
+    READERS["scheduler that stands alone"].prepare(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text(text)
+    with pytest.raises(ValueError, match="no config of a GASScheduler: give"):
+        Portable.from_pretrained(tmp_path)
