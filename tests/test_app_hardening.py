@@ -450,7 +450,7 @@ def test_an_open_page_is_warned_of(monkeypatch, capsys, tmp_path, arguments, war
     assert served[0]["auth"] == (("ada", "open sesame") if "--user" in arguments else None)
 
 
-@pytest.mark.parametrize("at", ["waiting", "pictures"])
+@pytest.mark.parametrize("at", ["pictures", pytest.param("waiting", marks=pytest.mark.slow)])
 def test_sigterm_ends_it_in_order_while_pictures_are_made(tmp_path, at):
     """Also with a second visitor in the line, and before the page's first answer is there."""
     process, address = start_server(tmp_path)

@@ -353,3 +353,11 @@ def test_whole_numbers_too_large_for_a_float_are_refused_in_words():
 def test_an_unknown_option_of_the_game_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match="unknown options .*choose among share"):
         TrainConfig(tangent=dict(shares=0.1))
+
+
+@pytest.mark.parametrize("text", ['"owner/name"', "false", "1", "[]"])
+def test_a_config_that_is_a_name_is_not_looked_up_on_the_hub(tmp_path, text):
+    READERS["scheduler that stands alone"].prepare(tmp_path)
+    (tmp_path / "scheduler_config.json").write_text(text)
+    with pytest.raises(ValueError, match="no config of a GASScheduler: give"):
+        Portable.from_pretrained(tmp_path)

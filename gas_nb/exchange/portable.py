@@ -29,7 +29,7 @@ __all__ = ['DAMAGED', 'MODULE', 'Numbers', 'first_order_rows', 'read_numbers', '
            'Run', 'twin', 'Book', 'twin_of_book', 'find_run', 'one_number', 'without_variance', 'check_step',
            'check_shape', 'check_finite', 'check_options', 'Chosen', 'length_of', 'nfe_of', 'asked_of', 'Serving',
            'Plans', 'Advancing', 'Steps', 'Indexed', 'step_of_tokens', 'Noising', 'interpolated', 'check_noise',
-           'numbers_in', 'Copies', 'config_as_json', 'GASScheduler', 'module_text', 'original_class',
+           'numbers_in', 'Copies', 'config_as_json', 'OfObject', 'GASScheduler', 'module_text', 'original_class',
            'original_scheduler', 'StandIn', 'OtherOrder', 'stand_in']
 
 # %% ../../nbs/exchange/portable.ipynb #exq01num
@@ -970,8 +970,25 @@ def _blank(ours: Any, original: type | None) -> Any:
     kind = ours or GASScheduler
     return object.__new__(kind if original is None else stand_in(kind, original))
 
+# %% ../../nbs/exchange/portable.ipynb #exq15obj
+class OfObject:
+    "A config is an object: a name in its place would be looked up on the hub by diffusers."
+
+    @classmethod
+    def from_config(
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
+        "The scheduler of a config; ValueError for anything but an object."
+        if config is not None and not isinstance(config, Mapping):
+            given = f"{str(config)[:60]!r} is no config of a GASScheduler"
+            raise ValueError(
+                f"{given}: give what is in its scheduler_config.json, or save it again"
+            )
+        made: Any = super()
+        return made.from_config(config, return_unused_kwargs, **kwargs)
+
 # %% ../../nbs/exchange/portable.ipynb #exq15cls
-class GASScheduler(Copies, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class GASScheduler(Copies, OfObject, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """A diffusers scheduler driven by tables of numbers, `solvers`: {str(nfe): {A, C, numbers}}.
 
     `drop_in`: the class and config of the scheduler it stands in for; `nearest`: a number of steps
