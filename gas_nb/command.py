@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ def _solvers_at(places: Sequence[str]) -> Any:
     from gas_nb.runs import Run
 
     paths = [Path(place) for place in places]
-    missing = [str(path) for path in paths if not path.exists()]
+    missing = [place for place in places if not os.path.exists(place)]
     if missing and not re.fullmatch(r"[\w.-]+/[\w.-]+", places[0]):
         raise ValueError(
             f"{missing[0]}: no such file or folder, and no hub id (owner/name); give one of them"

@@ -26,6 +26,7 @@ from fuzz_readers import QUICK, READERS, Reader, digits, solver  # noqa: E402
 
 from gas_nb.app.ask import make_ask  # noqa: E402
 from gas_nb.app.tradeoff import sweep_rows  # noqa: E402
+from gas_nb.command import card_of  # noqa: E402
 from gas_nb.exchange.comfyui_node import read as read_comfyui  # noqa: E402
 from gas_nb.exchange.portable import GASScheduler as Portable  # noqa: E402
 from gas_nb.exchange.published import load_published_checkpoint  # noqa: E402
@@ -34,6 +35,7 @@ from gas_nb.runtime.pickles import Inert, Unreadable, module_state  # noqa: E402
 from gas_nb.runtime.pickles import read_checkpoint, read_pickle  # noqa: E402
 from gas_nb.schedule import NoiseSchedule  # noqa: E402
 from gas_nb.tableau import Tableau, check_schedule  # noqa: E402
+from gas_nb.teachers.calls import calls_from_file  # noqa: E402
 from gas_nb.teachers.edm import _plain  # noqa: E402
 from gas_nb.teachers.fmnist import load_fmnist_teacher  # noqa: E402
 from gas_nb.teachers.fmnist_classifier import load_classifier, reference_statistics  # noqa: E402
@@ -235,6 +237,15 @@ def test_weights_with_a_tensor_missing_are_refused(tmp_path):
         load_fmnist_teacher("cpu", tmp_path)
 
 
+def test_sizes_of_an_fmnist_teacher_that_are_no_numbers_name_its_config(tmp_path):
+    READERS["weights of an fmnist teacher"].prepare(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for wrong in (float("nan"), 0, "32", None):
+        (tmp_path / "config.json").write_text(json.dumps(config | dict(sample_size=wrong)))
+        with pytest.raises(ValueError, match=r"config.json: sample_size=.*give a folder"):
+            load_fmnist_teacher("cpu", tmp_path)
+
+
 def test_a_checkpoint_that_no_step_could_go_on_from_is_refused(tmp_path):
     READERS["checkpoint"].prepare(tmp_path)
     path = tmp_path / "checkpoint.safetensors"
@@ -248,6 +259,7 @@ def test_a_checkpoint_that_no_step_could_go_on_from_is_refused(tmp_path):
         (state | {ema: state[ema].flatten()[:1]}, said, "ema has other entries"),
         (state, said | dict(step="x"), "step='x'"),
         (state, said | dict(spent=-1), "spent=-1"),
+        (state, said | dict(seconds=10**400), "OverflowError"),
         (state, said | dict(late=dict(gs={"1": [[[1.0]], [[1.0]]]})), "late|shape|expected"),
     ]
     for tensors, facts, words in broken:
@@ -348,6 +360,16 @@ def test_whole_numbers_too_large_for_a_float_are_refused_in_words():
             make_ask("digits", "none", guidance, seed, 4, [4], ["ddim"], "best")
     with pytest.raises(ValueError, match="trained_betas"):
         _trained_betas([huge], 1)
+
+
+def test_a_name_that_no_file_can_have_is_refused_in_words(tmp_path):
+    with pytest.raises(ValueError, match="no such file or folder.*give one of them"):
+        card_of(["x" * 5000])
+    calls = tmp_path / "calls.json"
+    calls.write_text(json.dumps([dict(image=dict(file="half\ud800.png"))]))
+    with pytest.raises(ValueError, match="is no image .*give a PNG or JPEG") as refused:
+        calls_from_file(calls)
+    assert str(refused.value).encode()
 
 
 def test_an_unknown_option_of_the_game_is_answered_with_those_there_are():

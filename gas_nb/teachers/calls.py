@@ -88,7 +88,7 @@ def _value(value: Any, folder: Path) -> Any:
         return Image.open(file).convert("RGB")
     except Exception as e:  # whatever a damaged picture makes of it
         reason = f"{type(e).__name__}: {e}"
-        raise ValueError(f"{file} is no image ({reason}): give a PNG or JPEG") from None
+        raise ValueError(f"{str(file)!r} is no image ({reason}): give a PNG or JPEG") from None
 
 # %% ../../nbs/teachers/calls.ipynb #e9208e55
 def checked_calls(pipe: Any, calls: Any = (), prompts: Any = ()) -> list[dict[str, Any]]:

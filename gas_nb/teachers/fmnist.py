@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
+from ..data.seeds import is_whole
 from ..denoiser import Denoiser
 from ..runtime.device import default_device
 from ..runtime.extras import needs
@@ -80,6 +81,10 @@ def _check_folder(folder: Path) -> None:
     kind = told.get("_class_name") if isinstance(told, dict) else None
     if kind != "UNet2DModel":
         raise ValueError(f"{folder}/config.json describes {kind!r}: this loader reads UNet2DModel")
+    for name in ("in_channels", "sample_size"):
+        if not is_whole(told.get(name), 1):
+            said = f"{name}={told.get(name)!r}"
+            raise ValueError(f"{folder}/config.json: {said} is no whole number from 1 on: {_GIVE}")
 
 # %% ../../nbs/teachers/fmnist.ipynb #84bbd2d8
 def _moments() -> tuple[Tensor, Tensor]:
