@@ -34,8 +34,8 @@ from gas_nb.training.phases import check_table
 from gas_nb.training.reals import load_reals
 
 EVERY = """frechet, frechet:pixels, frechet:teacher, kernel, kernel:pixels, kernel:classes,
-kernel:teacher:classes, r3gan, r3gan:classes, r3gan:random, r3gan:pixels, r3gan:teacher,
-r3gan:random:classes, r3gan:patches, r3gan:patches:classes"""
+kernel:layout, kernel:teacher:classes, r3gan, r3gan:classes, r3gan:random, r3gan:pixels,
+r3gan:teacher, r3gan:random:classes, r3gan:patches, r3gan:patches:classes"""
 CONFIG = TrainConfig(
     teacher="digits",
     nfe=2,

@@ -29,7 +29,7 @@ from gas_nb.game.critics import (
     parse_critics,
     register_features,
 )
-from gas_nb.game.play import GameOptions, Table, judge, play, take_turn
+from gas_nb.game.play import GameOptions, Judged, Table, judge, play, take_turn
 from gas_nb.game.tangent import Tangent, tangent_at
 from gas_nb.metrics import frechet_distance
 from gas_nb.schedule import NoiseSchedule
@@ -186,7 +186,40 @@ def test_the_judge_s_error_covers_what_other_noise_says():
     assert 0.5 < errors.mean() / gains.std() < 2
 
 
+def test_the_judge_takes_no_texture_at_the_price_of_the_layout(digits):
+    real = make_pairs(digits, range(128), "random").x_0
+    faint = 0.5 * real
+    moved_away = judge(faint, real.roll((3, 3), (2, 3)), real, 0)
+    assert moved_away.certain > 3 and moved_away.layout < -3 and not moved_away.tells(3)
+    right = judge(faint, 0.9 * real, real, 0)
+    assert right.certain > 3 and right.layout > 3 and right.tells(3)
+
+
+def test_a_corner_that_is_always_black_does_not_outweigh_a_picture():
+    """In units of its own standard deviation a number that hardly moves would."""
+    real = drawn(200, 1, 8, 8)
+    real[..., 0, 0] = 1e-4 * drawn(200, 1, seed=1)
+    corner, all_of_it = real.clone(), 0.5 * real
+    corner[..., 0, 0] += 0.01
+    for view in ("pixels", "layout"):
+        critic = make_critic(CriticName("kernel", view), real)
+        assert critic(corner) < 0.1 * critic(all_of_it)
+
+
 # --- turns
+
+
+def test_a_turn_that_loses_layout_is_refused(digits, pairs, monkeypatch):
+    critics = parse_critics("frechet")
+    options = GameOptions(moves=10, share=1e6)
+    table = Table(digits.denoiser, pairs[:64], pairs[64:], Distance(), critics, options=options)
+    chart = to_chart(Tableau.load(ROOT / "gas_nb/solvers/fmnist-gs-4.json"), digits.schedule)
+    monkeypatch.setattr("gas_nb.game.play.judge", lambda *_: Judged(1.0, 0.1, -2.5))
+    turn = take_turn(table, chart)
+    assert turn.chart is chart and not turn.accepted
+    assert "a worse layout, by 2.5 standard errors" in turn.told
+    monkeypatch.setattr("gas_nb.game.play.judge", lambda *_: Judged(1.0, 0.1, -0.5))
+    assert take_turn(table, chart).accepted
 
 
 def test_a_turn_that_is_not_sure_leaves_the_solver_alone(digits, pairs):

@@ -26,8 +26,9 @@ from gas_nb.game.discriminators import (
 )
 
 # %% auto #0
-__all__ = ['MOST_FEATURES', 'COMPARISONS', 'FEATURE_MAKERS', 'RandomFeatures', 'check_few', 'Frechet', 'Kernel', 'Standardised',
-           'OnFeatures', 'CriticName', 'register_features', 'parse_critics', 'check_critic', 'make_critic']
+__all__ = ['LAYOUT', 'MOST_FEATURES', 'COMPARISONS', 'FEATURE_MAKERS', 'RandomFeatures', 'Picture', 'check_few', 'Frechet',
+           'Kernel', 'Standardised', 'OnFeatures', 'CriticName', 'register_features', 'parse_critics', 'check_critic',
+           'make_critic']
 
 # %% ../../nbs/game/critics.ipynb #gmcr005
 class RandomFeatures(nn.Module):
@@ -53,6 +54,25 @@ class RandomFeatures(nn.Module):
             h = F.relu(F.conv2d(h, kernel, padding=1, stride=1 if first else 2))
             seen.append(h.mean((2, 3)))
         return torch.cat(seen, 1)
+
+# %% ../../nbs/game/critics.ipynb #gmcrpi2
+LAYOUT = 8  # windows to a side
+
+
+class Picture(nn.Module):
+    """Samples (B, *shape) to (B, C * H * W): as they are, or as means over at most `side` x `side`
+    windows."""
+
+    def __init__(self, shape: Sequence[int], side: int = 0):
+        super().__init__()
+        self.folded, self.side = Squared(nn.Identity(), shape), side
+
+    def forward(self, x: Tensor) -> Tensor:
+        picture = self.folded.arrange(x.float())
+        if not self.side:
+            return picture.flatten(1)
+        windows = [min(self.side, length) for length in picture.shape[2:]]
+        return F.adaptive_avg_pool2d(picture, windows).flatten(1)
 
 # %% ../../nbs/game/critics.ipynb #gmcr008
 def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,14 +146,17 @@ _AT_ONCE = 2**20  # numbers of samples that go through a network together
 
 class Standardised:
     """Features (B, F) of samples (B, ...), counted from the mean of the reals' (N, ...)
-    and in units of their standard deviation."""
+    and in units of their standard deviation: of one for all in a `Picture`."""
 
     def __init__(self, features: Callable, reals: Tensor):
         self.features = features
         with torch.no_grad():
             seen = self.read(reals)
         self.mean = seen.mean(0)
-        self.scale = seen.std(0) + 1e-3 * seen.std() + 1e-12
+        spread = seen.std(0)
+        if isinstance(features, Picture):
+            spread = (seen - self.mean).square().mean().sqrt()
+        self.scale = spread + 1e-3 * seen.std() + 1e-12
 
     def __call__(self, x: Tensor) -> Tensor:
         return (self.read(x) - self.mean) / self.scale
@@ -177,7 +200,8 @@ class CriticName:
 COMPARISONS: dict[str, Callable[..., Callable]] = dict(frechet=Frechet, kernel=Kernel)
 FEATURE_MAKERS: dict[str, Callable[[Sequence[int], int], Callable]] = dict(
     random=RandomFeatures,
-    pixels=lambda shape, seed: nn.Flatten(),
+    pixels=lambda shape, seed: Picture(shape),
+    layout=lambda shape, seed: Picture(shape, LAYOUT),
 )
 _TAKEN = ("teacher", "patches", "classes")  # words with a meaning of their own
 

@@ -19,7 +19,8 @@ from ..fitting.differences import Difference
 from ..fitting.distance import Distance, batches, run_chart
 from ..fitting.options import FitOptions
 from ..fitting.step import time_bounds
-from .critics import CriticName, Kernel, RandomFeatures, Standardised, make_critic
+from .critics import LAYOUT, CriticName, Kernel, Picture, RandomFeatures
+from .critics import Standardised, make_critic
 from .discriminators import Reals
 from .tangent import Tangent, tangent_at
 from ..runtime.checks import check_fields, check_number, check_whole, checked
@@ -95,31 +96,53 @@ def _said(critics: Sequence[tuple[float, Callable]], fake: Tensor) -> list[Tenso
 
 # %% ../../nbs/game/play.ipynb #gmpl009
 class Judged(NamedTuple):
-    "What a judge sees: how much nearer the second set is than the first, and its standard error."
+    """What a judge sees: how much nearer the second set is than the first, the standard error of
+    that, and how much nearer in layout, in its own standard errors."""
 
     gain: float
     error: float
+    layout: float = 0.0
 
     @property
     def certain(self) -> float:
         "The gain in standard errors."
-        return self.gain / self.error if self.error > 0 else math.copysign(math.inf, self.gain)
+        return _in_errors(self.gain, self.error)
+
+    def tells(self, errors: float) -> bool:
+        "Whether something is gained for sure, by so many standard errors, and no layout lost."
+        return self.certain > errors and self.layout > -_DOUBT
+
+
+_DOUBT = 1.0  # standard errors by which the layout may seem to be worse
+
+
+def _in_errors(gain: float, error: float) -> float:
+    if gain == 0:
+        return 0.0
+    return gain / error if error > 0 else math.copysign(math.inf, gain)
 
 # %% ../../nbs/game/play.ipynb #gmplx011
 def judge(before: Tensor, after: Tensor, reals: Tensor, seed: int, blocks: int = 16) -> Judged:
     """Two solvers' samples (B, ...) of the same noise and the teacher's of it, or as many images of
-    the data, in features that no critic of this seed has."""
-    features = RandomFeatures(reals.shape[1:], seed + _JUDGES).to(reals.device)
-    standardised = Standardised(features, reals)
+    the data, in features that no critic of this seed has, and in their layout."""
+    shape, sets = reals.shape[1:], (before, after, reals)
+    features = RandomFeatures(shape, seed + _JUDGES).to(reals.device)
+    gain = _gain(features, sets, blocks)
+    return Judged(*gain, _in_errors(*_gain(Picture(shape, LAYOUT), sets, blocks)))
+
+
+def _gain(features: Callable, sets: Sequence[Tensor], blocks: int) -> tuple[float, float]:
+    "How much nearer to the last set the second is than the first, and the jackknife's error."
+    standardised = Standardised(features, sets[-1])
     with torch.no_grad():
-        seen = [standardised(x) for x in (before, after, reals)]
+        seen = [standardised(x) for x in sets]
     without = []
-    for rows in _left_out(len(reals), blocks):
+    for rows in _left_out(len(sets[-1]), blocks):
         kept = [x[rows] for x in seen]
         without.append(_difference(*kept))
     values = torch.tensor(without, dtype=torch.float64)
     spread = values.var(correction=0) * (blocks - 1)
-    return Judged(_difference(*seen), spread.sqrt().item())
+    return _difference(*seen), spread.sqrt().item()
 
 # %% ../../nbs/game/play.ipynb #gmpl00s2
 _JUDGES = 1_000_003  # seeds of the judges' features, away from those of the critics
@@ -246,7 +269,7 @@ def _walk(table: Table, tangent: Tangent, z: Tensor, start: Chart) -> Turn:
         if not loss <= (1 + options.share) * least:
             continue
         judged = judge(before, after, reals, table.seed, options.blocks)
-        taken = judged.certain > options.errors
+        taken = judged.tells(options.errors)
         ratio = loss / max(least, _TINY)
         found.append(Turn(tried, taken, judged, loss, ratio, ""))
     best = max(found, key=lambda turn: (turn.accepted, turn.judged.gain), default=None)
@@ -266,6 +289,8 @@ def _why(best: Turn | None, options: GameOptions) -> str:
     if best is None:
         return f"not moved: every part of the way costs more than {options.share:.0%} of distance"
     told = f"gain {best.judged.gain:.2g} +- {best.judged.error:.2g}"
+    if best.judged.certain > options.errors:
+        told += f", but a worse layout, by {-best.judged.layout:.1f} standard errors"
     return f"not moved: on held-out noise nothing is sure to be gained ({told})"
 
 # %% ../../nbs/game/play.ipynb #gmplx025
