@@ -132,6 +132,18 @@ def choose_damping(
         found.append(unseen.clamp(max=cap).mean().item())
     return min(range(len(found)), key=found.__getitem__)
 
+# %% ../../nbs/fitting/first_pass.ipynb #fpporti1
+def _portion(previous: FitStep, n: int, new: int, left: float) -> tuple[int, int]:
+    """The first of the pairs that a step differentiates and the one behind the last: at most `new`
+    new ones, all of n again where none are new, none that cannot be paid for."""
+    nfe, seen = previous.chart.nfe, previous.seen
+    each = evaluations_of(nfe, previous.differences) + nfe
+    if seen == n:
+        return (0, n) if left >= n * each else (n, n)
+    affordable = max(0.0, left - seen * nfe) // each
+    last = min(n, seen + new, seen + int(min(affordable, n)))
+    return seen, last if last >= min(_FEWEST, n) else seen
+
 # %% ../../nbs/fitting/first_pass.ipynb #fpwalk1
 _FEWEST = 4  # pairs that a step looks at, at least
 _TRIALS = 3
@@ -204,26 +216,21 @@ def first_pass_step(
     left: Callable[[], float] = lambda: math.inf,
 ) -> FitStep:
     """One step on `options.pass_pairs` new pairs of `train` and all that are remembered. With none
-    left that are new, it is one on what is remembered. A pure function of what it is given."""
-    each = evaluations_of(previous.chart.nfe, previous.differences) + previous.chart.nfe
-    ahead = previous.seen * previous.chart.nfe
-    affordable = int(max(0.0, min(left() - ahead, 1e9)) // each)
-    n = min(options.pass_pairs, len(train) - previous.seen, affordable)
-    if previous.seen + n < min(_FEWEST, len(train)):
-        n = 0
+    left that are new, all are differentiated anew where that can be paid for; else it is a step on
+    what is remembered. A pure function of what it is given."""
+    first, last = _portion(previous, len(train), options.pass_pairs, left())
     memory, fresh = previous.memory, previous.val_loss
-    if n > 0:
-        part = train[previous.seen : previous.seen + n]
-        how = previous.differences, max_batch, options
+    learns = last > previous.seen
+    if last > first:
+        part, how = train[first:last], (previous.differences, max_batch, options)
         new = differentiate(denoiser, previous.chart, part, distance, *how)
-        fresh = _losses(distance, new.r).mean().item()
-        memory = remember(memory, new)
+        memory = remember(memory if first else None, new)
+        fresh = _losses(distance, new.r).mean().item() if learns else fresh
     if memory is None:
         return previous._replace(step=previous.step + 1, accepted=False, outcome=Outcome.SPENT)
-    seen = train[: previous.seen + max(n, 0)]
-    ground = _Ground(denoiser, seen, distance, max_batch, left)
+    ground = _Ground(denoiser, train[:last], distance, max_batch, left)
     walk = _walk(ground, previous, memory, t_eps, options)
-    return _passed(previous, walk, len(seen), n > 0, fresh, distance, options)
+    return _passed(previous, walk, last, learns, fresh, distance, options)
 
 # %% ../../nbs/fitting/first_pass.ipynb #8c6c2243
 def _passed(

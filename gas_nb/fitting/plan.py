@@ -34,6 +34,7 @@ _ROWS = ((32, 8), (24, 6), (16, 5), (12, 4), (8, 4), (6, 3), (4, 2), (3, 1))
 _CHOICES = ((16, 6), (8, 6), (8, 4), (4, 4), (4, 3), (2, 3), (2, 2), (1, 2), (1, 1))
 _CLOSING = 2  # steps on what is remembered when all pairs have been seen, at most
 _WALKS = 2.5  # runs of all pairs that the steps on growing numbers of them take
+_ONCE, _PASSES = 40, 2  # more pairs than that only where so many passes more can be paid for
 
 # %% ../../nbs/fitting/plan.ipynb #9df8c156
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class FitPlan:
     grids: int = 0
     differentiated: bool = True  # False: the rows of the start are all there is money for
     neighbour: bool = False
+    passes: int = 0  # in which all pairs are differentiated once more
 
     @property
     def batch(self) -> int:
@@ -61,7 +63,9 @@ class FitPlan:
         "Steps at most: those on new pairs, and those that close the fit."
         if not self.pairs:
             return 0
-        return -(-self.pairs // self.batch) + _CLOSING if self.differentiated else 1
+        if not self.differentiated:
+            return 1
+        return -(-self.pairs // self.batch) + self.passes + _CLOSING
 
     @property
     def begun(self) -> int:
@@ -72,6 +76,11 @@ class FitPlan:
     def made(self) -> int:
         "Evaluations of the teacher for the other pairs, which several plans may share."
         return (self.pairs - self.begun + self.held_out) * self.teacher_nfe
+
+    @property
+    def pass_cost(self) -> int:
+        "Evaluations of one more pass."
+        return round(self.pairs * (jacobian_cost(self.nfe) + 1.5 * self.nfe))
 
     @property
     def cost(self) -> int:
@@ -86,7 +95,8 @@ class FitPlan:
         start = self.begun * (self.teacher_nfe + n * tried) + 7 * n
         start += self.held_out * n * (tried + self.neighbour)
         each = jacobian_cost(n) + n * (_WALKS + 1.5) if self.differentiated else 0
-        return round(self.made + judged + start + self.pairs * each)
+        again = self.passes * self.pass_cost
+        return round(self.made + judged + start + self.pairs * each) + again
 
 # %% ../../nbs/fitting/plan.ipynb #planopts
 def recipes_of(plan: FitPlan) -> tuple[dict[str, Any], ...]:
@@ -135,8 +145,9 @@ def plan_fits(
     require_whole(budget=budget)
     for pairs in range(512, _START - 1, -1):
         plans = [_fitted(nfe, teacher_nfe, pairs, neighbour) for nfe in nfes]
-        if total_cost(plans) <= budget:
-            return plans
+        if (left := budget - total_cost(plans)) >= 0:
+            more = left // sum(plan.pass_cost for plan in plans)
+            return [replace(plan, passes=plan.passes + more) for plan in plans]
     for pairs, held_out in _ROWS:
         few = pairs, held_out, 2, 1, False, neighbour
         plans = [FitPlan(nfe, teacher_nfe, *few) for nfe in nfes]
@@ -157,7 +168,8 @@ def _fitted(nfe: int, teacher_nfe: int, pairs: int, neighbour: bool) -> FitPlan:
     held_out = max(4, min(pairs // 7, 32))
     rivals = max(2, min(len(RIVALS), pairs // 5))
     grids = min(2, 1 + pairs // 16)
-    return FitPlan(nfe, teacher_nfe, pairs, held_out, rivals, grids, True, neighbour)
+    passes = _PASSES if pairs > _ONCE else 0
+    return FitPlan(nfe, teacher_nfe, pairs, held_out, rivals, grids, True, neighbour, passes)
 
 
 def total_cost(plans: Sequence[FitPlan]) -> int:

@@ -38,7 +38,8 @@ class GameOptions:
     aimed: float = checked(0.85, check_number, above=0)  # part of it that a game aims at
     radius: float = checked(0.5, check_number, above=0)  # trust region, in units of GS's error
     moves: int = checked(80, check_whole, least=1)  # of Adam in a game
-    turns: int = checked(1, check_whole, least=1)  # games at most, each from the solver before
+    games: int = checked(2, check_whole, least=1)  # in a turn, each where the one before has led
+    turns: int = checked(1, check_whole, least=1)  # at most, each from the solver before
     pairs: int = checked(256, check_whole, least=16)  # that a game is played on
     judges: int = checked(256, check_whole, least=16)  # held-out pairs that judge it
     blocks: int = checked(16, check_whole, least=4)  # of the judges' jackknife
@@ -201,6 +202,11 @@ class Table:
         parts = batches(pairs, self.max_batch)
         return torch.cat(list(in_order(run, parts)))
 
+    def tangent(self, chart: Chart) -> Tangent:
+        "The chart's tangent space over the noise that is played on."
+        how = self.max_batch, self.fit, self.differences
+        return tangent_at(self.denoiser, chart, self.pairs, *how)
+
     def loss(self, x: Tensor, pairs: Pairs) -> float:
         "Their distance to the teacher's."
         residual = self.distance.residual(x, pairs.x_0)
@@ -211,16 +217,19 @@ def take_turn(table: Table, chart: Chart, start: Chart | None = None) -> Turn:
     """One turn of the game from `chart`; distances are compared with those of `start` (None: the
     same), which the distillation ended with."""
     options, pairs, start = table.options, table.pairs, start or chart
-    how = table.max_batch, table.fit, table.differences
-    tangent = tangent_at(table.denoiser, chart, pairs, *how)
+    tangent = table.tangent(chart)
     begun = tangent.x if start is chart else table.samples(start, pairs)
     critics = [_critic(table, i) for i in range(len(table.critics))]
     error = (begun - pairs.x_0).double().square().mean().sqrt()
     radius = options.radius * error.item()
     allowed = (1 + options.aimed * options.share) * table.loss(begun, pairs)
     at = table.distance, allowed, radius, options.moves
-    z = play(tangent, pairs.x_0, critics, *at)
-    return _walk(table, tangent, _inside(table, tangent, z), start)
+    aim = chart
+    for _ in range(options.games):
+        tangent = tangent if aim is chart else table.tangent(aim)
+        z = play(tangent, pairs.x_0, critics, *at)
+        aim = tangent.chart_at(_inside(table, tangent, z))
+    return _walk(table, chart, aim, start)
 
 # %% ../../nbs/game/play.ipynb #gmplx020
 def _critic(table: Table, i: int) -> tuple[float, Callable]:
@@ -253,17 +262,18 @@ def _inside(table: Table, tangent: Tangent, z: Tensor) -> Tensor:
     return z * min(1.0, room.min().item()) if len(room) else z
 
 # %% ../../nbs/game/play.ipynb #gmpl015
-def _walk(table: Table, tangent: Tangent, z: Tensor, start: Chart) -> Turn:
-    options, judges, chart = table.options, table.judges, tangent.chart
+def _walk(table: Table, chart: Chart, aim: Chart, start: Chart) -> Turn:
+    options, judges = table.options, table.judges
+    way = aim.vector() - chart.vector()
     before = table.samples(chart, judges)
     begun = before if start is chart else table.samples(start, judges)
     least = table.loss(begun, judges)
     reals = judges.x_0 if table.unseen is None else table.unseen
     found = []
-    for part in PARTS if z.norm() > 0 else ():
+    for part in PARTS if way.norm() > 0 else ():
         if len(found) == _ENOUGH:
             break
-        tried = tangent.chart_at(part * z)
+        tried = Chart.from_vector(chart.vector() + part * way, chart.nfe)
         after = table.samples(tried, judges)
         loss = table.loss(after, judges)
         if not loss <= (1 + options.share) * least:

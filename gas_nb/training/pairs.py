@@ -151,7 +151,8 @@ def game_sizes(
     if held_out < judges:
         tried += made
     left = budget - judges * tried
-    played = _affordable(left, fitted, evaluations_of(n) * turns, made)
+    each = evaluations_of(n) * options.games * turns
+    played = _affordable(left, fitted, each, made)
     return min(options.pairs, most, played), judges
 
 # %% ../../nbs/training/pairs.ipynb #e0ebdg2e
