@@ -100,10 +100,10 @@ notebooks: $(STAMP)
 	$(BIN)/nbdev_test --n_workers $(WORKERS) --timing
 
 pytest: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 slow: $(STAMP) ## the tests marked slow, which `make test` leaves out (CI runs both)
-	$(BIN)/python -m pytest --run-slow -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --run-slow -m slow -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 package: $(STAMP) ## build wheel and sdist, install them into an environment of their own and use them there
 	$(BIN)/python tools/check_package.py $(ARGS)
