@@ -128,10 +128,13 @@ def _complain(text: str) -> NoReturn:
     raise ValueError(text)
 
 
+_EXACT = 2**53  # whole numbers below it are exact as a float
+
+
 def _whole(what: str, value: Any) -> int:
     "`value` as an int; ValueError names it as `what`."
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not abs(value) < 2**53 or value != int(value):
+    if not is_number or not abs(value) < _EXACT or value != int(value):
         _complain(f"{what} {value!r}: give a whole number")
     return int(value)
 
@@ -166,7 +169,7 @@ def make_ask(
     if condition not in allowed:
         shown = ", ".join(allowed[:12])
         raise ValueError(f"class {condition!r}: {teacher} has no such class; choose one of {shown}")
-    if not isinstance(guidance, (int, float)) or not abs(guidance) < 2**53:
+    if not isinstance(guidance, (int, float)) or not abs(guidance) < _EXACT:
         raise ValueError("guidance: give a number")
     for what, several in (("evaluations", nfes), ("solvers", solvers)):
         if not isinstance(several, (list, tuple)):
