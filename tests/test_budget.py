@@ -53,6 +53,39 @@ def test_a_plan_holds_its_budget(nfe, budget):
     assert larger.pairs >= plan.pairs or larger.differentiated > plan.differentiated
 
 
+@pytest.mark.parametrize("nfe", [2, 4, 8])
+def test_a_large_budget_differentiates_its_pairs_again(nfe):
+    plans = [plan_fit(budget, nfe, 20) for budget in range(1_000, 40_000, 500)]
+    once = [plan for plan in plans if plan.pairs <= 40]
+    again = [plan for plan in plans if plan.pairs > 40]
+    assert once and again and min(plan.passes for plan in again) >= 2
+    assert once[0].passes == 0 < once[-1].passes  # forty pairs, and not yet money for more
+    for plan, budget in zip(plans, range(1_000, 40_000, 500)):
+        assert plan.cost <= budget
+    few, more = (replace(again[0], passes=n) for n in (2, 3))
+    assert (more.cost - few.cost, more.steps - few.steps) == (few.pass_cost, 1)
+
+
+def test_all_pairs_are_differentiated_again_and_what_was_remembered_is_forgotten(digits):
+    pairs = make_pairs(digits, range(12))
+    record, _ = spent_by(config(budget=900), digits)
+    old = differentiate(digits.denoiser, chart_of(digits, 4), pairs, Distance())
+    begun = record.state.fit._replace(
+        chart=chart_of(digits, 4), seen=12, memory=Memory(0 * old.J, old.r), step=3
+    )
+
+    def step(left):
+        before = digits.denoiser.evaluations
+        found = first_pass_step(digits.denoiser, begun, pairs, Distance(), left=lambda: left)
+        return found, digits.denoiser.evaluations - before
+
+    each = evaluations_of(4) + 4
+    passed, asked = step(12 * each)
+    assert passed.accepted and passed.seen == 12 and asked > 12 * 4
+    remembered, asked = step(12 * each - 1)  # a pass cannot be paid for
+    assert not remembered.accepted and asked <= 3 * 12 * 4
+
+
 def test_plans_of_several_solvers_share_their_pairs():
     plans = plan_fits(5000, [4, 8], 20)
     assert len({plan.pairs for plan in plans}) == 1
@@ -119,11 +152,13 @@ def test_a_fit_within_1500_evaluations_is_far_ahead_of_every_training_free_solve
     assert loss(fit.chart) < 0.5 * loss(fit.free)
 
 
-def test_a_killed_fit_within_a_budget_ends_with_the_same_bits(tmp_path, digits):
-    asked = config(budget=900)
+@pytest.mark.parametrize("budget, steps", [(900, 3), (4000, 6)])
+def test_a_killed_fit_within_a_budget_ends_with_the_same_bits(tmp_path, digits, budget, steps):
+    asked = config(budget=budget)
     *_, whole = train(asked, digits)
+    assert whole.state.spent <= budget
     run = train(asked, digits, tmp_path)
-    for _ in range(3):
+    for _ in range(steps):
         next(run)
     run.close()
     *_, again = train(asked, digits, tmp_path)

@@ -218,7 +218,7 @@ def test_a_turn_that_loses_layout_is_refused(digits, pairs, monkeypatch):
     turn = take_turn(table, chart)
     assert turn.chart is chart and not turn.accepted
     assert "a worse layout, by 2.5 standard errors" in turn.told
-    monkeypatch.setattr("gas_nb.game.play.judge", lambda *_: Judged(1.0, 0.1, -0.5))
+    monkeypatch.setattr("gas_nb.game.play.judge", lambda *_: Judged(1.0, 0.1, -1.5))
     assert take_turn(table, chart).accepted
 
 

@@ -114,7 +114,7 @@ class Judged(NamedTuple):
         return self.certain > errors and self.layout > -_DOUBT
 
 
-_DOUBT = 1.0  # standard errors by which the layout may seem to be worse
+_DOUBT = 2.0  # standard errors by which the layout may seem to be worse
 
 
 def _in_errors(gain: float, error: float) -> float:
