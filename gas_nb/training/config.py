@@ -128,7 +128,7 @@ class TrainConfig:
     adversarial_weight: float = checked(1.0, check_number, least=0)  # 0: GS only
     # The game after a fit (see `gas_nb.game`), who plays in it, and its numbers.
     game: str = checked("tangent", check_choice, choices=("tangent", "published"))
-    critics: str = checked("frechet, r3gan", check_critics)
+    critics: str = checked("frechet", check_critics)
     reals: str = checked("teacher", check_text)  # what they compare with, or dataset, or a folder
     tangent: GameOptions = checked(GameOptions(), check_game)
     adversarial_iterations: int = checked(10_000, check_whole, least=1)

@@ -24,7 +24,6 @@ __all__ = ['PRESETS', 'DIGITS', 'preset_config', 'check_calls', 'teacher_of']
 
 # %% ../../nbs/training/presets.ipynb #565a6005
 _QUICK = dict(
-    critics="frechet",
     tangent=dict(pairs=16, judges=16, games=1),
     fit_steps=2,
     fit_pairs=16,
@@ -37,7 +36,6 @@ _QUICK = dict(
 )
 _CPU = dict(
     budget=400,  # for each of the solver's evaluations
-    critics="frechet",  # nothing to learn
     tangent=dict(pairs=48, judges=24, games=1, evaluations=2_000),
     adversarial_iterations=8,
     batch_size=12,
