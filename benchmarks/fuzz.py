@@ -68,8 +68,9 @@ class Tally:
         self.lost += found.kind == "lost"
         self.seconds_max = max(self.seconds_max, found.seconds)
         if found.kind == "lost":
-            self.reasons[found.words] += 1
-            self.kept.setdefault(found.words, given)
+            words = found.words.replace(f"{os.getcwd()}/", "")
+            self.reasons[words] += 1
+            self.kept.setdefault(words, given)
         elif found.kind == "refused":
             self.messages[shape_of(found.words)] += 1
 

@@ -130,7 +130,7 @@ def _complain(text: str) -> NoReturn:
 
 _EXACT = 2**53  # whole numbers below it are exact as a float
 
-
+# %% ../../nbs/app/ask.ipynb #askspl01
 def _whole(what: str, value: Any) -> int:
     "`value` as an int; ValueError names it as `what`."
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

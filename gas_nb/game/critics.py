@@ -196,7 +196,7 @@ class CriticName:
         words = [self.kind, self.features, "classes" if self.classes else ""]
         return ":".join(word for word in words if word)
 
-
+# %% ../../nbs/game/critics.ipynb #gmcrspl1
 COMPARISONS: dict[str, Callable[..., Callable]] = dict(frechet=Frechet, kernel=Kernel)
 FEATURE_MAKERS: dict[str, Callable[[Sequence[int], int], Callable]] = dict(
     random=RandomFeatures,
@@ -205,7 +205,7 @@ FEATURE_MAKERS: dict[str, Callable[[Sequence[int], int], Callable]] = dict(
 )
 _TAKEN = ("teacher", "patches", "classes")  # words with a meaning of their own
 
-
+# %% ../../nbs/game/critics.ipynb #gmcrspl2
 def register_features(name: str, make: Callable[[Sequence[int], int], Callable]) -> None:
     """Features for critics by name: `make(shape, seed)` gives a function of samples (B, *shape) to
     (B, ...) with a gradient. ValueError for a name that cannot be written in a list of critics."""

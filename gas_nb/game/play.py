@@ -113,7 +113,7 @@ class Judged(NamedTuple):
         "Whether something is gained for sure, by so many standard errors, and no layout lost."
         return self.certain > errors and self.layout > -_DOUBT
 
-
+# %% ../../nbs/game/play.ipynb #gmplspl1
 _DOUBT = 2.0  # standard errors by which the layout may seem to be worse
 
 
@@ -131,7 +131,7 @@ def judge(before: Tensor, after: Tensor, reals: Tensor, seed: int, blocks: int =
     gain = _gain(features, sets, blocks)
     return Judged(*gain, _in_errors(*_gain(Picture(shape, LAYOUT), sets, blocks)))
 
-
+# %% ../../nbs/game/play.ipynb #gmplspl2
 def _gain(features: Callable, sets: Sequence[Tensor], blocks: int) -> tuple[float, float]:
     "How much nearer to the last set the second is than the first, and the jackknife's error."
     standardised = Standardised(features, sets[-1])
@@ -237,7 +237,7 @@ def _critic(table: Table, i: int) -> tuple[float, Callable]:
     name, seed = table.critics[i], table.seed + 7919 * i
     return name.weight, make_critic(name, faced(table), seed, table.features)
 
-
+# %% ../../nbs/game/play.ipynb #gmplspl3
 def faced(table: Table) -> Reals:
     "What the critics compare with."
     labels = class_labels(table.pairs.condition)
@@ -294,7 +294,7 @@ def _walk(table: Table, chart: Chart, aim: Chart, start: Chart) -> Turn:
 _TINY = 1e-30
 _ENOUGH = 2  # parts within the allowed distance that are judged
 
-
+# %% ../../nbs/game/play.ipynb #gmplspl4
 def _why(best: Turn | None, options: GameOptions) -> str:
     if best is None:
         return f"not moved: every part of the way costs more than {options.share:.0%} of distance"

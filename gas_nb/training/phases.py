@@ -464,7 +464,7 @@ def table_of(state: TrainState, lesson: Lesson) -> Table:
         unseen,
     )
 
-
+# %% ../../nbs/training/phases.ipynb #phaspl02
 def _seen_by(teacher: Teacher) -> Callable[[Tensor], Tensor] | None:
     "The teacher's feature network, on samples; None without one."
     if teacher.features_name == "pixels":
@@ -507,7 +507,7 @@ def _pairs_of_game(state: TrainState, lesson: Lesson) -> tuple[Pairs, Pairs]:
     new, others = lesson.more(*lacking)
     return concatenate([fitted, new]), others if len(others) else judges
 
-
+# %% ../../nbs/training/phases.ipynb #phaspl01
 def _has_training(state: TrainState) -> bool:
     "Whether there are other pairs than the held-out ones."
     return state.config.n_pairs > 0 or state.begun is not None
