@@ -133,6 +133,9 @@ def choose_damping(
     return min(range(len(found)), key=found.__getitem__)
 
 # %% ../../nbs/fitting/first_pass.ipynb #fpporti1
+_FEWEST = 4  # pairs that a step looks at, at least
+
+
 def _portion(previous: FitStep, n: int, new: int, left: float) -> tuple[int, int]:
     """The first of the pairs that a step differentiates and the one behind the last: at most `new`
     new ones, all of n again where none are new, none that cannot be paid for."""
@@ -145,7 +148,6 @@ def _portion(previous: FitStep, n: int, new: int, left: float) -> tuple[int, int
     return seen, last if last >= min(_FEWEST, n) else seen
 
 # %% ../../nbs/fitting/first_pass.ipynb #fpwalk1
-_FEWEST = 4  # pairs that a step looks at, at least
 _TRIALS = 3
 _RUNGS = 3  # of the ladder from one trial to the next
 
