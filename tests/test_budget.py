@@ -264,6 +264,17 @@ def test_a_step_that_the_budget_does_not_hold_is_not_begun(digits):
     assert isinstance(step.chart, Chart)
 
 
+def test_a_step_without_a_budget_takes_new_pairs_as_they_come(digits):
+    pairs = make_pairs(digits, range(14))
+    record, _ = spent_by(config(budget=900), digits)
+    begun = record.state.fit._replace(chart=chart_of(digits, 4), seen=0, memory=None, step=1)
+    options, seen = FitOptions(pass_pairs=6), []
+    for _ in range(3):
+        begun = first_pass_step(digits.denoiser, begun, pairs, Distance(), options=options)
+        seen.append(begun.seen)
+    assert seen == [6, 12, 14]
+
+
 def test_features_are_remembered_too(digits):
     pairs = make_pairs(digits, range(4))
     distance = Distance("l2", lambda x: x.flatten(1)[:, ::2])

@@ -143,8 +143,8 @@ def _portion(previous: FitStep, n: int, new: int, left: float) -> tuple[int, int
     each = evaluations_of(nfe, previous.differences) + nfe
     if seen == n:
         return (0, n) if left >= n * each else (n, n)
-    affordable = max(0.0, left - seen * nfe) // each
-    last = min(n, seen + new, seen + int(min(affordable, n)))
+    affordable = int(min(n, max(0.0, left - seen * nfe) / each))  # `left` may be inf
+    last = min(n, seen + new, seen + affordable)
     return seen, last if last >= min(_FEWEST, n) else seen
 
 # %% ../../nbs/fitting/first_pass.ipynb #fpwalk1
