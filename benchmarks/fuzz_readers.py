@@ -671,7 +671,7 @@ PIPELINE = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.
     most=1_500,
 )
 def _(folder: Path, name: str) -> None:
-    load_teacher(str(folder), "cpu")
+    load_teacher(str(folder), "cpu").close()  # a session is a thread, and each takes memory
 
 
 # ---- texts, pictures, statistics -----------------------------------------------------------------

@@ -17,6 +17,7 @@ import torch
 from torch import nn, Tensor
 from torch.utils import _pytree as pytree
 
+from .runtime.checks import is_number
 from .schedule import NoiseSchedule
 
 # %% auto #0
@@ -145,7 +146,7 @@ class Denoiser:
 
 # %% ../nbs/foundations/denoiser.ipynb #352f3799
 def _checked_scale(scale: Any) -> float:
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not math.isfinite(scale):
+    if not is_number(scale):
         raise ValueError(f"guidance_scale={scale!r}: give a number, 1 for no guidance")
     return float(scale)
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .runtime.checks import is_number
+
 # %% auto #0
 __all__ = ['BiasedLeakyReLU', 'ResidualBlock', 'Downsample', 'Head', 'square_layout', 'Squared', 'StagedNetwork', 'Discriminator',
            'DiscriminatorLoss', 'discriminator_loss', 'generator_loss']
@@ -522,7 +524,7 @@ def discriminator_loss(
     """Relativistic loss with R1 and R2 per sample (arXiv 2501.05441); no gradient reaches `real`
     or `fake`. ValueError for samples that are no pairs, or a `gamma` below 0."""
     _check_pair(real, fake)
-    if not (math.isfinite(gamma) and gamma >= 0):
+    if not is_number(gamma) or gamma < 0:
         raise ValueError(f"gamma must be a finite number >= 0, got {gamma}")
     conditions = () if condition is None else (torch.cat([condition, condition]),)
     with torch.autocast(real.device.type, enabled=False):

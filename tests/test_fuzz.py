@@ -268,6 +268,12 @@ def test_a_checkpoint_that_no_step_could_go_on_from_is_refused(tmp_path):
             load_state(QUICK, digits(), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["lr", "adversarial_weight", "gamma", "discriminator_lr"])
+def test_a_whole_number_that_no_float_holds_is_no_setting(name):
+    with pytest.raises(ValueError, match=f"{name}=1000.*must be a number"):
+        TrainConfig(**{name: 10**400})
+
+
 @pytest.mark.parametrize("name", ["p", "alpha", "sigmas", "A", "late"])
 def test_the_scheduler_that_stands_alone_names_the_solver_that_is_damaged(tmp_path, name):
     READERS["scheduler that stands alone"].prepare(tmp_path)

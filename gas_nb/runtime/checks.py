@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 # %% auto #0
-__all__ = ['MAX_WHOLE', 'check_text', 'check_whole', 'check_number', 'check_flag', 'check_choice', 'checked', 'check_fields']
+__all__ = ['MAX_WHOLE', 'check_text', 'check_whole', 'is_number', 'check_number', 'check_flag', 'check_choice', 'checked',
+           'check_fields']
 
 # %% ../../nbs/runtime/checks.ipynb #efc35006
 def check_text(name: str, value: Any) -> str:
@@ -44,6 +45,16 @@ def check_whole(name: str, value: Any, least: int | None = None, most: int = MAX
         raise ValueError(problem)
     return operator.index(value)
 
+# %% ../../nbs/runtime/checks.ipynb #efc35isn
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite real number that a float holds, and no bool."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
 # %% ../../nbs/runtime/checks.ipynb #efc3500a
 def check_number(
     name: str,
@@ -53,9 +64,8 @@ def check_number(
     below: float | None = None,
 ) -> int | float:
     """`value` as a finite number inside the bounds; ValueError for anything else."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
     problem = f"{name}={value!r}: must be a number"
-    if not real or not math.isfinite(value):
+    if not is_number(value):
         raise ValueError(problem)
     if above is not None and value <= above:
         raise ValueError(f"{problem} above {above:g}")
