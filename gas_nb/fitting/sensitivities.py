@@ -25,47 +25,49 @@ from ..tableau import weighted_sum
 __all__ = ['sensitivities', 'evaluations_of', 'sensitivities_along', 'Equations', 'normal_equations', 'through_features']
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf005
-def _parameters(n: int) -> list[tuple]:
-    "The names of a chart's numbers, in the order of `Chart.vector`."
-    names: list[tuple] = [("s", k) for k in range(n)]
+def _as_met(n: int) -> list[int]:
+    "The places in `Chart.vector` of a chart's numbers, in the order in which a run meets them."
+    places, row = [], n
     for k in range(n):
-        names.append(("a", k))
-        names += [("C", k, j) for j in range(k + 1)]
-    return names
+        places += [k, *range(row, row + k + 2)]
+        row += k + 2
+    return places
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf006
 def _rms(x: Tensor) -> float:
     return x.double().square().mean().sqrt().item()
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf008
-@torch.no_grad()
-def sensitivities(
-    denoiser: Callable,
-    chart: Chart,
-    x_T: Tensor,
-    condition: Any = None,
-    max_batch: int = 1000,
-    options: FitOptions = FitOptions(),
-    differences: tuple[Difference, ...] = (),
-) -> tuple[Tensor, Tensor]:
-    """x_N (B, ...) and its derivative by every number of the chart (P, B, ...), in the order of
-    `Chart.vector`; by differences whose steps are `differences`, one per evaluation, or those of
-    `options`. Network batches stay below `max_batch`."""
-    x, predictions = x_T, []
-    v: dict[tuple, Tensor] = {}  # parameter: its derivative of x_k
-    dD: dict[tuple, dict[int, Tensor]] = {}  # parameter: its derivatives of D_0, D_1, ...
-    for k in range(chart.nfe):
-        how = differences[k] if differences else Difference(options.difference, options.difference)
-        at = denoiser, x, chart.s[k].item(), condition
-        D, derivatives = _differentiated(*at, list(v.values()), how, max_batch, options)
-        predictions.append(D)
-        for p, derivative in zip([*v, ("s", k)], derivatives):
-            dD.setdefault(p, {})[k] = derivative
-        v = _through_row(chart, k, v, dD, x.dtype)
-        v |= {("a", k): x} | {("C", k, j): D for j, D in enumerate(predictions)}
-        terms = [(chart.a[k].item(), x), *zip(chart.C[k].tolist(), predictions)]
-        x = weighted_sum(terms, x.dtype)
-    return x, torch.stack([v[p] for p in _parameters(chart.nfe)])
+class _Way:
+    "One direction of a chart's numbers: `v`, what it does to x_k, and `dD`, to D_0, D_1, ..."
+
+    def __init__(self, numbers: Tensor, nfe: int):
+        self.by = Chart.from_vector(numbers, nfe)
+        self.v: Tensor | None = None
+        self.dD: dict[int, Tensor] = {}
+
+    def through_evaluation(self, k: int, moved: Tensor | None, by_time: Tensor) -> None:
+        "`moved`: the derivative of D_k along `v`."
+        parts = []
+        if moved is not None:
+            parts.append((1.0, moved))
+        if self.by.s[k]:
+            parts.append((self.by.s[k].item(), by_time))
+        if parts:
+            self.dD[k] = weighted_sum(parts, by_time.dtype)
+
+    def through_row(self, chart: Chart, k: int, x: Tensor, predictions: list[Tensor]) -> None:
+        "What row k makes of it, its own numbers included."
+        C = chart.C[k].tolist()
+        own = self.by.C[k].tolist()
+        terms = [(C[j], dD) for j, dD in self.dD.items()]
+        terms += [(w, D) for w, D in zip(own, predictions) if w]
+        if self.by.a[k]:
+            terms.append((self.by.a[k].item(), x))
+        if self.v is not None:
+            terms.append((chart.a[k].item(), self.v))
+        if terms:
+            self.v = weighted_sum(terms, x.dtype)
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf010
 class _Span(NamedTuple):
@@ -190,22 +192,52 @@ def _add_moved(
         asked.add(moved, s, [b] * len(moved))
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf01r
-def _through_row(
+def _carried(
+    denoiser: Callable,
     chart: Chart,
-    k: int,
-    v: dict[tuple, Tensor],
-    dD: dict[tuple, dict[int, Tensor]],
-    dtype: torch.dtype,
-) -> dict[tuple, Tensor]:
-    "What row k makes of the sensitivities: a v_k + sum_j C_kj dD_j."
-    a, C = chart.a[k].item(), chart.C[k].tolist()
-    following = {}
-    for p in [*v, ("s", k)]:
-        terms = [(C[j], derivative) for j, derivative in dD[p].items()]
-        if p in v:
-            terms.append((a, v[p]))
-        following[p] = weighted_sum(terms, dtype)
-    return following
+    ways: list[_Way],
+    x_T: Tensor,
+    condition: Any,
+    max_batch: int,
+    options: FitOptions,
+    differences: tuple[Difference, ...],
+) -> Tensor:
+    "x_N, after `ways` went through every evaluation and row on the way to it."
+    x, predictions = x_T, []
+    for k in range(chart.nfe):
+        how = differences[k] if differences else Difference(options.difference, options.difference)
+        at = denoiser, x, chart.s[k].item(), condition
+        begun = [way for way in ways if way.v is not None]
+        v = [way.v for way in begun]
+        D, (*along, by_time) = _differentiated(*at, v, how, max_batch, options)
+        predictions.append(D)
+        moved = dict(zip(map(id, begun), along))
+        for way in ways:
+            way.through_evaluation(k, moved.get(id(way)), by_time)
+            way.through_row(chart, k, x, predictions)
+        terms = [(chart.a[k].item(), x), *zip(chart.C[k].tolist(), predictions)]
+        x = weighted_sum(terms, x.dtype)
+    return x
+
+# %% ../../nbs/fitting/sensitivities.ipynb #sensalo2
+@torch.no_grad()
+def sensitivities(
+    denoiser: Callable,
+    chart: Chart,
+    x_T: Tensor,
+    condition: Any = None,
+    max_batch: int = 1000,
+    options: FitOptions = FitOptions(),
+    differences: tuple[Difference, ...] = (),
+) -> tuple[Tensor, Tensor]:
+    """x_N (B, ...) and its derivative by every number of the chart (P, B, ...), in the order of
+    `Chart.vector`; by differences whose steps are `differences`, one per evaluation, or those of
+    `options`. Network batches stay below `max_batch`."""
+    numbers = torch.eye(len(chart.vector()))
+    ways = [_Way(each, chart.nfe) for each in numbers]
+    met = [ways[place] for place in _as_met(chart.nfe)]
+    x = _carried(denoiser, chart, met, x_T, condition, max_batch, options, differences)
+    return x, torch.stack([way.v for way in ways])
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf01c
 def evaluations_of(nfe: int, differences: tuple[Difference, ...] = ()) -> int:
@@ -216,38 +248,6 @@ def evaluations_of(nfe: int, differences: tuple[Difference, ...] = ()) -> int:
         sides = 2 if differences and differences[k].central else 1
         total += 2 + sides * directions
     return total
-
-# %% ../../nbs/fitting/sensitivities.ipynb #sensalo2
-class _Way:
-    "One direction of a chart's numbers: `v`, what it does to x_k, and `dD`, to D_0, D_1, ..."
-
-    def __init__(self, numbers: Tensor, nfe: int):
-        self.by = Chart.from_vector(numbers, nfe)
-        self.v: Tensor | None = None
-        self.dD: dict[int, Tensor] = {}
-
-    def through_evaluation(self, k: int, moved: Tensor | None, by_time: Tensor) -> None:
-        "`moved`: the derivative of D_k along `v`."
-        parts = []
-        if moved is not None:
-            parts.append((1.0, moved))
-        if self.by.s[k]:
-            parts.append((self.by.s[k].item(), by_time))
-        if parts:
-            self.dD[k] = weighted_sum(parts, by_time.dtype)
-
-    def through_row(self, chart: Chart, k: int, x: Tensor, predictions: list[Tensor]) -> None:
-        "What row k makes of it, its own numbers included."
-        C = chart.C[k].tolist()
-        own = self.by.C[k].tolist()
-        terms = [(C[j], dD) for j, dD in self.dD.items()]
-        terms += [(w, D) for w, D in zip(own, predictions) if w]
-        if self.by.a[k]:
-            terms.append((self.by.a[k].item(), x))
-        if self.v is not None:
-            terms.append((chart.a[k].item(), self.v))
-        if terms:
-            self.v = weighted_sum(terms, x.dtype)
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensalo3
 @torch.no_grad()
@@ -263,28 +263,10 @@ def sensitivities_along(
 ) -> tuple[Tensor, Tensor]:
     """x_N (B, ...) and its derivatives (R, B, ...) along the columns of `M` (P, R), directions of
     `Chart.vector`; the rest as in `sensitivities`. 2N + R N evaluations a sample, at most."""
-    x, predictions = x_T, []
     ways = [_Way(numbers, chart.nfe) for numbers in M.T]
-    for k in range(chart.nfe):
-        how = Difference(options.difference, options.difference)
-        if differences:
-            how = differences[k]
-        at = denoiser, x, chart.s[k].item(), condition
-        begun = [way for way in ways if way.v is not None]
-        v = [way.v for way in begun]
-        D, derivatives = _differentiated(*at, v, how, max_batch, options)
-        predictions.append(D)
-        *along, by_time = derivatives
-        moved = dict(zip(map(id, begun), along))
-        for way in ways:
-            way.through_evaluation(k, moved.get(id(way)), by_time)
-            way.through_row(chart, k, x, predictions)
-        weights = chart.C[k].tolist()
-        terms = [(chart.a[k].item(), x), *zip(weights, predictions)]
-        x = weighted_sum(terms, x.dtype)
+    x = _carried(denoiser, chart, ways, x_T, condition, max_batch, options, differences)
     still = torch.zeros_like(x)
-    moves = [still if way.v is None else way.v for way in ways]
-    return x, torch.stack(moves)
+    return x, torch.stack([still if way.v is None else way.v for way in ways])
 
 # %% ../../nbs/fitting/sensitivities.ipynb #sensf018
 class Equations(NamedTuple):
