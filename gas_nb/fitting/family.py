@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .chart import Chart, starts_without_signal, to_chart, to_tableau
 from .coordinates import NewtonCoordinates, coordinates
+from ..runtime.checks import is_number
 from ..schedule import NoiseSchedule
 from ..tableau import Tableau
 
@@ -89,16 +90,12 @@ def _check_family(family: Family) -> None:
 # %% ../../nbs/fitting/family.ipynb #famf008
 def _checked(family: Family, value: Any) -> float:
     low, high = family.values[0], family.values[-1]
-    if not _is_number(value) or not low <= value <= high:
+    if not is_number(value) or not low <= value <= high:
         raise ValueError(
             f"{family.input}={value!r}: {family.name} was fitted for {low:g} to {high:g}; take one "
             "of these, or distil a solver for it"
         )
     return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 # %% ../../nbs/fitting/family.ipynb #famf010
 def _between(family: Family, value: float) -> Tableau:
@@ -155,8 +152,11 @@ def family_of(input: str, solvers: Mapping[float, Tableau], default: float | Non
     """The family of `solvers`, by their values of `input` ("guidance", "shift"); `default`: the
     value that it stands for by itself, None for the middle one. ValueError for solvers of
     different numbers of evaluations, and for values that do not rise from above zero."""
-    if not isinstance(solvers, Mapping) or not all(map(_is_number, solvers)):
-        raise ValueError(f"solvers={str(solvers)[:80]}: give {{value: Tableau}}")
+    if not isinstance(solvers, Mapping) or not all(map(is_number, solvers)):
+        shown = str(solvers)[:80]
+        raise ValueError(
+            f"solvers={shown}: give {{value: Tableau}}, with positive numbers as values"
+        )
     if len(solvers) < 2:
         raise ValueError(f"{len(solvers)} solvers: give two or more, {{value: Tableau}}")
     values = tuple(sorted(solvers))
@@ -227,7 +227,7 @@ def _read_family(tableau: Tableau, said: Any) -> Family:
     values = said.get("values") if isinstance(said, dict) else None
     if not isinstance(solvers, list) or not isinstance(values, list):
         raise ValueError('family: "values" and "solvers" must be lists')
-    if len(values) != len(solvers) or not all(map(_is_number, values)):
+    if len(values) != len(solvers) or not all(map(is_number, values)):
         raise ValueError(f"family: values={str(values)[:80]} must be {len(solvers)} numbers")
     members = [_read_member(value, entry, tableau.nfe) for value, entry in zip(values, solvers)]
     return Family(

@@ -34,6 +34,7 @@ _ROWS = ((32, 8), (24, 6), (16, 5), (12, 4), (8, 4), (6, 3), (4, 2), (3, 1))
 _CHOICES = ((16, 6), (8, 6), (8, 4), (4, 4), (4, 3), (2, 3), (2, 2), (1, 2), (1, 1))
 _CLOSING = 2  # steps on what is remembered when all pairs have been seen, at most
 _WALKS = 2.5  # runs of all pairs that the steps on growing numbers of them take
+_TRIED = 1.5  # and those on which the trials of a pass over all pairs are judged
 _ONCE, _PASSES = 40, 2  # more pairs than that only where so many passes more can be paid for
 
 # %% ../../nbs/fitting/plan.ipynb #9df8c156
@@ -78,9 +79,13 @@ class FitPlan:
         return (self.pairs - self.begun + self.held_out) * self.teacher_nfe
 
     @property
+    def _each(self) -> float:
+        return jacobian_cost(self.nfe) + _TRIED * self.nfe
+
+    @property
     def pass_cost(self) -> int:
         "Evaluations of one more pass."
-        return round(self.pairs * (jacobian_cost(self.nfe) + 1.5 * self.nfe))
+        return round(self.pairs * self._each)
 
     @property
     def cost(self) -> int:
@@ -94,7 +99,7 @@ class FitPlan:
             tried = 1 if self.differentiated else tried + 1
         start = self.begun * (self.teacher_nfe + n * tried) + 7 * n
         start += self.held_out * n * (tried + self.neighbour)
-        each = jacobian_cost(n) + n * (_WALKS + 1.5) if self.differentiated else 0
+        each = self._each + n * _WALKS if self.differentiated else 0
         again = self.passes * self.pass_cost
         return round(self.made + judged + start + self.pairs * each) + again
 
