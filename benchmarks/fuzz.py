@@ -41,7 +41,7 @@ from gas_nb.runtime.files import write_json_atomic
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
 BATCH = 250
-SECONDS, MEGABYTES = 1.0, 500
+SECONDS = 1.0
 
 
 # ---- one input -----------------------------------------------------------------------------------
@@ -293,10 +293,10 @@ def _by_structure(reader: Reader, folder: Path, number: int, size: int, tally: T
 # ---- the long form -------------------------------------------------------------------------------
 
 
-def _limit_memory() -> None:
-    "From here on the address space of this process may grow by 500 MB and no more."
+def _limit_memory(megabytes: int) -> None:
+    "From here on the address space of this process may grow by so much and no more."
     grown = int(re.search(r"VmSize:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-    most = grown + MEGABYTES * 2**20
+    most = grown + megabytes * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
@@ -307,7 +307,7 @@ def work(what: str, first: int, last: int, keep: Path | None, tell: Any) -> None
     with valid_folder(reader) as folder:
         for given in reader.values[:1] or [next(iter(reader.bytes or reader.structures))]:
             reader.read(folder, given)  # imports what it needs, and shows that valid files are read
-        _limit_memory()
+        _limit_memory(reader.megabytes)
         for number in range(first, last):
             signal.alarm(600)
             tally = batch_of(reader, folder, number)

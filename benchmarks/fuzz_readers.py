@@ -83,7 +83,7 @@ class Reader:
     of the one that was broken, or a broken value. `bytes` and `structures`: which files are broken,
     and how; `values`: valid ones to break. `words`: what a message may name instead of a file.
     `may`: deeds that are its own (as of the audit hook). `errors`: further ones, in words of
-    another program. `most`: inputs of the long form."""
+    another program. `most`: inputs of the long form. `megabytes`: what its process may grow by."""
 
     what: str
     read: Callable[[Path, Any], Any]
@@ -96,6 +96,7 @@ class Reader:
     may: tuple[str, ...] = ()
     errors: tuple[type, ...] = ()
     most: int = 10_000
+    megabytes: int = 500
 
     def named(self, given: Any) -> list[str]:
         "One of these has to stand in a message."
@@ -211,7 +212,8 @@ def _(folder: Path, name: str) -> None:
     "scheduler that stands alone",
     prepare=_saved_scheduler,
     errors=(OSError, RecursionError),  # it is diffusers that reads the file, and says this
-    words=("GASScheduler", "solvers[", "prediction_type", "drop_in", "_class_name"),
+    # of an integer with thousands of digits Python's reader says that it is too long
+    words=("GASScheduler", "solvers[", "prediction_type", "drop_in", "_class_name", "4300 digits"),
     **jsons("scheduler_config.json"),
 )
 def _(folder: Path, name: str) -> None:
@@ -669,6 +671,7 @@ PIPELINE = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.
     prepare=_pipeline,
     **jsons(*PIPELINE),
     most=1_500,
+    megabytes=2_000,  # a config may name a network of any size; diffusers' own default has 450 MB
 )
 def _(folder: Path, name: str) -> None:
     load_teacher(str(folder), "cpu").close()  # a session is a thread, and each takes memory

@@ -19,15 +19,16 @@ from safetensors.torch import load_file, save_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import fuzz  # noqa: E402
 from fuzz import batch_of, tried, valid_folder  # noqa: E402
 from fuzz_mutants import CANARY, PAYLOADS, Runs  # noqa: E402
 from fuzz_readers import QUICK, READERS, Reader, digits, solver  # noqa: E402
 
 from gas_nb.app.ask import make_ask  # noqa: E402
+from gas_nb.app.files import add_upload  # noqa: E402
 from gas_nb.app.tradeoff import sweep_rows  # noqa: E402
 from gas_nb.command import card_of  # noqa: E402
 from gas_nb.exchange.comfyui_node import read as read_comfyui  # noqa: E402
+from gas_nb.exchange.export import export  # noqa: E402
 from gas_nb.exchange.portable import GASScheduler as Portable  # noqa: E402
 from gas_nb.exchange.published import load_published_checkpoint  # noqa: E402
 from gas_nb.metrics.reference import image_batches, read_fid_reference  # noqa: E402
@@ -36,6 +37,7 @@ from gas_nb.runtime.pickles import read_checkpoint, read_pickle  # noqa: E402
 from gas_nb.schedule import NoiseSchedule  # noqa: E402
 from gas_nb.tableau import Tableau, check_schedule  # noqa: E402
 from gas_nb.teachers.calls import calls_from_file  # noqa: E402
+from gas_nb.teachers.diffusers import load_diffusers_teacher  # noqa: E402
 from gas_nb.teachers.edm import _plain  # noqa: E402
 from gas_nb.teachers.fmnist import load_fmnist_teacher  # noqa: E402
 from gas_nb.teachers.fmnist_classifier import load_classifier, reference_statistics  # noqa: E402
@@ -55,7 +57,7 @@ def test_a_reader_refuses_in_words_or_reads(what):
     assert sum(tally.tried for tally in found) == 2 * size
     assert sum(tally.refused + tally.worked for tally in found) == 2 * size
     assert what == "runs in the app" or sum(tally.refused for tally in found)
-    assert max(tally.megabytes_max for tally in found) < fuzz.MEGABYTES
+    assert max(tally.megabytes_max for tally in found) < reader.megabytes
 
 
 # ---- the fuzz itself sees what it is to see ------------------------------------------------------
@@ -259,13 +261,35 @@ def test_a_checkpoint_that_no_step_could_go_on_from_is_refused(tmp_path):
         (state | {ema: state[ema].flatten()[:1]}, said, "ema has other entries"),
         (state, said | dict(step="x"), "step='x'"),
         (state, said | dict(spent=-1), "spent=-1"),
-        (state, said | dict(seconds=10**400), "OverflowError"),
+        (state, said | dict(seconds=10**400), "seconds=1000.*must be a number"),
         (state, said | dict(late=dict(gs={"1": [[[1.0]], [[1.0]]]})), "late|shape|expected"),
     ]
     for tensors, facts, words in broken:
         save_file(tensors, path, dict(state=json.dumps(facts)))
         with pytest.raises(ValueError, match=f"(?s)checkpoint.safetensors.*({words}).*delete it"):
             load_state(QUICK, digits(), tmp_path)
+
+
+@pytest.mark.parametrize("n", [10**9, 10**400])
+def test_a_scheduler_of_a_billion_timesteps_is_refused_before_it_fills_the_memory(tmp_path, n):
+    READERS["pipeline folder"].prepare(tmp_path)
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(num_train_timesteps=n)))
+    with pytest.raises(ValueError, match="scheduler_config.json: num_train_timesteps=1000"):
+        load_diffusers_teacher(tmp_path, "cpu")
+
+
+def test_a_teacher_s_name_that_no_path_can_have_is_a_name(tmp_path):
+    table = replace(solver(), meta=solver().meta | dict(teacher="x" * 5_000))
+    table.save(tmp_path / "solver.json")
+    (one,) = add_upload(str(tmp_path / "solver.json"), digits(), [])
+    assert one.title and one.teacher
+    assert export(table, "comfyui", tmp_path / "node", prediction="sample")
+
+
+def test_a_solver_to_begin_with_that_is_none_says_what_to_give():
+    with pytest.raises(ValueError, match="init: not JSON.*give what Tableau.to_json wrote"):
+        TrainConfig(init="x", budget=900)
 
 
 @pytest.mark.parametrize("name", ["lr", "adversarial_weight", "gamma", "discriminator_lr"])

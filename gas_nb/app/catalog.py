@@ -5,6 +5,7 @@
 # %% ../../nbs/app/catalog.ipynb #app-catalog-imports
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,8 +34,8 @@ def plain(text: str, limit: int = 40) -> str:
 
 def teacher_key(name: str) -> str:
     "A teacher's name as `Trained.teacher` keeps it; a pipeline's folder however it was spelt."
-    if name not in TEACHERS and (Path(name) / "model_index.json").is_file():
-        name = str(Path(name).resolve())
+    if name not in TEACHERS and os.path.isfile(os.path.join(name, "model_index.json")):
+        name = str(Path(name).resolve())  # isfile: a name may be longer than a path can be
     return plain(name, 400)
 
 # %% ../../nbs/app/catalog.ipynb #app-catalog-trained

@@ -48,7 +48,10 @@ class Source:
     def name(self) -> str:
         "A name for files: the teacher, and the solver if there is one only."
         names = {one.name for one in self.tableaus.values()}
-        parts = [self.teacher.rpartition("/")[2] or "solver", *(names if len(names) == 1 else ())]
+        parts = [
+            self.teacher.rpartition("/")[2][:80] or "solver",
+            *(names if len(names) == 1 else ()),
+        ]
         return re.sub(r"[^\w.-]+", "-", "-".join(parts)).strip("-.") or "solver"
 
     def lines(self) -> list[str]:

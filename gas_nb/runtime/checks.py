@@ -33,10 +33,15 @@ def check_text(name: str, value: Any) -> str:
 MAX_WHOLE = 2**63 - 1  # what an int64 holds
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def check_whole(name: str, value: Any, least: int | None = None, most: int = MAX_WHOLE) -> int:
     """`value` as an int from `least` (None: any) to `most`; ValueError for anything else."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    problem = f"{name}={value!r}: must be a whole number"
+    problem = f"{name}={_shown(value)}: must be a whole number"
     if whole and value > most:
         raise ValueError(f"{problem}, at most {most:,}")
     if least is not None and (not whole or value < least):
@@ -64,7 +69,7 @@ def check_number(
     below: float | None = None,
 ) -> int | float:
     """`value` as a finite number inside the bounds; ValueError for anything else."""
-    problem = f"{name}={value!r}: must be a number"
+    problem = f"{name}={_shown(value)}: must be a number"
     if not is_number(value):
         raise ValueError(problem)
     if above is not None and value <= above:

@@ -539,5 +539,6 @@ def in_words(pipe: Any) -> Iterator[None]:
     except Exception as error:
         said = (str(error).strip().splitlines() or [""])[0][:200]
         raise ValueError(
-            f"{type(pipe).__name__} cannot be asked: it ends in {type(error).__name__}: {said}"
+            f"{type(pipe).__name__} cannot be asked: it ends in {type(error).__name__}: {said}; "
+            "it has to run with this call by itself first"
         ) from error

@@ -324,6 +324,23 @@ def _absent_components(folder: Path) -> dict[str, None]:
         if name in wanted and (index.get(name) or [None])[0] is None
     }
 
+# %% ../../nbs/teachers/diffusers.ipynb #dflong01
+_LONGEST = 100_000  # training timesteps
+
+
+def _check_timesteps(folder: Path) -> None:
+    "ValueError for a saved scheduler with more training timesteps than any model has."
+    path = folder / "scheduler" / "scheduler_config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        n = said.get("num_train_timesteps", 0)
+    except (OSError, ValueError, RecursionError, AttributeError):
+        return  # diffusers will say what is wrong with it
+    if isinstance(n, (int, float)) and n > _LONGEST:
+        raise ValueError(
+            f"{path}: num_train_timesteps={str(n)[:40]}: at most {_LONGEST:,}; {_SAVE_AGAIN}"
+        )
+
 # %% ../../nbs/teachers/diffusers.ipynb #958e9f16
 def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | None) -> Any:
     with needs("diffusers"):
@@ -335,6 +352,7 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
     if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise ValueError(f"{path} is neither a folder nor a hub id (owner/name)")
     absent = _absent_components(Path(path)) if local else {}
+    _check_timesteps(Path(path))
     try:
         pipe = DiffusionPipeline.from_pretrained(
             str(path),

@@ -50,7 +50,7 @@ def check_init(name: str, value: Any) -> str:
         try:
             Tableau.from_json(text)
         except ValueError as e:
-            raise ValueError(f"{name}: {e}") from None
+            raise ValueError(f"{name}: {e}; give what Tableau.to_json wrote") from None
     return text
 
 
