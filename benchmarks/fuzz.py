@@ -91,7 +91,8 @@ def shape_of(message: str) -> str:
 REMEDY = re.compile(
     r"\b(give|needs?|must|has to|have to|choose|use|take|leave|set|delete|save|make|call|lower|run|"
     r"download|again|start|begin|known|reads|knows|at most|at least|did you mean|restore|"
-    r"is not supported|ask|fetch|distil|empty it|drop|allowed|no tensor file needs|there are|trust)"
+    r"is not supported|ask|name one|fetch|distil|empty it|drop|allowed|no tensor file needs|"
+    r"there are|trust)"
     r"(\b|$)|usage:",
     re.IGNORECASE,
 )

@@ -36,11 +36,13 @@ from gas_nb.runtime.pickles import Inert, Unreadable, module_state  # noqa: E402
 from gas_nb.runtime.pickles import read_checkpoint, read_pickle  # noqa: E402
 from gas_nb.schedule import NoiseSchedule  # noqa: E402
 from gas_nb.tableau import Tableau, check_schedule  # noqa: E402
-from gas_nb.teachers.calls import calls_from_file  # noqa: E402
+from gas_nb.teacher import teacher_kind  # noqa: E402
+from gas_nb.teachers.calls import calls_from_file, checked_prompts  # noqa: E402
 from gas_nb.teachers.diffusers import load_diffusers_teacher  # noqa: E402
 from gas_nb.teachers.edm import _plain  # noqa: E402
 from gas_nb.teachers.fmnist import load_fmnist_teacher  # noqa: E402
 from gas_nb.teachers.fmnist_classifier import load_classifier, reference_statistics  # noqa: E402
+from gas_nb.teachers.paper import check_setting  # noqa: E402
 from gas_nb.teachers.reading import _trained_betas  # noqa: E402
 from gas_nb.training import TrainConfig, load_state  # noqa: E402
 
@@ -285,6 +287,30 @@ def test_a_teacher_s_name_that_no_path_can_have_is_a_name(tmp_path):
     (one,) = add_upload(str(tmp_path / "solver.json"), digits(), [])
     assert one.title and one.teacher
     assert export(table, "comfyui", tmp_path / "node", prediction="sample")
+
+
+@pytest.mark.parametrize("length", [300, 5_000])
+def test_words_that_no_path_can_be_are_no_path(length):
+    name = "x" * length
+    with pytest.raises(ValueError, match="teacher 'xxx.*choose"):
+        teacher_kind(name)
+    with pytest.raises(ValueError, match="cifar10 needs weights=.*which is not there"):
+        check_setting("cifar10", name, 4)
+    assert checked_prompts(name) == [name]
+
+
+def test_a_name_that_takes_seconds_to_print_is_refused_at_once(tmp_path):
+    READERS["published checkpoint"].prepare(tmp_path)
+    path = tmp_path / "official_checkpoint_0.pt"
+    torch.save(dict(a=torch.zeros(2)), path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {part.filename: archive.read(part) for part in archive.infolist()}
+    name = b"torch._u" + b'{"a":' * 2_000
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content.replace(b"torch._utils", name))
+    with pytest.raises(Unreadable, match="a name in it has 10,0.. letters; download"):
+        load_published_checkpoint(path, NoiseSchedule.vp_linear())
 
 
 def test_a_solver_to_begin_with_that_is_none_says_what_to_give():

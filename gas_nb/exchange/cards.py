@@ -29,7 +29,7 @@ def without_folders(text: str) -> str:
 def name_of(name: str) -> str:
     "A hub id or a name as it is; of a folder, its last part."
     parts = [part for part in re.split(r"[/\\]", name) if part]
-    is_folder = len(parts) > 2 or (len(parts) > 1 and Path(name).is_dir())
+    is_folder = len(parts) > 2 or (len(parts) > 1 and os.path.isdir(name))
     return parts[-1] if is_folder else name
 
 # %% ../../nbs/exchange/cards.ipynb #2d4582ed

@@ -20,6 +20,9 @@ from torch import Tensor
 __all__ = ['MOST_PARTS', 'Unreadable', 'a_file', 'Inert', 'read_pickle', 'read_checkpoint', 'module_record', 'module_state']
 
 # %% ../../nbs/runtime/pickles.ipynb #bb936b56
+_AGAIN = "download or save it again"
+
+
 class Unreadable(ValueError):
     """A file that is damaged, or that asks for something that no tensor file needs."""
 
@@ -36,7 +39,7 @@ def a_file(path: Any) -> Path:
 # %% ../../nbs/runtime/pickles.ipynb #f9aee6e4
 def _storage(data: bytes) -> Any:
     if not isinstance(data, bytes):
-        raise Unreadable("a tensor's storage is not given as bytes")
+        raise Unreadable(f"a tensor's storage is not given as bytes; {_AGAIN}")
     _check_legacy(io.BytesIO(data))
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
@@ -46,17 +49,17 @@ def _tensor(storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> T
     flat = torch.empty(0, dtype=storage.dtype).set_(storage)
     negative = min((offset, *size, *stride), default=0) < 0
     if negative or len(size) != len(stride):
-        raise Unreadable(f"a tensor of shape {size} and strides {stride}")
+        raise Unreadable(f"a tensor of shape {size} and strides {stride}; {_AGAIN}")
     last = offset - 1
     if all(size):
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
     if last >= len(flat):
         raise Unreadable(
-            f"a tensor of shape {tuple(size)} reaches beyond its {len(flat)} stored values"
+            f"a tensor of shape {tuple(size)} reaches beyond its {len(flat)} values; {_AGAIN}"
         )
     if torch.Size(size).numel() > len(flat):
         raise Unreadable(
-            f"a tensor of shape {tuple(size)} has more entries than its {len(flat)} stored values"
+            f"a tensor of shape {tuple(size)} has more entries than {len(flat)} values; {_AGAIN}"
         )
     return torch.as_strided(flat, size, stride, offset)
 
@@ -116,9 +119,6 @@ class Inert:
         return f"Inert({self.kind})"
 
 # %% ../../nbs/runtime/pickles.ipynb #0d5b4f33
-_AGAIN = "download or save it again"
-
-
 def _inert(kind: str) -> type:
     return type("Inert", (Inert,), {"kind": kind})
 
@@ -161,12 +161,16 @@ class _Clamped:
 # %% ../../nbs/runtime/pickles.ipynb #c7bba483
 _MEMO = ("PUT", "BINPUT", "LONG_BINPUT")
 _SLACK = 100_000  # entries that a writer may have left out
+_LONGEST_NAME = 500  # letters of a module and a class
 
 
 def _check_opcodes(file: Any, refused: str = "") -> None:
-    "Unreadable for a memo entry far above those before it, and for a builtin that is `refused`."
+    """Unreadable for a memo entry far above those before it, for a builtin that is `refused`, and
+    for a name that torch's reader would take seconds to print."""
     written = 0
     for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL" and len(argument) > _LONGEST_NAME:
+            raise Unreadable(f"a name in it has {len(argument):,} letters; {_AGAIN}")
         if refused and isinstance(argument, str) and argument.split()[-1:] == [refused]:
             raise Unreadable(f"it asks for builtins.{refused}, which no tensor file needs")
         if opcode.name not in _MEMO:

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def checked_prompts(prompts: Any) -> list[str]:
         return checked_names([line for line in lines if line.strip()], "prompts")
     if not isinstance(prompts, str):
         return checked_names(prompts, "prompts")
-    if prompts and len(prompts) < 1000 and "\n" not in prompts and Path(prompts).is_file():
+    if prompts and len(prompts) < 1000 and "\n" not in prompts and os.path.isfile(prompts):
         raise ValueError(
             f"prompts={prompts!r} is a file: give Path({prompts!r}) for its lines, "
             f"or [{prompts!r}] for that prompt"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -346,7 +347,7 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
     with needs("diffusers"):
         from diffusers import DiffusionPipeline
 
-    local = Path(path).is_dir()
+    local = os.path.isdir(path)
     if local and not (Path(path) / "model_index.json").is_file():
         raise ValueError(f"{path} has no model_index.json: give the folder of a diffusers pipeline")
     if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
@@ -442,12 +443,12 @@ def check_saved_calls(
 
 # %% ../../nbs/teachers/diffusers.ipynb #f3f00003
 def _is_pipeline_folder(text: str) -> bool:
-    return (Path(text) / "model_index.json").is_file()
+    return os.path.isfile(os.path.join(text, "model_index.json"))
 
 
 def _is_hub_id(text: str) -> bool:
     "owner/name, which ends like no file of weights."
-    if Path(text).is_dir() or Path(text).suffix in (".pkl", ".safetensors"):
+    if os.path.isdir(text) or Path(text).suffix in (".pkl", ".safetensors"):
         return False
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) is not None
 

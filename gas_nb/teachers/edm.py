@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -442,7 +443,7 @@ def _digest(net: EDMPrecond) -> str:
 
 # %% ../../nbs/teachers/edm.ipynb #f3b00004
 def _is_weights_file(text: str) -> bool:
-    return Path(text).suffix in (".pkl", ".safetensors") and not Path(text).is_dir()
+    return Path(text).suffix in (".pkl", ".safetensors") and not os.path.isdir(text)
 
 
 register_form(TeacherForm("edm", "an EDM file", _is_weights_file, load_edm_teacher))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ def load_fmnist_folder(
 
 
 def _is_other_folder(text: str) -> bool:
-    return Path(text).is_dir() and not (Path(text) / "model_index.json").is_file()
+    index = os.path.join(text, "model_index.json")
+    return os.path.isdir(text) and not os.path.isfile(index)
 
 
 register_form(

@@ -5,6 +5,7 @@
 # %% ../../nbs/teachers/paper.ipynb #bd5db13a
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -188,9 +189,9 @@ def _check_weights(name: str, weights: str | Path | None) -> None:
     if not weights:
         raise ValueError(f"{name} needs weights='...', not given: give {s.weights}")
     given = f"{name} needs weights={str(weights)!r}"
-    if not Path(weights).exists():
+    if not os.path.exists(weights):
         raise ValueError(f"{given}, which is not there: give {s.weights}")
-    if s.kind == "diffusers" and not (Path(weights) / "model_index.json").is_file():
+    if s.kind == "diffusers" and not os.path.isfile(os.path.join(weights, "model_index.json")):
         raise ValueError(f"{given} to be a folder with model_index.json: give {s.weights}")
 
 # %% ../../nbs/teachers/paper.ipynb #e8d0510e
