@@ -281,6 +281,16 @@ def test_a_scheduler_of_a_billion_timesteps_is_refused_before_it_fills_the_memor
         load_diffusers_teacher(tmp_path, "cpu")
 
 
+def test_half_a_letter_in_a_saved_pipeline_does_not_spoil_the_message(tmp_path):
+    READERS["pipeline folder"].prepare(tmp_path)
+    path = tmp_path / "model_index.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps(index | dict(unet=[chr(0xD800), "UNet2DModel"])))
+    with pytest.raises(ValueError, match="cannot be loaded as a diffusers pipeline") as found:
+        load_diffusers_teacher(tmp_path, "cpu")
+    assert str(found.value).encode("utf-8")
+
+
 def test_a_teacher_s_name_that_no_path_can_have_is_a_name(tmp_path):
     table = replace(solver(), meta=solver().meta | dict(teacher="x" * 5_000))
     table.save(tmp_path / "solver.json")

@@ -365,6 +365,7 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
         return pipe.to(device)
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+        reason = reason.encode("utf-8", "backslashreplace").decode()  # half a letter of a name
         if "meta tensor" in reason:
             reason = "its weight files lack some of the network's tensors"
         if local:
