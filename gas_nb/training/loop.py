@@ -24,7 +24,8 @@ from .budget import planned
 from .config import TrainConfig
 from .distance import make_distance
 from .pairs import make_game_pairs, make_training_pairs, split_held_out
-from .phases import Lesson, Phase, check_table, fit_late_rows, phases_left
+from .fits import Lesson
+from .phases import Phase, check_table, fit_late_rows, phases_left
 from .presets import teacher_of
 from .state import TrainState, has_played, make_discriminator
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,47 +14,24 @@ from torch import Tensor
 from ..data import Pairs, concatenate
 from ..discriminator import discriminator_loss, generator_loss
 from ..fitting.chart import to_chart, to_tableau
-from ..fitting.distance import Distance, robust_summary, sample_losses
+from ..fitting.distance import Distance
 from ..fitting.late import fit_late_starts
-from ..fitting.first_pass import first_pass_step
-from ..fitting.options import FitOptions
-from ..fitting.plan import recipes_of
-from ..fitting.start import FitStep, Outcome, is_closer, start_fit, start_within
-from ..fitting.step import gauss_newton_step
+from ..fitting.start import FitStep
 from ..game.critics import check_critic, parse_critics
 from ..game.play import Table, class_labels, take_turn
-from ..fitting.times import TIMES_OPTIONS, next_cost, start_times, times_step, try_spacings
-from ..rules import as_rule
 from ..runs import PHASES
 from ..runtime.processes import agree, in_order, share, sum_gradients, total
-from ..tableau import Tableau, sample
+from ..tableau import sample
 from ..teacher import Teacher
-from .budget import plan_of
 from .config import TrainConfig
-from gas_nb.training.pairs import (
-    begin_pairs,
-    draw_batch,
-    draw_fresh,
-    game_sizes,
-    pairs_wanted,
-)
+from .fits import Lesson, all_pairs, losses_of, way_of
+from .pairs import draw_batch, draw_fresh, game_sizes
 from .reals import load_reals
 from .state import TrainState
 
 # %% auto #0
-__all__ = ['ALL_PHASES', 'Lesson', 'Phase', 'validate', 'FitPhase', 'NonFiniteLoss', 'gs_step', 'GSPhase', 'gas_step', 'GASPhase',
+__all__ = ['ALL_PHASES', 'Phase', 'validate', 'FitPhase', 'NonFiniteLoss', 'gs_step', 'GSPhase', 'gas_step', 'GASPhase',
            'TangentPhase', 'table_of', 'check_table', 'phases_left', 'fit_late_rows']
-
-# %% ../../nbs/training/phases.ipynb #86f29005
-@dataclass(frozen=True)
-class Lesson:
-    """What a run learns from: training pairs, held-out pairs that choose and that report."""
-
-    training: Pairs
-    choosing: Pairs
-    reporting: Pairs
-    distance: Distance
-    more: Callable[[int, int], tuple[Pairs, Pairs]] | None = None  # makes what a game lacks
 
 # %% ../../nbs/training/phases.ipynb #86f29006
 class Phase:
@@ -117,7 +93,9 @@ class FitPhase(Phase):
 
     def step(self, state: TrainState, lesson: Lesson) -> dict[str, float]:
         last, before = state.fit, state.teacher.denoiser.evaluations
-        fit = agree(_first_fit(state, lesson) if last is None else _next_fit(state, last, lesson))
+        way = way_of(state.config)
+        first = last is None
+        fit = agree(way.first(state, lesson) if first else way.following(state, last, lesson))
         state.fit = fit
         state.spent += state.teacher.denoiser.evaluations - before
         state.reported = _report(state, fit, lesson)
@@ -148,148 +126,6 @@ def _arrived(state: TrainState) -> bool:
     """Whether no damping improves the fit any more."""
     return state.fit is not None and state.fit.damping >= state.config.fit.arrived
 
-
-def _first_fit(state: TrainState, lesson: Lesson) -> FitStep:
-    """The grid and the rows that the teacher's own paths suggest."""
-    config, teacher = state.config, state.teacher
-    if config.rule:
-        return _first_times(state, lesson)
-    if config.budget:
-        return _first_within(state, lesson)
-    state.spent = pairs_wanted(config) * teacher.tableau.nfe
-    part = lesson.training[: config.fit_pairs]
-    with torch.no_grad():
-        _, path = sample(
-            teacher.denoiser, part.x_T, teacher.tableau, part.condition, return_trajectory=True
-        )
-    return start_fit(
-        teacher.denoiser,
-        config.nfe,
-        state.solver.t_eps,
-        part,
-        lesson.choosing,
-        path,
-        lesson.distance,
-        teacher.batch_size,
-        config.fit,
-    )
-
-# %% ../../nbs/training/phases.ipynb #86f2900b
-def _next_fit(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
-    """One Gauss-Newton step from the last."""
-    teacher = state.teacher
-    if state.config.rule:
-        return _next_times(state, before, lesson)
-    if state.config.budget:
-        return _next_within(state, before, lesson)
-    if state.reported is None:  # a checkpoint from before the held-out pairs were split
-        losses = _losses(state, before, lesson.choosing, lesson.distance)
-        typical, capped = robust_summary(losses, options=state.config.fit)
-        before = before._replace(val_loss=losses.mean().item(), typical=typical, capped=capped)
-    return gauss_newton_step(
-        teacher.denoiser,
-        before,
-        lesson.training,
-        lesson.choosing,
-        lesson.distance,
-        state.solver.t_eps,
-        max_batch=teacher.batch_size,
-        seed=state.config.seed,
-        options=state.config.fit,
-    )
-
-
-def _losses(state: TrainState, fit: FitStep, pairs: Pairs, distance: Distance) -> Tensor:
-    teacher = state.teacher
-    return sample_losses(teacher.denoiser, fit.chart, pairs, distance, teacher.batch_size)
-
-# %% ../../nbs/training/phases.ipynb #86f290r1
-def _times_options(state: TrainState) -> FitOptions:
-    few = TIMES_OPTIONS
-    ladder = dict(damping_trials=few.damping_trials, damping_ladder=few.damping_ladder)
-    return replace(state.config.fit, **ladder)
-
-
-def _first_times(state: TrainState, lesson: Lesson) -> FitStep:
-    """The best usual grid of the solver."""
-    config, teacher = state.config, state.teacher
-    rule, made = as_rule(config.rule), pairs_wanted(config)
-    state.spent = made * teacher.tableau.nfe
-    at = config.nfe, state.solver.t_eps, lesson.choosing, lesson.distance, teacher.batch_size
-    best = try_spacings(rule, teacher.denoiser, *at)[0]
-    first = config.fit_pairs
-    return start_times(rule, teacher.denoiser, best, lesson.training, first, _times_options(state))
-
-# %% ../../nbs/training/phases.ipynb #86f290r2
-def _next_times(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
-    config, teacher, options = state.config, state.teacher, _times_options(state)
-    rule, training, choosing = as_rule(config.rule), lesson.training, lesson.choosing
-    cost = next_cost(rule, before, len(training), len(choosing), False, options)
-    if config.budget and state.spent + cost > config.budget:
-        ended = dict(step=before.step + 1, accepted=False, outcome=Outcome.SPENT)
-        return before._replace(damping=options.arrived, **ended)
-    pairs = training, choosing, lesson.distance, teacher.batch_size
-    return times_step(rule, teacher.denoiser, before, *pairs, config.seed, options=options)
-
-# %% ../../nbs/training/phases.ipynb #86f290b1
-def _first_within(state: TrainState, lesson: Lesson) -> FitStep:
-    config, teacher = state.config, state.teacher
-    plan = plan_of(config, teacher)
-    state.spent = plan.made
-    train, path = lesson.choosing, None
-    if plan.begun:
-        train, path = begin_pairs(config, teacher, plan.begun)
-        state.begun = train
-    return start_within(
-        teacher.denoiser,
-        config.nfe,
-        state.solver.t_eps,
-        train,
-        lesson.choosing,
-        path,
-        lesson.distance,
-        recipes_of(plan),
-        teacher.batch_size,
-        config.fit,
-        Tableau.from_json(config.init) if config.init else None,
-    )
-
-# %% ../../nbs/training/phases.ipynb #86f290b2
-def _all_pairs(state: TrainState, lesson: Lesson) -> Pairs:
-    """Those of the start, then those that were made before."""
-    if state.begun is None:
-        return lesson.training
-    begun = state.begun.to(lesson.training.x_T.device)
-    return concatenate([begun, lesson.training]) if state.config.n_pairs else begun
-
-
-def _next_within(state: TrainState, before: FitStep, lesson: Lesson) -> FitStep:
-    config, teacher = state.config, state.teacher
-    denoiser, size, begun = teacher.denoiser, teacher.batch_size, teacher.denoiser.evaluations
-    kept = len(lesson.choosing) * config.nfe  # for the last comparison
-
-    def left() -> float:
-        return config.budget - state.spent - kept - (denoiser.evaluations - begun)
-
-    training = _all_pairs(state, lesson)
-    facts = training, lesson.distance, state.solver.t_eps, size, config.fit, left
-    fit = first_pass_step(denoiser, before, *facts)
-    ends = fit.damping >= config.fit.arrived or fit.outcome == Outcome.SPENT
-    if not ends and state.step < config.fit_steps:
-        return fit
-    return _compared(fit, _losses(state, fit, lesson.choosing, lesson.distance), config.fit)
-
-
-def _compared(fit: FitStep, losses: Tensor, options: FitOptions) -> FitStep:
-    "The end of a fit within a budget: the solver, or the training-free one that is closer."
-    found = losses.mean().item()
-    ended = dict(damping=options.arrived, memory=None)
-    if fit.free is None or is_closer(losses, fit.free_losses):
-        outcome = fit.outcome if fit.seen else Outcome.ROWS
-        return fit._replace(val_loss=found, outcome=outcome, **ended)
-    kept = dict(chart=fit.free, val_loss=fit.free_loss, outcome=Outcome.FREE, accepted=True)
-    return fit._replace(**kept, **ended)
-
 # %% ../../nbs/training/phases.ipynb #86f2900c
 def _report(state: TrainState, fit: FitStep, lesson: Lesson) -> tuple[float, float]:
     """The loss of the fit on the reporting pairs and its standard error; asked if it moved."""
@@ -297,7 +133,7 @@ def _report(state: TrainState, fit: FitStep, lesson: Lesson) -> tuple[float, flo
         return fit.val_loss, 0.0
     if state.reported is not None and not fit.accepted:
         return state.reported
-    losses = _losses(state, fit, lesson.reporting, lesson.distance)
+    losses = losses_of(state, fit, lesson.reporting, lesson.distance)
     return losses.mean().item(), losses.std(correction=0).item() / len(losses) ** 0.5
 
 # %% ../../nbs/training/phases.ipynb #86f2900e
@@ -498,7 +334,7 @@ def _pairs_of_game(state: TrainState, lesson: Lesson) -> tuple[Pairs, Pairs]:
     """Those of the fit and the held-out ones, filled up with new ones."""
     fitted, held_out = lesson.training, lesson.choosing
     if state.config.budget:
-        fitted = _all_pairs(state, lesson) if _has_training(state) else fitted[:0]
+        fitted = all_pairs(state, lesson) if _has_training(state) else fitted[:0]
     sizes = game_sizes(state.config, state.teacher, len(fitted), len(held_out))
     fitted, judges = fitted[: sizes[0]], held_out[: sizes[1]]
     lacking = sizes[0] - len(fitted), sizes[1] if len(judges) < sizes[1] else 0
