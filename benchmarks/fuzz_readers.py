@@ -213,7 +213,9 @@ def _(folder: Path, name: str) -> None:
     prepare=_saved_scheduler,
     errors=(OSError, RecursionError),  # it is diffusers that reads the file, and says this
     # of an integer with thousands of digits Python's reader says that it is too long
-    words=("GASScheduler", "solvers[", "prediction_type", "drop_in", "_class_name", "4300 digits"),
+    # and of a file that is no object diffusers says that a config is missing
+    words=("GASScheduler", "solvers[", "prediction_type", "drop_in", "_class_name", "4300 digits")
+    + ("provide a config",),
     **jsons("scheduler_config.json"),
 )
 def _(folder: Path, name: str) -> None:

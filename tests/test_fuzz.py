@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -35,6 +36,7 @@ from gas_nb.metrics.reference import image_batches, read_fid_reference  # noqa: 
 from gas_nb.runtime.pickles import Inert, Unreadable, module_state  # noqa: E402
 from gas_nb.runtime.pickles import read_checkpoint, read_pickle  # noqa: E402
 from gas_nb.schedule import NoiseSchedule  # noqa: E402
+from gas_nb.sweeps.store import stored  # noqa: E402
 from gas_nb.tableau import Tableau, check_schedule  # noqa: E402
 from gas_nb.teacher import teacher_kind  # noqa: E402
 from gas_nb.teachers.calls import calls_from_file, checked_prompts  # noqa: E402
@@ -299,6 +301,49 @@ def test_a_teacher_s_name_that_no_path_can_have_is_a_name(tmp_path):
     assert export(table, "comfyui", tmp_path / "node", prediction="sample")
 
 
+def test_a_picture_of_a_thousand_million_pixels_is_refused_unopened(tmp_path):
+    picture = bytearray(png(8, 8))
+    picture[16:24] = (40_000).to_bytes(4, "big") * 2  # its head says so
+    (tmp_path / "a.png").write_bytes(picture)
+    (tmp_path / "calls.json").write_text('[{"image": {"file": "a.png"}}]')
+    for read in (lambda: list(image_batches(tmp_path)), lambda: calls_of(tmp_path)):
+        with pytest.raises(ValueError, match="a.png' is no image .*(take it out|give a PNG)"):
+            read()
+
+
+def calls_of(folder):
+    return calls_from_file(folder / "calls.json")
+
+
+def png(width, height) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "png")
+    return file.getvalue()
+
+
+def test_a_picture_of_another_size_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(8, 8))
+    (tmp_path / "b.png").write_bytes(png(8, 9))
+    with pytest.raises(ValueError, match=r"\(b.png\): make them one size"):
+        list(image_batches(tmp_path))
+
+
+@pytest.mark.parametrize("settings", [0, [[]], None, dict(teacher=0)])
+def test_a_cell_of_a_sweep_without_settings_is_another_cell(tmp_path, settings):
+    asked = dict(teacher=dict(name="digits"), seed=1)
+    path, known = stored(tmp_path, asked)
+    assert known is None
+    path.write_text(json.dumps(dict(settings=settings, row=dict(l1=0.1))))
+    other, known = stored(tmp_path, asked)
+    assert other != path and known is None
+
+
+@pytest.mark.parametrize("name", [True, 3, [[]], "x" * 5_000])
+def test_a_solver_s_name_that_is_none_does_for_a_file(tmp_path, name):
+    table = replace(solver(), meta=solver().meta | dict(name=name))
+    assert export(table, "comfyui", tmp_path, prediction="sample")
+
+
 @pytest.mark.parametrize("length", [300, 5_000])
 def test_words_that_no_path_can_be_are_no_path(length):
     name = "x" * length
@@ -394,7 +439,7 @@ def test_damaged_pictures_and_statistics_name_their_file(tmp_path):
     READERS["folder of pictures"].prepare(tmp_path)
     path = tmp_path / "2.jpg"
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match=r"2\.jpg is no image .*take it out"):
+    with pytest.raises(ValueError, match=r"2\.jpg' is no image .*take it out"):
         list(image_batches(tmp_path))
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(

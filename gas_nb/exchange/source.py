@@ -47,7 +47,7 @@ class Source:
     @property
     def name(self) -> str:
         "A name for files: the teacher, and the solver if there is one only."
-        names = {one.name for one in self.tableaus.values()}
+        names = {str(one.name)[:40] for one in self.tableaus.values()}
         parts = [
             self.teacher.rpartition("/")[2][:80] or "solver",
             *(names if len(names) == 1 else ()),

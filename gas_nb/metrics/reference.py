@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor
 from ..data import CHUNK
 from .moments import FeatureStatistics, checked_moments
 from .samples import fill
-from ..runtime.extras import needs
+from ..runtime.files import open_picture
 from ..runtime.processes import in_order
 
 # %% auto #0
@@ -119,21 +120,13 @@ IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 def image_files(folder: str | Path) -> list[Path]:
     "The images below a folder, by name. ValueError for no folder."
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise ValueError(f"{folder} is no folder of images and no .npz file")
     return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in IMAGE_FILES)
 
 
 def _opened(path: Path) -> Any:
-    with needs("eval"):
-        from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.copy()
-    except Exception as e:  # whatever a damaged picture makes of it
-        reason = f"{type(e).__name__}: {e}"
-        raise ValueError(f"{path} is no image ({reason}): take it out of the folder") from None
+    return open_picture(path, "eval", "take it out of the folder")
 
 # %% ../../nbs/metrics/reference.ipynb #mre0one
 def _images(source: str | Path | Iterable[Any], channels: int) -> Iterator[Tensor]:
@@ -146,7 +139,8 @@ def _images(source: str | Path | Iterable[Any], channels: int) -> Iterator[Tenso
         size = size or image.shape
         if image.shape != size:
             sizes = f"{tuple(size)} and {tuple(image.shape)}"
-            raise ValueError(f"images of {sizes}: bring them to one size first")
+            which = f" ({item.name})" if isinstance(item, Path) else ""
+            raise ValueError(f"images of {sizes}{which}: make them one size first")
         yield image
     if size is None:
         raise ValueError(f"no images in {source}")

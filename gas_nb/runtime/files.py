@@ -23,6 +23,8 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save
 
+from .extras import needs
+
 try:
     import fcntl
 except ImportError:  # Windows: a file that is open cannot be deleted there
@@ -30,7 +32,7 @@ except ImportError:  # Windows: a file that is open cannot be deleted there
 
 # %% auto #0
 __all__ = ['atomic_path', 'sweep_up', 'write_bytes_atomic', 'write_text_atomic', 'write_json_atomic', 'save_safetensors_atomic',
-           'FolderInUse', 'folder_owner', 'claim_folder', 'release_folder', 'claimed']
+           'FolderInUse', 'folder_owner', 'claim_folder', 'release_folder', 'claimed', 'open_picture']
 
 # %% ../../nbs/runtime/files.ipynb #10cked01
 def _lock(file: int, wait: bool = False) -> bool:
@@ -216,3 +218,22 @@ def claimed(folder: str | os.PathLike, wait: float = 0.0) -> Iterator[None]:
     finally:
         if mine:
             release_folder(folder)
+
+# %% ../../nbs/runtime/files.ipynb #filpic02
+_MOST_PIXELS = 2**25  # 134 MB with four channels
+
+
+def open_picture(path: str | os.PathLike, extra: str, remedy: str) -> Any:
+    """The picture in a file, as Pillow has it; `extra` installs Pillow. ValueError, which ends with
+    `remedy`, for what is no picture or has more than 33 million pixels."""
+    with needs(extra):
+        from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if picture.width * picture.height > _MOST_PIXELS:
+                raise ValueError(f"{picture.width:,} x {picture.height:,} pixels")
+            return picture.copy()
+    except Exception as e:  # whatever a damaged picture makes of it
+        reason = f"{type(e).__name__}: {e}"
+        raise ValueError(f"{str(path)!r} is no image ({reason}): {remedy}") from None

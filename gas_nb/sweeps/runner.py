@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 import traceback
@@ -80,7 +81,7 @@ class Laboratory:
         self.config = config
         self.root = results_folder(output_dir)
         self.runs = self.root if runs in (None, "") else Path(runs).resolve()
-        if not self.runs.is_dir():
+        if not os.path.isdir(self.runs):
             raise ValueError(f"runs={str(runs)!r}: no such folder, give one or leave it empty")
         self.folder = self.root / f"sweep-{Path(config.teacher).name}"
         self.frozen = False  # True: only look up, measure nothing

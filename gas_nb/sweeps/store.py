@@ -44,7 +44,8 @@ def stored(folder: Path, settings: dict) -> tuple[Path, dict | None]:
         known = read_object(path)
         if known is None:
             break
-        theirs = known.get("settings", {}).get("teacher")
+        said = known.get("settings")
+        theirs = said.get("teacher") if isinstance(said, dict) else None
         if not teacher_differences(theirs, settings["teacher"]):
             break
     return path, known

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..runtime.extras import needs
+from ..runtime.files import open_picture
 from .asking import BATCH_ARGUMENTS, parameters_of
 from .base import checked_names
 
@@ -83,13 +83,7 @@ def _value(value: Any, folder: Path) -> Any:
     if not isinstance(value, dict) or set(value) != {"file"}:
         return value
     file = folder / str(value["file"])
-    with needs("diffusers"):
-        from PIL import Image
-    try:
-        return Image.open(file).convert("RGB")
-    except Exception as e:  # whatever a damaged picture makes of it
-        reason = f"{type(e).__name__}: {e}"
-        raise ValueError(f"{str(file)!r} is no image ({reason}): give a PNG or JPEG") from None
+    return open_picture(file, "diffusers", "give a PNG or JPEG").convert("RGB")
 
 # %% ../../nbs/teachers/calls.ipynb #e9208e55
 def checked_calls(pipe: Any, calls: Any = (), prompts: Any = ()) -> list[dict[str, Any]]:
