@@ -2,10 +2,12 @@
 
 import gas_nb.runtime.device  # noqa: F401  (before diffusers)
 
+import contextlib
 import io
 import json
 import pickle
 import sys
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -319,6 +321,19 @@ def png(width, height) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height)).save(file, "png")
     return file.getvalue()
+
+
+def test_a_picture_that_claims_a_chunk_of_gigabytes_is_no_reason_to_take_them(tmp_path):
+    picture = bytearray(png(8, 8))
+    at = picture.index(b"IDAT") - 4
+    picture[at : at + 4] = (2**31 - 1).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(picture)
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):
+        list(image_batches(tmp_path))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50e6
 
 
 def test_a_picture_of_another_size_is_named(tmp_path):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import getpass
+import io
 import json
 import os
 import shlex
@@ -230,7 +231,8 @@ def open_picture(path: str | os.PathLike, extra: str, remedy: str) -> Any:
         from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        content = io.BytesIO(Path(path).read_bytes())  # it cannot be asked for more than it has
+        with Image.open(content) as picture:
             if picture.width * picture.height > _MOST_PIXELS:
                 raise ValueError(f"{picture.width:,} x {picture.height:,} pixels")
             return picture.copy()

@@ -356,7 +356,7 @@ def _check_sizes(config: Any) -> None:
     for name, most in _AT_MOST.items():
         value = config.get(name, 0)
         if type(value) is not int or not 0 <= value <= most:
-            raise ValueError(f"{name}={str(value)[:40]}: need a whole number, at most {most}")
+            raise ValueError(f"{name}={repr(value)[:40]}: need a whole number, at most {most}")
     widths = config.get("channel_mult", [])
     short = isinstance(widths, (list, tuple)) and len(widths) <= 16
     if not short or any(isinstance(w, int) and w > 64 for w in widths):
