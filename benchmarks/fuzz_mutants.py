@@ -14,6 +14,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+
+def _vast(number: int | float) -> int | float:
+    try:
+        return number * 1e200
+    except OverflowError:  # it is already
+        return number * 10
+
+
 ODD = (
     -1,
     0,
@@ -161,7 +169,7 @@ def _changed(data: st.DataObject, node: Any, whole: Any, there: list[tuple]) -> 
     if how == 0:  # what stands elsewhere in the same file
         return copy.deepcopy(at_path(whole, data.draw(st.sampled_from(there))))
     if isinstance(node, (int, float)) and how < 3:
-        moved = (lambda: -node, lambda: node + 1, lambda: node * 1e200, lambda: str(node))
+        moved = (lambda: -node, lambda: node + 1, lambda: _vast(node), lambda: str(node))
         return data.draw(st.sampled_from(moved))()
     if isinstance(node, list) and how < 3:
         return data.draw(st.sampled_from((node[:-1], node[::-1], node + node[-1:], node * 30)))
