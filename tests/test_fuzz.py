@@ -30,6 +30,8 @@ from gas_nb.app.ask import make_ask  # noqa: E402
 from gas_nb.app.files import add_upload  # noqa: E402
 from gas_nb.app.tradeoff import sweep_rows  # noqa: E402
 from gas_nb.command import card_of  # noqa: E402
+from gas_nb.data import PairDataset  # noqa: E402
+from gas_nb.data.identity import teacher_differences  # noqa: E402
 from gas_nb.exchange.comfyui_node import read as read_comfyui  # noqa: E402
 from gas_nb.exchange.export import export  # noqa: E402
 from gas_nb.exchange.portable import GASScheduler as Portable  # noqa: E402
@@ -341,6 +343,26 @@ def test_a_picture_of_another_size_is_named(tmp_path):
     (tmp_path / "b.png").write_bytes(png(8, 9))
     with pytest.raises(ValueError, match=r"\(b.png\): make them one size"):
         list(image_batches(tmp_path))
+
+
+@pytest.mark.parametrize("huge", [10**400, -(10**400)])
+def test_pairs_of_a_teacher_with_answers_that_no_float_holds_are_another_s(huge):
+    here = digits().config
+    answers = json.loads(json.dumps(here["answers"]))
+    kind = next(name for name in answers if name != "tolerance")
+    answers[kind][0][0] = huge
+    assert teacher_differences(here | dict(answers=answers), here)
+    schedule = here["schedule"] | {name: huge for name in here["schedule"] if name != "kind"}
+    assert teacher_differences(here | dict(schedule=schedule), here)
+
+
+def test_a_manifest_of_two_thousand_million_seeds_is_malformed(tmp_path):
+    READERS["pairs"].prepare(tmp_path)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | dict(seeds=[[0, 2**31]])))
+    with pytest.raises(ValueError, match="'seeds' is missing or malformed; restore it"):
+        PairDataset(tmp_path)
 
 
 @pytest.mark.parametrize("settings", [0, [[]], None, dict(teacher=0)])

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..runtime.checks import is_number
+
 # %% auto #0
 __all__ = ['MEASURED', 'LAST_DIGITS', 'told', 'as_stored', 'differences', 'answers_gap', 'teacher_differences']
 
@@ -60,9 +62,8 @@ def _near(a: Any, b: Any) -> bool:
 
 
 def _near_numbers(a: Any, b: Any) -> bool:
-    for number in (a, b):
-        if not isinstance(number, (int, float)):
-            return False
+    if not (is_number(a) and is_number(b)):
+        return False
     size = max(abs(a), abs(b))
     return abs(a - b) <= LAST_DIGITS * size
 
@@ -79,7 +80,7 @@ def answers_gap(there: Any, here: dict[str, Any]) -> float:
         for kind in both - {"tolerance"}:
             found = _largest_gap(there[kind], here[kind])
             gap = max(gap, found)
-    except (TypeError, KeyError, ValueError, IndexError, RuntimeError, AttributeError):
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return float("inf")
     return gap if gap > allowed else 0.0
 

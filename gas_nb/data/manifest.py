@@ -20,8 +20,8 @@ from .making import PairTeacher, check_conditions, kind_of
 from .seeds import MAX_SEED, require_whole, seed_list
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'SHARD_FILE', 'ranges_of', 'seeds_of', 'Plan', 'make_plan', 'plan_differences',
-           'sha256', 'damage', 'read_manifest']
+__all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'MOST_PAIRS', 'SHARD_FILE', 'ranges_of', 'seeds_of', 'Plan', 'make_plan',
+           'plan_differences', 'sha256', 'damage', 'read_manifest']
 
 # %% ../../nbs/data/manifest.ipynb #dman05304
 def ranges_of(seeds: Iterable[int]) -> list[list[int]]:
@@ -41,6 +41,7 @@ def seeds_of(ranges: list[list[int]]) -> list[int]:
 
 # %% ../../nbs/data/manifest.ipynb #dman08368
 FORMAT, VERSION, MANIFEST = "gas_nb.pairs", 1, "manifest.json"
+MOST_PAIRS = 2**22  # in one folder; a manifest's few digits must not stand for more
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def make_plan(
     "The plan of new pairs; ValueError for anything that would not make any."
     listed = seed_list(seeds)
     require_whole(chunk=chunk, shard_size=shard_size)
+    if len(listed) > MOST_PAIRS:
+        raise ValueError(f"{len(listed):,} seeds: a folder holds {MOST_PAIRS:,}, make several")
     if shard_size % chunk:
         remedy = f"a shard must hold whole chunks, for example {chunk * 10}"
         raise ValueError(f"shard_size={shard_size}, chunk={chunk}: {remedy}")
@@ -134,7 +137,9 @@ def _is_range(v: Any) -> bool:
 
 
 def _are_ranges(v: Any) -> bool:
-    return isinstance(v, list) and len(v) > 0 and all(map(_is_range, v))
+    if not isinstance(v, list) or not v or not all(map(_is_range, v)):
+        return False
+    return sum(end - first for first, end in v) <= MOST_PAIRS
 
 # %% ../../nbs/data/manifest.ipynb #dman188d4
 SHARD_FILE = re.compile(r"pairs-\d{5,}\.safetensors")
