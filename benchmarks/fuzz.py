@@ -368,7 +368,7 @@ def run(options: argparse.Namespace) -> None:
         for what in options.readers or READERS:
             zero = dict(what=what, form=READERS[what].form) | {name: 0 for name in NUMBERS}
             row = rows.setdefault(what, zero)
-            last = -(-min(inputs, READERS[what].most) // BATCH)
+            last = -(-inputs // BATCH)
             if row["tried"] // BATCH < last and not late():
                 _in_a_process(what, row["tried"] // BATCH, last, options.keep, take, late)
                 print(" ".join(f"{name} {rows[what][name]}" for name in ("what", *NUMBERS)))

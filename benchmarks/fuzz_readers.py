@@ -83,7 +83,8 @@ class Reader:
     of the one that was broken, or a broken value. `bytes` and `structures`: which files are broken,
     and how; `values`: valid ones to break. `words`: what a message may name instead of a file.
     `may`: deeds that are its own (as of the audit hook). `errors`: further ones, in words of
-    another program. `most`: inputs of the long form. `megabytes`: what its process may grow by."""
+    another program. `short`: inputs of a batch in the tests. `megabytes`: what its process may
+    grow by."""
 
     what: str
     read: Callable[[Path, Any], Any]
@@ -95,7 +96,7 @@ class Reader:
     words: tuple[str, ...] = ()
     may: tuple[str, ...] = ()
     errors: tuple[type, ...] = ()
-    most: int = 10_000
+    short: int = 50
     megabytes: int = 500
 
     def named(self, given: Any) -> list[str]:
@@ -302,7 +303,7 @@ def _run(folder: Path) -> None:
     prepare=_run,
     bytes={"checkpoint.safetensors": None},
     structures={"checkpoint.safetensors": broken_safetensors},
-    most=4_000,
+    short=10,
 )
 def _(folder: Path, name: str) -> None:
     distilled_from(Run(folder))
@@ -317,7 +318,7 @@ def _(folder: Path, name: str) -> None:
     prepare=_run,
     **jsons("config.json", "metrics.json", "solver.json", "metrics.jsonl"),
     words=("was made for",),
-    most=4_000,
+    short=10,
 )
 def _(folder: Path, name: str) -> None:
     runs_with(folder.parent, QUICK)
@@ -342,7 +343,7 @@ def _one_run_among_others(folder: Path) -> None:
     "runs in the app",
     prepare=_one_run_among_others,
     **jsons("run-1/config.json", "run-1/metrics.json", "run-1/gs.json"),
-    most=2_000,
+    short=10,
 )
 def _(folder: Path, name: str) -> None:
     for one in run_solvers(folder):
@@ -653,7 +654,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
     prepare=_tiny_unet,
     bytes={"config.json": None, WEIGHTS: None},
     structures={"config.json": broken_json, WEIGHTS: broken_safetensors},
-    most=2_000,
+    short=10,
 )
 def _(folder: Path, name: str) -> None:
     load_fmnist_teacher("cpu", folder)
@@ -672,7 +673,7 @@ PIPELINE = ("model_index.json", "scheduler/scheduler_config.json", "unet/config.
     "pipeline folder",
     prepare=_pipeline,
     **jsons(*PIPELINE),
-    most=1_500,
+    short=10,
     megabytes=2_000,  # a config may name a network of any size; diffusers' own default has 450 MB
 )
 def _(folder: Path, name: str) -> None:
@@ -772,7 +773,7 @@ def _classifier(folder: Path) -> None:
     prepare=_classifier,
     bytes=dict.fromkeys(CLASSIFIER),
     structures=dict.fromkeys(CLASSIFIER, broken_safetensors),
-    most=4_000,
+    short=10,
 )
 def _(folder: Path, name: str) -> None:
     load_classifier("cpu", folder)

@@ -36,11 +36,11 @@ from gas_nb.exchange.comfyui_node import read as read_comfyui  # noqa: E402
 from gas_nb.exchange.export import export  # noqa: E402
 from gas_nb.exchange.portable import GASScheduler as Portable  # noqa: E402
 from gas_nb.exchange.published import load_published_checkpoint  # noqa: E402
-from gas_nb.metrics.reference import image_batches, read_fid_reference  # noqa: E402
+from gas_nb.metrics.reference import Reference, image_batches, read_fid_reference  # noqa: E402
 from gas_nb.runtime.pickles import Inert, Unreadable, module_state  # noqa: E402
 from gas_nb.runtime.pickles import read_checkpoint, read_pickle  # noqa: E402
 from gas_nb.schedule import NoiseSchedule  # noqa: E402
-from gas_nb.sweeps.store import stored  # noqa: E402
+from gas_nb.sweeps.store import settle_reference, stored  # noqa: E402
 from gas_nb.tableau import Tableau, check_schedule  # noqa: E402
 from gas_nb.teacher import teacher_kind  # noqa: E402
 from gas_nb.teachers.calls import calls_from_file, checked_prompts  # noqa: E402
@@ -57,7 +57,7 @@ from gas_nb.training import TrainConfig, load_state  # noqa: E402
 def test_a_reader_refuses_in_words_or_reads(what):
     """Two batches, one of other bytes and one of another structure, where a reader has both."""
     reader = READERS[what]
-    size = 50 if reader.most == 10_000 else 10
+    size = reader.short
     with valid_folder(reader) as folder:
         found = [batch_of(reader, folder, number, size) for number in (0, 1)]
     lost = {words: n for tally in found for words, n in tally.reasons.items()}
@@ -363,6 +363,17 @@ def test_a_manifest_of_two_thousand_million_seeds_is_malformed(tmp_path):
     path.write_text(json.dumps(content | dict(seeds=[[0, 2**31]])))
     with pytest.raises(ValueError, match="'seeds' is missing or malformed; restore it"):
         PairDataset(tmp_path)
+
+
+def test_a_kept_reference_that_is_damaged_in_its_last_digits_is_made_again(tmp_path):
+    covariance = torch.diag(torch.tensor([1.0, 1e-3])).double()
+    mine = Reference(torch.zeros(2).double(), covariance, source="teacher")
+    path = tmp_path / "reference.safetensors"
+    kept = covariance.clone()
+    kept[0, 1] += 1e-7
+    save_file(dict(mean=mine.mean, covariance=kept), path)
+    assert settle_reference(path, mine) is mine
+    assert load_file(path)["covariance"].equal(covariance)
 
 
 @pytest.mark.parametrize("settings", [0, [[]], None, dict(teacher=0)])
