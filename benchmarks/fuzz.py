@@ -40,7 +40,7 @@ from gas_nb.runtime.files import write_json_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
-BATCH = 250
+BATCH, FRESH = 250, 8  # inputs of a batch, and batches of a process: memory comes apart in time
 SECONDS = 1.0
 
 
@@ -370,7 +370,11 @@ def run(options: argparse.Namespace) -> None:
             row = rows.setdefault(what, zero)
             last = -(-inputs // BATCH)
             if row["tried"] // BATCH < last and not late():
-                _in_a_process(what, row["tried"] // BATCH, last, options.keep, take, late)
+                while (first := rows[what]["tried"] // BATCH) < last and not late():
+                    part = min(first + FRESH, last)
+                    _in_a_process(what, first, part, options.keep, take, late)
+                    if rows[what]["tried"] // BATCH < part:
+                        break
                 print(" ".join(f"{name} {rows[what][name]}" for name in ("what", *NUMBERS)))
                 for reason, n in Counter(rows[what].get("reasons", {})).most_common(options.show):
                     print(f"    {n} x {reason!r}", flush=True)

@@ -291,6 +291,12 @@ def test_half_a_letter_in_a_saved_pipeline_does_not_spoil_the_message(tmp_path):
     READERS["pipeline folder"].prepare(tmp_path)
     path = tmp_path / "model_index.json"
     index = json.loads(path.read_text())
+    scheduler = tmp_path / "scheduler" / "scheduler_config.json"
+    config = json.loads(scheduler.read_text())
+    scheduler.write_text(json.dumps(config | {chr(0xD800): 1}))
+    with pytest.raises(ValueError, match=r"not supported with \\ud800=1") as found:
+        load_diffusers_teacher(tmp_path, "cpu")
+    assert str(found.value).encode("utf-8")
     path.write_text(json.dumps(index | dict(unet=[chr(0xD800), "UNet2DModel"])))
     with pytest.raises(ValueError, match="cannot be loaded as a diffusers pipeline") as found:
         load_diffusers_teacher(tmp_path, "cpu")

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 # %% auto #0
-__all__ = ['MAX_WHOLE', 'check_text', 'check_whole', 'is_number', 'check_number', 'check_flag', 'check_choice', 'checked',
-           'check_fields']
+__all__ = ['MAX_WHOLE', 'check_text', 'printable', 'check_whole', 'is_number', 'check_number', 'check_flag', 'check_choice',
+           'checked', 'check_fields']
 
 # %% ../../nbs/runtime/checks.ipynb #efc35006
 def check_text(name: str, value: Any) -> str:
@@ -28,6 +28,11 @@ def check_text(name: str, value: Any) -> str:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise ValueError(f"{name}={value!r}: must be text")
+
+# %% ../../nbs/runtime/checks.ipynb #efc35prn
+def printable(text: str) -> str:
+    """`text` with an escape for what no terminal prints: half a letter, which JSON can hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 # %% ../../nbs/runtime/checks.ipynb #efc35007
 MAX_WHOLE = 2**63 - 1  # what an int64 holds

@@ -20,6 +20,7 @@ from torch import nn, Tensor
 
 from ..data.seeds import seed_list
 from ..denoiser import Denoiser, fingerprint
+from ..runtime.checks import printable
 from ..runtime.device import default_device
 from ..runtime.extras import needs
 from .asking import in_words, parameters_of, scheduler_name
@@ -365,7 +366,7 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
         return pipe.to(device)
     except Exception as e:
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        reason = reason.encode("utf-8", "backslashreplace").decode()  # half a letter of a name
+        reason = printable(reason)
         if "meta tensor" in reason:
             reason = "its weight files lack some of the network's tensors"
         if local:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import PREDICTIONS, to_sample
+from ..runtime.checks import printable
 from ..runtime.extras import needs
 from ..schedule import NoiseSchedule
 
@@ -175,8 +176,8 @@ def _check_keys(config: Mapping) -> None:
         if key.startswith("_") or config[key] is None or config[key] is False:
             continue
         raise ValueError(
-            f"{name} is not supported with {key}={str(config[key])[:60]}: it may "
-            "change what the network was trained with, and is not known here"
+            printable(f"{name} is not supported with {key}={str(config[key])[:60]}: it may ")
+            + "change what the network was trained with, and is not known here"
         )
 
 # %% ../../nbs/teachers/reading.ipynb #d1f7742c
