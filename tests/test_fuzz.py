@@ -287,6 +287,24 @@ def test_a_scheduler_of_a_billion_timesteps_is_refused_before_it_fills_the_memor
         load_diffusers_teacher(tmp_path, "cpu")
 
 
+@pytest.mark.parametrize("key, size", [("layers_per_block", 2**63), ("out_channels", 10**12)])
+def test_a_network_that_would_be_built_for_ever_is_refused(tmp_path, key, size):
+    for what, load in (
+        ("pipeline folder", load_diffusers_teacher),
+        (
+            "weights of an fmnist teacher",
+            lambda folder, device: load_fmnist_teacher(device, folder),
+        ),
+    ):
+        folder = tmp_path / what.replace(" ", "-")
+        folder.mkdir()
+        READERS[what].prepare(folder)
+        (path,) = [p for p in folder.rglob("config.json") if "unet" in str(p) or "fmn" in what]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: size}))
+        with pytest.raises(ValueError, match=rf"config.json: {key}=\d+: at most"):
+            load(folder, "cpu")
+
+
 def test_half_a_letter_in_a_saved_pipeline_does_not_spoil_the_message(tmp_path):
     READERS["pipeline folder"].prepare(tmp_path)
     path = tmp_path / "model_index.json"

@@ -79,13 +79,9 @@ class FitPlan:
         return (self.pairs - self.begun + self.held_out) * self.teacher_nfe
 
     @property
-    def _each(self) -> float:
-        return jacobian_cost(self.nfe) + _TRIED * self.nfe
-
-    @property
     def pass_cost(self) -> int:
         "Evaluations of one more pass."
-        return round(self.pairs * self._each)
+        return round(self.pairs * (jacobian_cost(self.nfe) + _TRIED * self.nfe))
 
     @property
     def cost(self) -> int:
@@ -99,7 +95,7 @@ class FitPlan:
             tried = 1 if self.differentiated else tried + 1
         start = self.begun * (self.teacher_nfe + n * tried) + 7 * n
         start += self.held_out * n * (tried + self.neighbour)
-        each = self._each + n * _WALKS if self.differentiated else 0
+        each = jacobian_cost(n) + n * (_WALKS + _TRIED) if self.differentiated else 0
         again = self.passes * self.pass_cost
         return round(self.made + judged + start + self.pairs * each) + again
 

@@ -29,7 +29,7 @@ from .calls import calls_digest, checked_calls, checked_prompts
 from .decoding import frames, output_of, strips
 from .network import PipelineNetwork, sizes
 from .reading import diffusers_betas, schedule_from_scheduler  # noqa: F401
-from .reading import read_scheduler
+from .reading import check_saved_sizes, read_scheduler
 from .trial import Trial, reading_in, try_out
 
 _all_ = ["checked_prompts", "diffusers_betas", "schedule_from_scheduler"]
@@ -327,21 +327,14 @@ def _absent_components(folder: Path) -> dict[str, None]:
     }
 
 # %% ../../nbs/teachers/diffusers.ipynb #dflong01
-_LONGEST = 100_000  # training timesteps
+_BUILT = ("unet", "transformer", "transformer_2", "vae")
 
 
-def _check_timesteps(folder: Path) -> None:
-    "ValueError for a saved scheduler with more training timesteps than any model has."
-    path = folder / "scheduler" / "scheduler_config.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        n = said.get("num_train_timesteps", 0)
-    except (OSError, ValueError, RecursionError, AttributeError):
-        return  # diffusers will say what is wrong with it
-    if isinstance(n, (int, float)) and n > _LONGEST:
-        raise ValueError(
-            f"{path}: num_train_timesteps={str(n)[:40]}: at most {_LONGEST:,}; {_SAVE_AGAIN}"
-        )
+def _check_sizes(folder: Path) -> None:
+    "ValueError for a network or a scheduler of a size that none has, before any is built."
+    check_saved_sizes(folder / "scheduler" / "scheduler_config.json", _SAVE_AGAIN)
+    for name in _BUILT:
+        check_saved_sizes(folder / name / "config.json", _SAVE_AGAIN)
 
 # %% ../../nbs/teachers/diffusers.ipynb #958e9f16
 def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | None) -> Any:
@@ -354,7 +347,8 @@ def _load_pipeline(path: str | Path, device: torch.device, dtype: torch.dtype | 
     if not local and not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise ValueError(f"{path} is neither a folder nor a hub id (owner/name)")
     absent = _absent_components(Path(path)) if local else {}
-    _check_timesteps(Path(path))
+    if local:
+        _check_sizes(Path(path))
     try:
         pipe = DiffusionPipeline.from_pretrained(
             str(path),

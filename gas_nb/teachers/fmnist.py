@@ -24,6 +24,7 @@ from .base import RECIPE, Teacher, TeacherForm, TeacherSpec
 from .base import register_form, register_teacher
 from .fmnist_classifier import load_classifier, reference_statistics
 from .fmnist_data import CLASS_NAMES, load_fashion_mnist
+from .reading import check_saved_sizes
 
 # %% auto #0
 __all__ = ['NO_LABEL', 'FMNIST_CLASSES', 'WEIGHTS', 'FMNIST', 'LabelledUNet', 'fmnist_images', 'fmnist_labels',
@@ -52,6 +53,7 @@ def _load_unet(folder: Path) -> tuple[Any, str]:
         from diffusers import UNet2DModel
 
     _check_folder(folder)
+    check_saved_sizes(folder / "config.json", _GIVE)
     how = dict(torch_dtype=torch.float32, use_safetensors=True, local_files_only=True)
     try:
         unet, told = UNet2DModel.from_pretrained(folder, output_loading_info=True, **how)

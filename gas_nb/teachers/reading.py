@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import math
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +25,7 @@ from ..runtime.extras import needs
 from ..schedule import NoiseSchedule
 
 # %% auto #0
-__all__ = ['diffusers_betas', 'Reading', 'read_scheduler', 'schedule_from_scheduler']
+__all__ = ['diffusers_betas', 'check_saved_sizes', 'Reading', 'read_scheduler', 'schedule_from_scheduler']
 
 # %% ../../nbs/teachers/reading.ipynb #b1ff0f6c
 def diffusers_betas(beta_schedule: str, beta_start: float, beta_end: float, n: int) -> Tensor:
@@ -58,6 +61,35 @@ def _check_betas(name: Any, start: Any, end: Any, n: Any) -> None:
 
 # %% ../../nbs/teachers/reading.ipynb #bbfc591c
 _MOST_TIMESTEPS = 100_000
+
+# %% ../../nbs/teachers/reading.ipynb #rdsiz001
+_BOUNDS = (
+    (re.compile("num_train_timesteps"), _MOST_TIMESTEPS),
+    (re.compile("layers"), 1_000),
+    (re.compile("channels|dim|size|heads|embeds"), 2**20),
+)
+
+
+def check_saved_sizes(path: Path, remedy: str) -> None:
+    """ValueError, ending with `remedy`, for a config.json of a network or a scheduler of diffusers
+    with a size that none has. What is no such file at all is left to who reads it."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return
+    for name, value in said.items() if isinstance(said, dict) else ():
+        most = next((most for named, most in _BOUNDS if named.search(name)), math.inf)
+        for number in _numbers_in(value):
+            if number > most:
+                key = printable(f"{path}: {name}={str(number)[:40]}")
+                raise ValueError(f"{key}: at most {most:,}; {remedy}")
+
+
+def _numbers_in(value: Any) -> Iterator[int | float]:
+    if isinstance(value, (int, float)):
+        yield value
+    for one in value if isinstance(value, list) else ():
+        yield from _numbers_in(one)
 
 # %% ../../nbs/teachers/reading.ipynb #249f9569
 def _zero_terminal(alphas_cumprod: Tensor, prediction: str) -> Tensor:
