@@ -305,6 +305,14 @@ def test_a_network_that_would_be_built_for_ever_is_refused(tmp_path, key, size):
             load(folder, "cpu")
 
 
+def test_statistics_of_no_images_are_refused(tmp_path):
+    READERS["classifier and its statistics"].prepare(tmp_path)
+    path = tmp_path / "statistics.safetensors"
+    save_file(load_file(path) | {"train.n": torch.tensor(0)}, path)
+    with pytest.raises(ValueError, match="statistics.safetensors holds statistics of 0 images"):
+        reference_statistics("train", tmp_path)
+
+
 def test_half_a_letter_in_a_saved_pipeline_does_not_spoil_the_message(tmp_path):
     READERS["pipeline folder"].prepare(tmp_path)
     path = tmp_path / "model_index.json"

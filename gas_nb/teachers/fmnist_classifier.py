@@ -140,4 +140,6 @@ def reference_statistics(
         raise ValueError(f"{path} holds shapes {shapes}, not (64,) and (64, 64): {_GIVE}")
     if not (mean.isfinite().all() and covariance.isfinite().all() and n.isfinite().all()):
         raise ValueError(f"{path} holds values that are not finite: {_GIVE}")
+    if n < 2:
+        raise ValueError(f"{path} holds statistics of {int(n)} images: {_GIVE}")
     return mean, covariance, int(n)
