@@ -305,6 +305,17 @@ def test_a_network_that_would_be_built_for_ever_is_refused(tmp_path, key, size):
             load(folder, "cpu")
 
 
+@pytest.mark.parametrize("wrong", [dict(solver="d" * 500), dict(nfe=10**400), dict(l1=1e308)])
+def test_a_result_that_cannot_be_shown_is_none(tmp_path, wrong):
+    READERS["runs in the app"].prepare(tmp_path)
+    path = tmp_path / "run-1" / "metrics.json"
+    content = json.loads(path.read_text())
+    before = sweep_rows(tmp_path, "digits")
+    content["rows"].append(dict(solver="ddim", nfe=4, l1=0.1) | wrong)
+    path.write_text(json.dumps(content))
+    assert before and sweep_rows(tmp_path, "digits") == before
+
+
 def test_statistics_of_no_images_are_refused(tmp_path):
     READERS["classifier and its statistics"].prepare(tmp_path)
     path = tmp_path / "statistics.safetensors"

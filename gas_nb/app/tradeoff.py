@@ -37,10 +37,10 @@ def _is_value(value: Any) -> bool:
 
 
 def _is_row(row: Any) -> bool:
+    kinds = dict(solver=str, nfe=int, l1=float)
     if not isinstance(row, dict):
         return False
-    named = isinstance(row.get("solver"), str) and type(row.get("nfe")) is int
-    return named and isinstance(row.get("l1"), float)
+    return all(type(row.get(name)) is kind and _is_value(row[name]) for name, kind in kinds.items())
 
 # %% ../../nbs/app/tradeoff.ipynb #app-tradeoff-read
 def _results(run: Run, teacher: str) -> list[dict[str, Any]]:
