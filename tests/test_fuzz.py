@@ -316,6 +316,16 @@ def test_a_result_that_cannot_be_shown_is_none(tmp_path, wrong):
     assert before and sweep_rows(tmp_path, "digits") == before
 
 
+def test_half_a_letter_in_a_network_s_config_can_be_printed(tmp_path):
+    READERS["weights of an fmnist teacher"].prepare(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | dict(down_block_types=[chr(0xD800)] * 2)))
+    with pytest.raises(ValueError, match=r"holds no network .*\\ud800") as found:
+        load_fmnist_teacher("cpu", tmp_path)
+    assert str(found.value).encode("utf-8")
+
+
 def test_statistics_of_no_images_are_refused(tmp_path):
     READERS["classifier and its statistics"].prepare(tmp_path)
     path = tmp_path / "statistics.safetensors"

@@ -17,6 +17,7 @@ from torch import nn, Tensor
 
 from ..data.seeds import is_whole
 from ..denoiser import Denoiser
+from ..runtime.checks import printable
 from ..runtime.device import default_device
 from ..runtime.extras import needs
 from ..schedule import NoiseSchedule
@@ -70,7 +71,7 @@ _GIVE = "give a folder that the teacher's training exported"
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    return printable(text.splitlines()[0][:200])
 
 
 def _check_folder(folder: Path) -> None:
